@@ -1,0 +1,30 @@
+"""The regime and the algorithms, each usable from a bare PyTorch loop or attached to a Composer Trainer.
+
+Names load on first use, so that the regime's arithmetic needs neither torch nor Composer.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "SIZE_DISTRIBUTIONS": "regime",
+    "Base": "regime",
+    "Choice": "regime",
+    "Regime": "regime",
+    "EpochSchedule": "epoch_schedule",
+    "MixSizeSampling": "mixsize_sampling",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,299 @@
+"""Where images come from: a folder of class folders, CIFAR-10 and CIFAR-100, scikit-learn's digits.
+
+A source is a sequence of samples, each with a name for messages, a label, and either the path of an image file or an
+array of pixels. Nothing is decoded here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+# torchvision.datasets.folder.IMG_EXTENSIONS; files of other kinds are passed over, as torchvision does.
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+TRAIN_NAMES = ("train",)
+TEST_NAMES = ("test", "val", "valid")
+BUILT_IN = ("cifar10", "cifar100", "digits")
+SPLITS = ("train", "test")
+
+DIGITS_TEST_SHARE = 0.2
+DIGITS_SEED = 0
+_LISTED = 20
+
+
+class SourceError(ValueError):
+    """A source that cannot be converted; the message names the folder or the option to change."""
+
+
+class Source(Protocol):
+    """What the writer needs to know of a source.
+
+    Attributes:
+        kind: kind of source, kept in the file; never a path.
+        classes: class names, indexed by label.
+        labels: ``(N,)`` int64.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    labels: np.ndarray
+
+    def name(self, index: int) -> str:
+        """Name of a sample for messages: relative, printable, the same on every machine."""
+        ...
+
+    def item(self, index: int) -> str | np.ndarray:
+        """Path of the sample's image file, or its ``(height, width, 3)`` uint8 RGB pixels."""
+        ...
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Image files in class folders; ``files`` are paths relative to ``root``."""
+
+    root: Path
+    files: tuple[str, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    kind: str = "image folder"
+
+    def name(self, index: int) -> str:
+        """The file's path relative to the source folder."""
+        return printable(self.files[index])
+
+    def item(self, index: int) -> str:
+        """The file's path."""
+        return os.path.join(self.root, self.files[index])
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Images of one size held in memory, ``pixels`` being ``(N, height, width, 3)`` uint8 RGB."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    kind: str
+    split: str
+
+    def __post_init__(self) -> None:
+        assert self.pixels.dtype == np.uint8
+        assert self.pixels.shape[0] == len(self.labels)
+        assert self.pixels.shape[3] == 3
+
+    def name(self, index: int) -> str:
+        """Split and index, as in ``train[17]``."""
+        return f"{self.split}[{index}]"
+
+    def item(self, index: int) -> np.ndarray:
+        """The sample's pixels."""
+        return self.pixels[index]
+
+
+def printable(name: str) -> str:
+    """``name`` with bytes that are no valid text written as escapes, so that it can be printed and stored."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def some(names: Iterable[str]) -> str:
+    """The first 20 names on a line, and how many more there are."""
+    names = [printable(name) for name in names]
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def open_folder(root: str | os.PathLike[str]) -> FolderSource:
+    """Images in torchvision's ``ImageFolder`` layout: ``root/<class>/.../<name>.<extension>``.
+
+    Classes are the sub-folders, sorted by name; files come in the order in which torchvision lists them. Images are
+    found by extension (case-insensitive) at any depth below a class folder; other files are passed over. Links inside
+    the folder are followed, links that lead out of it are not.
+
+    Raises:
+        SourceError: not a folder, no class folders, images beside the class folders, a class folder without images, a
+            link that leads out of the folder, or a folder that holds splits rather than classes.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise SourceError(f"{root}: no such folder")
+    if not root.is_dir():
+        raise SourceError(f"{root}: is not a folder of class folders")
+    try:
+        listing = _Listing(root)
+    except OSError as error:
+        raise SourceError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
+    listing.check()
+    files: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(listing.classes):
+        found = listing.images_of(name)
+        files += found
+        labels += [label] * len(found)
+    classes = tuple(printable(name) for name in listing.classes)
+    return FolderSource(root, tuple(files), np.array(labels, np.int64), classes)
+
+
+class _Listing:
+    """All folders and images below a root, by path relative to it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.images: dict[str, list[str]] = {}
+        self.other_files: dict[str, list[str]] = {}
+        self.refused: list[str] = []
+        self._top = os.path.realpath(root)
+        self._walk("", (self._top,))
+        folders = [folder for folder in self.images if folder]
+        self.classes = sorted(folder for folder in folders if os.sep not in folder)
+        # Sorted by whole path, as torchvision sorts what os.walk yields.
+        self._by_class: dict[str, list[str]] = {name: [] for name in self.classes}
+        for folder in sorted(folders):
+            self._by_class[folder.split(os.sep, 1)[0]].append(folder)
+
+    def _walk(self, folder: str, above: tuple[str, ...]) -> None:
+        images, others, folders = [], [], []
+        with os.scandir(os.path.join(self.root, folder)) as entries:
+            for entry in entries:
+                path = os.path.join(folder, entry.name)
+                if entry.is_symlink() and self._leads_out(entry.path, above):
+                    self.refused.append(path)
+                elif entry.is_dir():
+                    folders.append(path)
+                elif not entry.name.lower().endswith(IMAGE_EXTENSIONS):
+                    others.append(path)
+                elif entry.is_file():
+                    images.append(path)
+                else:
+                    self.refused.append(path)
+        self.images[folder] = sorted(images)
+        self.other_files[folder] = sorted(others)
+        for path in folders:
+            self._walk(path, (*above, os.path.realpath(os.path.join(self.root, path))))
+
+    def _leads_out(self, path: str, above: tuple[str, ...]) -> bool:
+        """Whether a link leaves the root, leads nowhere, or leads back to a folder that it lies in."""
+        target = os.path.realpath(path)
+        inside = os.path.commonpath([self._top, target]) == self._top
+        return not inside or not os.path.exists(target) or target in above
+
+    def images_of(self, name: str) -> list[str]:
+        """Images of a class, in torchvision's order."""
+        return [image for folder in self._by_class[name] for image in self.images[folder]]
+
+    def check(self) -> None:
+        """Refuse what cannot be converted as it is."""
+        root = self.root
+        layout = ", one sub-folder for each class is needed"
+        if self.refused:
+            listed = some(sorted(self.refused))
+            raise SourceError(f"{root}: holds links that lead out of the folder, or nowhere, or no files: {listed}")
+        if not self.classes:
+            found = "holds images but no class folders" if self.images[""] else "holds no class folders"
+            raise SourceError(f"{root}: {found}{layout}")
+        nested = [name for name in self.classes if not self.images[name] and len(self._by_class[name]) > 1]
+        splits = [name for name in nested if name.lower() in (*TRAIN_NAMES, *TEST_NAMES)]
+        flat = [name for name in self.classes if self.images[name]]
+        if not flat and (splits or len(nested) == 1 == len(self.classes)):
+            listed = some(os.path.join(root, name) for name in (splits or nested))
+            raise SourceError(f"{root}: its sub-folders hold folders of classes, not images; convert these: {listed}")
+        if self.images[""]:
+            listed = some(self.images[""])
+            raise SourceError(f"{root}: images lie beside the class folders and have no class: {listed}")
+        for name in self.classes:
+            if not self.images_of(name):
+                others = [file for folder in self._by_class[name] for file in self.other_files[folder]]
+                seen = f"found {some(others)}; " if others else ""
+                read = " ".join(IMAGE_EXTENSIONS)
+                raise SourceError(f"{root / printable(name)}: class folder without images ({seen}read are {read})")
+
+
+def find_splits(root: str | os.PathLike[str]) -> dict[str, Path]:
+    """Split folders of a folder such as ``cifar10/{train,test}``, by name; empty where it is not of that kind.
+
+    Of that kind are folders whose only sub-folders are ``train``, ``test``, ``val`` or ``valid``, each holding folders
+    and no images of its own.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        return {}
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    if not folders or any(path.name not in (*TRAIN_NAMES, *TEST_NAMES) for path in folders):
+        return {}
+    for folder in folders:
+        below = list(folder.iterdir())
+        loose = any(path.name.lower().endswith(IMAGE_EXTENSIONS) for path in below if not path.is_dir())
+        if loose or not any(path.is_dir() for path in below):
+            return {}
+    return {folder.name: folder for folder in folders}
+
+
+def check_same_classes(sources: dict[str, Source]) -> None:
+    """Require that all splits name the same classes, so that a label means the same in each.
+
+    Raises:
+        SourceError: names the classes that only some splits have.
+    """
+    (first, reference), *others = sources.items()
+    for name, source in others:
+        if source.classes != reference.classes:
+            only = {
+                first: sorted(set(reference.classes) - set(source.classes)),
+                name: sorted(set(source.classes) - set(reference.classes)),
+            }
+            listed = "; ".join(f"only in {split}: {some(classes)}" for split, classes in only.items() if classes)
+            raise SourceError(f"{first} and {name} do not hold the same classes: {listed}")
+
+
+def open_cifar(name: str, root: str | os.PathLike[str], split: str, download: bool) -> ArraySource:
+    """CIFAR-10 or CIFAR-100 (fine labels) through torchvision, which checks the files' MD5 sums before reading them.
+
+    Args:
+        name: ``cifar10`` or ``cifar100``.
+        root: folder that holds ``cifar-10-batches-py`` or ``cifar-100-python``.
+        split: ``train`` or ``test``.
+        download: fetch the data into ``root`` where it is missing.
+
+    Raises:
+        SourceError: the data is missing or damaged, or cannot be fetched.
+    """
+    from torchvision import datasets
+
+    data_set = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    where = Path(root) / data_set.base_folder
+    try:
+        data = data_set(str(root), train=split == "train", download=download)
+    except (OSError, RuntimeError) as error:
+        if download:
+            raise SourceError(f"{name}: cannot be downloaded to {root}: {error}") from error
+        raise SourceError(f"{where}: {name} is missing or damaged; use --download, or another --root") from error
+    kind = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name]
+    pixels = np.ascontiguousarray(data.data)
+    return ArraySource(pixels, np.array(data.targets, np.int64), tuple(data.classes), kind, split)
+
+
+def open_digits(split: str) -> ArraySource:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey, values 0..16 scaled to 0..255 and repeated in R, G and B.
+
+    scikit-learn has no split of its own. Here 360 digits (20 %), drawn by class with the fixed seed 0, are ``test``
+    and the other 1,437 are ``train``, both in scikit-learn's order.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    train, test = train_test_split(
+        np.arange(len(digits.target)),
+        test_size=DIGITS_TEST_SHARE,
+        random_state=DIGITS_SEED,
+        stratify=digits.target,
+    )
+    chosen = np.sort(train if split == "train" else test)
+    grey = (digits.images[chosen].astype(np.int64) * 255 + 8) // 16
+    pixels = np.ascontiguousarray(np.repeat(grey.astype(np.uint8)[..., None], 3, axis=3))
+    classes = tuple(str(name) for name in digits.target_names)
+    return ArraySource(pixels, digits.target[chosen].astype(np.int64), classes, "digits", split)

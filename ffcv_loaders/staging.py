@@ -1,0 +1,98 @@
+"""From decoded bytes to the tensors a network takes: device, normalisation, memory format, dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Staged:
+    """A batch under way to its device.
+
+    Args:
+        images: normalised, shape ``(N, 3, S, S)``.
+        labels: int64, shape ``(N,)``.
+        arrived: recorded once the batch is complete; None where it already is.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    arrived: torch.cuda.Event | None = None
+
+    def wait(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch, safe to use on the current stream; does not block the host."""
+        if self.arrived is not None:
+            stream = torch.cuda.current_stream(self.images.device)
+            stream.wait_event(self.arrived)
+            # Without this the allocator could hand the memory to the side stream while this one still reads it.
+            self.images.record_stream(stream)
+            self.labels.record_stream(stream)
+        return self.images, self.labels
+
+
+class Stager:
+    """Moves and normalises batches: ``(pixels / 255 - mean) / std``.
+
+    On CUDA the copy runs from pinned memory on a stream of its own, and normalisation on the device behind it.
+
+    Args:
+        mean: of each channel, on the 0..1 scale.
+        std: of each channel, on the 0..1 scale, above 0.
+        device: where batches go.
+        dtype: floating-point type of the images.
+        channels_last: memory format of the images.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> None:
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != 3:
+                raise ValueError(f"{name} has {len(values)} values; it must have one for each of the 3 channels")
+        if min(std) <= 0:
+            raise ValueError(f"std is {tuple(std)}; each value must be above 0")
+        self.device = device
+        self._dtype = dtype
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._mean = (255 * torch.tensor(mean, dtype=torch.float32)).view(1, 3, 1, 1).to(device)
+        self._inverse_std = (1 / (255 * torch.tensor(std, dtype=torch.float32))).view(1, 3, 1, 1).to(device)
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @property
+    def lookahead(self) -> int:
+        """Batches worth having under way while the one before is in use."""
+        return 1 if self._stream is not None else 0
+
+    def buffer(self, num_bytes: int) -> torch.Tensor:
+        """Host memory to decode into, pinned where the device copies from it."""
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._stream is not None)
+
+    def stage(self, pixels: torch.Tensor, labels: torch.Tensor) -> Staged:
+        """Start moving a batch.
+
+        Args:
+            pixels: uint8, shape ``(N, S, S, 3)``, RGB; may be overwritten once ``arrived`` has passed.
+            labels: int64, shape ``(N,)``.
+        """
+        if self._stream is None:
+            return Staged(self._normalize(pixels), labels)
+        with torch.cuda.stream(self._stream):
+            images = self._normalize(pixels.to(self.device, non_blocking=True))
+            labels = labels.to(self.device, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record(self._stream)
+        return Staged(images, labels, arrived)
+
+    def _normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        n, height, width, channels = pixels.shape
+        images = torch.empty((n, channels, height, width), device=pixels.device, memory_format=self._format)
+        images.copy_(pixels.permute(0, 3, 1, 2)).sub_(self._mean).mul_(self._inverse_std)
+        return images.to(self._dtype)

@@ -1,0 +1,149 @@
+"""Batches of a plan, decoded ahead of their use by a thread that ends with the iteration."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mixsize.ffcv_loaders.augment import Augment, draw_windows
+from mixsize.ffcv_loaders.beton import Beton
+from mixsize.ffcv_loaders.decode import Decoder
+from mixsize.ffcv_loaders.plan import EpochPlan, Step
+from mixsize.ffcv_loaders.staging import Staged, Stager
+
+
+@dataclass
+class _Slot:
+    """One buffer of the ring, and the event after which it may be overwritten."""
+
+    memory: torch.Tensor
+    free_after: torch.cuda.Event | None = None
+
+
+@dataclass
+class _Decoded:
+    step: Step
+    slot: _Slot
+    pixels: torch.Tensor
+    labels: torch.Tensor
+
+
+def stream_batches(
+    beton: Beton,
+    plan: EpochPlan,
+    augment: Augment,
+    stager: Stager,
+    *,
+    seed: int,
+    threads: int,
+    prefetch: int,
+    first_step: int = 0,
+) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
+    """Serve the steps of a plan.
+
+    Closing the generator, or dropping the last reference to it, ends its threads and frees its buffers.
+
+    Args:
+        beton: the data set.
+        plan: the epoch's steps on this rank.
+        augment: how views are cut.
+        stager: brings batches to their device.
+        seed: the run's seed.
+        threads: decoding threads.
+        prefetch: batches decoded ahead of the one in use, at least 1.
+        first_step: where to start; the steps before are not decoded.
+
+    Yields:
+        The step, its images ``(B * D, 3, S, S)`` and its labels ``(B * D,)``. A sample's D views lie side by side.
+
+    Raises:
+        BetonError: an image that does not decode.
+        ValueError: ``prefetch`` below 1.
+    """
+    if prefetch < 1:
+        raise ValueError(f"prefetch is {prefetch}; it must be at least 1")
+    free: queue.SimpleQueue[_Slot | None] = queue.SimpleQueue()
+    ready: queue.SimpleQueue[_Decoded | BaseException | None] = queue.SimpleQueue()
+    for _ in range(prefetch + 1):
+        free.put(_Slot(stager.buffer(plan.max_step_pixels * 3)))
+    decoder = Decoder(beton, threads)
+    stop = threading.Event()
+    producer = threading.Thread(
+        target=_produce,
+        args=(beton, plan, augment, decoder, seed, first_step, free, ready, stop),
+        name="mixsize-prefetch",
+        daemon=True,
+    )
+    producer.start()
+    try:
+        yield from _consume(free, ready, stager)
+    finally:
+        stop.set()
+        free.put(None)
+        producer.join()
+        decoder.close()
+
+
+def _produce(
+    beton: Beton,
+    plan: EpochPlan,
+    augment: Augment,
+    decoder: Decoder,
+    seed: int,
+    first_step: int,
+    free: queue.SimpleQueue,
+    ready: queue.SimpleQueue,
+    stop: threading.Event,
+) -> None:
+    try:
+        for index in range(first_step, len(plan)):
+            slot = free.get()
+            if slot is None or stop.is_set():
+                return
+            step = plan[index]
+            windows = draw_windows(
+                augment, beton.heights, beton.widths, step.samples, step.duplicates, step.size_px, seed, plan.epoch
+            )
+            shape = (step.num_images, step.size_px, step.size_px, 3)
+            pixels = slot.memory[: int(np.prod(shape))].view(shape)
+            if slot.free_after is not None:
+                slot.free_after.synchronize()
+            decoder.decode(step.samples, step.duplicates, windows, pixels.numpy())
+            labels = torch.from_numpy(np.repeat(beton.labels[step.samples], step.duplicates))
+            ready.put(_Decoded(step, slot, pixels, labels))
+        ready.put(None)
+    except BaseException as error:
+        # Whatever went wrong belongs to whoever waits for the batch.
+        ready.put(error)
+
+
+def _consume(
+    free: queue.SimpleQueue, ready: queue.SimpleQueue, stager: Stager
+) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
+    under_way: deque[tuple[Step, Staged]] = deque()
+    exhausted = False
+    while not exhausted or under_way:
+        while not exhausted and len(under_way) <= stager.lookahead:
+            try:
+                # Wait only for the batch that is needed now; one for later is taken if it is there.
+                item = ready.get(block=not under_way)
+            except queue.Empty:
+                break
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                exhausted = True
+                break
+            staged = stager.stage(item.pixels, item.labels)
+            item.slot.free_after = staged.arrived
+            free.put(item.slot)
+            under_way.append((item.step, staged))
+        if under_way:
+            step, staged = under_way.popleft()
+            yield step, *staged.wait()

@@ -1,0 +1,7 @@
+"""``python -m mixsize``."""
+
+import sys
+
+from mixsize.cli import main
+
+sys.exit(main())

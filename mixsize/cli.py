@@ -1,0 +1,72 @@
+"""The ``mixsize`` command: which module each sub-command lives in.
+
+A command's module has ``add_arguments(parser)`` and ``prepare(args)``. Preparing does all that the user may have got
+wrong and returns what remains to be run; it is imported only once its command was chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import mixsize
+
+_COMMANDS = {
+    "convert": ("mixsize.ffcv_loaders.convert", "write an image folder, CIFAR or digits as .beton files"),
+    "plan": ("mixsize.recipes.plan_report", "print what a recipe's regime amounts to, without touching data"),
+    "train": ("mixsize.recipes.train", "train a recipe"),
+    "recipes": ("mixsize.recipes.listing", "list the packaged recipes"),
+}
+_BENCHES = {
+    "loader": ("mixsize.bench.loader", "the loader at each size and mixed, beside FFCV's stock loader"),
+    "regimes": ("mixsize.bench.regimes", "train a recipe under several regimes and compare them"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code.
+
+    What the user can mend ends as one line on standard error and code 2; what only we can, as a traceback.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        remaining: Callable[[], int] = args.prepare(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return remaining()
+
+
+class _LazyParser(argparse.ArgumentParser):
+    """Asks a command's module for its arguments when it comes to parsing them: PyTorch takes seconds to import."""
+
+    def __init__(self, *args: Any, module: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._module = module
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._module is not None:
+            module, self._module = import_module(self._module), None
+            module.add_arguments(self)
+            self.set_defaults(prepare=module.prepare)
+        return super().parse_known_args(args, namespace)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mixsize", description=mixsize.__doc__)
+    parser.add_argument("--version", action="version", version=f"mixsize {mixsize.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_LazyParser)
+    for name, (module, words) in _COMMANDS.items():
+        commands.add_parser(name, module=module, help=words, description=_sentence(words))
+    bench = commands.add_parser("bench", help="measure", description="Measure, and keep what came out.")
+    suites = bench.add_subparsers(required=True, metavar="SUITE", parser_class=_LazyParser)
+    for name, (module, words) in _BENCHES.items():
+        suites.add_parser(name, module=module, help=words, description=_sentence(words))
+    return parser
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:] + "."

@@ -1,0 +1,256 @@
+"""From a recipe to a Trainer: the one place that knows every layer."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from composer import Evaluator, Trainer
+from composer.loggers import LoggerDestination, WandBLogger
+from composer.loss import soft_cross_entropy
+from composer.metrics import CrossEntropy
+from composer.models import ComposerClassifier
+from composer.utils import reproducibility
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from mixsize.algorithms import epoch_schedule
+from mixsize.algorithms.epoch_schedule import EpochSchedule, Schedule
+from mixsize.algorithms.mixsize_sampling import MixSizeSampling
+from mixsize.algorithms.regime import Regime, check_stride
+from mixsize.ffcv_loaders import augment
+from mixsize.ffcv_loaders.augment import Augment
+from mixsize.ffcv_loaders.beton import Beton
+from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
+from mixsize.ffcv_loaders.ranks import process_rank
+from mixsize.recipes import schema
+from mixsize.recipes.compose import to_yaml
+from mixsize.recipes.model import create_network, network_stride
+from mixsize.recipes.progress import Progress
+from mixsize.recipes.regime import build_regime
+
+ACCURACY = "MulticlassAccuracy"
+LOSS = "CrossEntropy"
+
+
+@dataclass
+class Run:
+    """A Trainer ready to fit, with the pieces whose numbers are reported afterwards."""
+
+    recipe: schema.Recipe
+    trainer: Trainer
+    loader: MixSizeLoader
+    sampling: MixSizeSampling
+    folder: Path
+
+    @property
+    def regime(self) -> Regime:
+        """What is drawn."""
+        return self.loader.regime
+
+
+def build(recipe: schema.Recipe) -> Run:
+    """Open the data, make the network and attach the algorithms.
+
+    Raises:
+        ValueError: a recipe that the data, the network or the number of ranks cannot serve.
+        OSError: a file that cannot be read or written.
+    """
+    train, evaluation = open_data(recipe.data)
+    num_classes = recipe.model.num_classes or train.num_classes
+    for beton in (train, evaluation):
+        beton.check_labels(num_classes)
+    # Weights are drawn here, before the Trainer seeds each rank apart.
+    reproducibility.seed_all(recipe.seed)
+    model = build_model(recipe, num_classes)
+    rank, world_size = process_rank()
+    regime = build_regime(recipe, network_stride(model.module), world_size)
+    device = _torch_device(recipe.device)
+    loader = build_loader(recipe, train, regime, device)
+    evaluators = build_evaluators(recipe, train, evaluation, network_stride(model.module), device)
+    optimizer = build_optimizer(recipe.optimizer, model.module, regime)
+    schedule = build_schedule(recipe, regime.steps_per_epoch(train.num_samples))
+    sampling = MixSizeSampling()
+    folder = Path(recipe.output.folder) / recipe.name
+    if rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+    saves = recipe.output.save_every_epochs
+    trainer = Trainer(
+        model=model,
+        train_dataloader=loader.data_spec(),
+        eval_dataloader=evaluators,
+        eval_interval=f"{recipe.evaluation.every_epochs}ep",
+        optimizers=optimizer,
+        algorithms=[sampling, EpochSchedule(schedule)],
+        max_duration=recipe.max_duration,
+        seed=recipe.seed,
+        precision=recipe.precision,
+        device={"auto": None, "cpu": "cpu", "gpu": "gpu"}[recipe.device],
+        device_train_microbatch_size=recipe.microbatch_images,
+        run_name=recipe.name,
+        loggers=build_loggers(recipe),
+        callbacks=[Progress(ACCURACY)] if recipe.progress_bar else [],
+        progress_bar=False,
+        auto_log_hparams=False,
+        save_folder=str(folder / "checkpoints") if saves else None,
+        save_interval=f"{saves}ep" if saves else "1ep",
+    )
+    return Run(recipe, trainer, loader, sampling, folder)
+
+
+def open_data(data: schema.Data) -> tuple[Beton, Beton]:
+    """The training and the evaluation file.
+
+    Raises:
+        ValueError: files whose classes differ.
+        BetonError: a file that cannot be read.
+    """
+    train, evaluation = Beton.open(data.train), Beton.open(data.eval)
+    if train.info and evaluation.info and train.info.classes != evaluation.info.classes:
+        differing = sorted(set(train.info.classes) ^ set(evaluation.info.classes)) or ["their order"]
+        raise ValueError(f"data.train and data.eval have different classes: {', '.join(differing[:10])}")
+    return train, evaluation
+
+
+def build_model(recipe: schema.Recipe, num_classes: int) -> ComposerClassifier:
+    """The network with its loss and metrics."""
+    module = create_network(recipe.model, num_classes)
+    if recipe.channels_last:
+        module = module.to(memory_format=torch.channels_last)
+    smoothing = recipe.loss.label_smoothing
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if smoothing:
+            return torch.nn.functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
+        return soft_cross_entropy(outputs, targets)
+
+    return ComposerClassifier(
+        module,
+        num_classes=num_classes,
+        val_metrics=MetricCollection(
+            {LOSS: CrossEntropy(), ACCURACY: MulticlassAccuracy(num_classes=num_classes, average="micro")}
+        ),
+        loss_fn=loss,
+    )
+
+
+def build_loader(recipe: schema.Recipe, train: Beton, regime: Regime, device: torch.device) -> MixSizeLoader:
+    """The training loader."""
+    return MixSizeLoader(
+        train,
+        regime,
+        augment=build_augment(recipe.data.augment),
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        seed=recipe.seed,
+        threads=recipe.loader.threads,
+        prefetch=recipe.loader.prefetch,
+        device=device,
+        channels_last=recipe.channels_last,
+    )
+
+
+def build_evaluators(
+    recipe: schema.Recipe, train: Beton, evaluation: Beton, stride_px: int, device: torch.device
+) -> list[Evaluator]:
+    """An evaluator for each size, labelled ``eval_{S}px``, normalised as the training images are."""
+    check_stride(recipe.evaluation.sizes, 1 if recipe.regime.stride else stride_px, recipe.model.name)
+    _, world_size = process_rank()
+    info = train.info
+    evaluators = []
+    for size_px in recipe.evaluation.sizes:
+        loader = EvalLoader(
+            evaluation,
+            size_px,
+            max(1, recipe.evaluation.batch_size // world_size),
+            augment=build_augment(recipe.data.eval_transform),
+            mean=recipe.data.mean or (info.mean if info else None),
+            std=recipe.data.std or (info.std if info else None),
+            threads=recipe.loader.threads,
+            device=device,
+            channels_last=recipe.channels_last,
+        )
+        evaluators.append(Evaluator(label=evaluator_label(size_px), dataloader=loader, metric_names=[ACCURACY, LOSS]))
+    return evaluators
+
+
+def evaluator_label(size_px: int) -> str:
+    """Composer's name for the evaluation at one size."""
+    return f"eval_{size_px}px"
+
+
+def build_augment(config: schema.Augment | schema.EvalTransform) -> Augment:
+    """How views are cut."""
+    if isinstance(config, schema.PadCrop):
+        return augment.PadCrop(config.padding, config.flip)
+    if isinstance(config, schema.RandomResizedCrop):
+        return augment.RandomResizedCrop(config.scale, config.ratio, config.flip)
+    if isinstance(config, schema.Resize):
+        return augment.Resize(config.flip)
+    if isinstance(config, schema.EvalResize):
+        return augment.Resize()
+    assert isinstance(config, schema.CenterCrop)
+    return augment.CenterCrop(config.fraction)
+
+
+def build_optimizer(config: schema.Optimizer, module: torch.nn.Module, regime: Regime) -> torch.optim.Optimizer:
+    """The optimiser, its learning rate scaled and its weight decay laid on the parameters that the recipe says."""
+    lr = config.lr * (regime.lr_scale if config.lr_scaling == "linear" else 1)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if config.decay == "weights":
+        # Biases and the scales and shifts of normalisation are the vectors among the parameters.
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    else:
+        groups = [{"params": parameters, "weight_decay": config.weight_decay}]
+    groups = [group for group in groups if group["params"]]
+    if isinstance(config, schema.Sgd):
+        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)
+    assert isinstance(config, schema.AdamW)
+    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps)
+
+
+def build_schedule(recipe: schema.Recipe, steps_per_epoch: float) -> Schedule:
+    """The learning rate as a function of the position in epochs."""
+    config = recipe.schedule
+    length, unit = recipe.duration
+    epochs = float(length) if unit == "ep" else length / steps_per_epoch
+    if isinstance(config, schema.MultiStep):
+        return epoch_schedule.multistep(config.milestones, config.factors, config.warmup_epochs)
+    if isinstance(config, schema.Cosine):
+        return epoch_schedule.cosine(epochs, config.final_factor, config.warmup_epochs)
+    if isinstance(config, schema.OneCycle):
+        return epoch_schedule.one_cycle(epochs, config.peak_fraction, config.start_factor, config.final_factor)
+    assert isinstance(config, schema.Constant)
+    return epoch_schedule.constant(config.warmup_epochs)
+
+
+def build_loggers(recipe: schema.Recipe) -> list[LoggerDestination]:
+    """Where metrics go besides the terminal and the run's record."""
+    config = recipe.output.wandb
+    if config is None:
+        return []
+    return [
+        WandBLogger(
+            project=config.project,
+            entity=config.entity,
+            group=config.group,
+            name=recipe.name,
+            tags=list(config.tags),
+            init_kwargs={"mode": config.mode, "config": recipe.model_dump(mode="json")},
+        )
+    ]
+
+
+def _torch_device(name: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if name == "gpu" and not available:
+        raise ValueError("device: gpu was asked for and PyTorch sees none; use device=cpu or device=auto")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
