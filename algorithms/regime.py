@@ -37,7 +37,8 @@ SIZE_DISTRIBUTIONS: Mapping[str, Mapping[int, float]] = MappingProxyType(
 
 #: ``budget`` rounding keeps batches a multiple of this: tensor cores idle on ragged ones.
 BUDGET_BATCH_MULTIPLE = 8
-_SHARE_TOLERANCE = 1e-6
+#: Shares may miss a sum of 1 by this much.
+SHARE_TOLERANCE = 1e-6
 
 
 def _check_positive(where: str, value: int) -> None:
@@ -143,7 +144,7 @@ class Regime:
                 raise ValueError(f"size {size} px is listed {sizes.count(size)} times; give each size one share")
         check_stride(sizes, self.stride_px)
         total = math.fsum(choice.share for choice in self.choices)
-        if abs(total - 1) > _SHARE_TOLERANCE:
+        if abs(total - 1) > SHARE_TOLERANCE:
             raise ValueError(f"the shares sum to {total:.6g}; they must sum to 1")
 
     @classmethod

@@ -29,7 +29,7 @@ from mixsize.recipes import schema
 from mixsize.recipes.compose import to_yaml
 from mixsize.recipes.model import create_network, network_stride
 from mixsize.recipes.progress import Progress
-from mixsize.recipes.regime import build_regime
+from mixsize.recipes.regimes import build_regime
 
 ACCURACY = "MulticlassAccuracy"
 LOSS = "CrossEntropy"

@@ -75,7 +75,9 @@ def explain(error: ValidationError, data: Mapping[str, Any], source_of: Callable
         if details["type"] == "missing":
             lines += [_missing_line(key, source_of) for key in _required(path)]
         elif details["type"] == "union_tag_not_found":
-            lines += [_missing_line(key, source_of) for key in _required(path) if value_at(data, key) is _MISSING]
+            lines += [
+                _missing_line(key, source_of) for key in _required(path) if value_at(data, key) in (_MISSING, None)
+            ]
         else:
             lines.append(_fault_line(details, path, data, source_of))
     return lines
@@ -143,7 +145,7 @@ def _unknown(path: Path, data: Mapping[str, Any]) -> tuple[str, str]:
     if key in known:  # of another variant of this section
         chosen = value_at(data, (*section, VARIANT_KEYS[section]))
         takers = [name for name, variant in variants_at(section).items() if key in variant.model_fields]
-        chosen = DEFAULT_VARIANTS.get(section) if chosen is _MISSING or chosen is None else chosen
+        chosen = DEFAULT_VARIANTS.get(section) if chosen in (_MISSING, None) else chosen
         return f"has no effect with {VARIANT_KEYS[section]}: {chosen}, only with {', '.join(takers)}", ""
     sibling = nearest(str(key), sorted(known))
     if sibling:

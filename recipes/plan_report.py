@@ -16,7 +16,7 @@ from mixsize.ffcv_loaders.ranks import process_rank
 from mixsize.recipes.arguments import add_items
 from mixsize.recipes.compose import compose
 from mixsize.recipes.model import planned_stride
-from mixsize.recipes.regime import build_regime
+from mixsize.recipes.regimes import build_regime
 from mixsize.recipes.schema import Recipe
 
 

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from mixsize.algorithms.regime import SHARE_TOLERANCE, SIZE_DISTRIBUTIONS
+
 Path = tuple[str | int, ...]
 
-SHARE_TOLERANCE = 1e-6
 # timm arguments that belong to other keys of the recipe, or would return something that cannot be trained.
 RESERVED_KWARGS = {
     "num_classes": "set model.num_classes",
@@ -218,7 +219,7 @@ def _check_choices(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
     return choices
 
 
-SizeName = Literal["s28", "s144", "s208", "s224"]
+SizeName = Literal[tuple(SIZE_DISTRIBUTIONS)]
 SizeShares = Annotated[dict[PositiveInt, PositiveFraction], NOT_EMPTY, AfterValidator(_sorted_shares), Tag("shares")]
 Sizes = Annotated[
     Annotated[SizeName, Tag("name")] | SizeShares,

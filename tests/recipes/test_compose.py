@@ -438,6 +438,9 @@ def test_missing_keys_are_all_listed():
     assert refusal(RESNET, "optimizer=null", "optimizer.lr=0.1") == [
         "optimizer.name: required, but no item gives it; it is one of sgd, adamw"
     ]
+    assert refusal(RESNET, "optimizer.name=null") == [
+        "optimizer.name: required, but no item gives it; it is one of sgd, adamw"
+    ]
     assert [line.partition(":")[0] for line in refusal()] == keys
 
 
