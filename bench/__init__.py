@@ -1,1 +1,1 @@
-"""."""
+"""Suites that measure, and the records they leave in ``bench/results/``."""

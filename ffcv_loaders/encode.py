@@ -259,7 +259,7 @@ def _encode_pixels(image: Image.Image, encoding: Encoding) -> tuple[EncodedImage
     is_jpeg = encoding.is_jpeg(height, width)
     if is_jpeg:
         buffer = io.BytesIO()
-        # Without this Pillow copies colour profiles and comments into the new file.
+        # Without this Pillow copies a comment into the new file.
         image.info.clear()
         image.save(buffer, "JPEG", quality=encoding.quality)
         data = buffer.getvalue()

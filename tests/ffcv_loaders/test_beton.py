@@ -205,6 +205,13 @@ def test_a_plain_file_that_lost_whole_table_entries_is_refused(plain):
         Beton.open(plain)
 
 
+def test_a_table_of_a_broken_number_of_entries_is_refused(plain):
+    with open(plain, "ab") as file:
+        file.write(b"12345")
+    with pytest.raises(BetonError, match=r"allocation table at byte .* is missing or incomplete"):
+        Beton.open(plain)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
