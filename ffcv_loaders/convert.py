@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from mixsize.ffcv_loaders.beton import BetonInfo
@@ -247,11 +248,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--download", action="store_true", help="fetch cifar10 or cifar100 into --root if missing")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Do what the parsed options of :func:`add_arguments` ask, and print one line for each file written.
+def prepare(args: argparse.Namespace) -> Callable[[], int]:
+    """Do what the parsed options of :func:`add_arguments` ask.
 
     Returns:
-        0, the exit status.
+        What prints one line for each file written; its result is the exit status, 0.
 
     Raises:
         ValueError: as :func:`convert` does; the message is meant for the user.
@@ -272,9 +273,13 @@ def run(args: argparse.Namespace) -> int:
         written = convert_splits(args.source, out, **options)
     else:
         written = {out: convert(args.source, out, split=args.split, **options)}
-    for file, info in written.items():
-        print(summary(file, info))
-    return 0
+
+    def show() -> int:
+        for file, info in written.items():
+            print(summary(file, info))
+        return 0
+
+    return show
 
 
 def summary(file: Path, info: BetonInfo) -> str:

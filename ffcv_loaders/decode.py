@@ -231,8 +231,10 @@ def _copy(frame, from_row, from_col, to_row, to_col, rows, cols, canvas):
 def _mirror(view):
     side = view.shape[1]
     for r in range(view.shape[0]):
+        row = view[r]
         for c in range(side // 2):
-            for channel in range(3):
-                kept = view[r, c, channel]
-                view[r, c, channel] = view[r, side - 1 - c, channel]
-                view[r, side - 1 - c, channel] = kept
+            # Channel by channel: as a loop over three this takes twice as long.
+            opposite = side - 1 - c
+            red, green, blue = row[c, 0], row[c, 1], row[c, 2]
+            row[c, 0], row[c, 1], row[c, 2] = row[opposite, 0], row[opposite, 1], row[opposite, 2]
+            row[opposite, 0], row[opposite, 1], row[opposite, 2] = red, green, blue

@@ -26,7 +26,7 @@ from PIL import Image, ImageCms
 
 from mixsize.ffcv_loaders import encode, writer
 from mixsize.ffcv_loaders.beton import Beton
-from mixsize.ffcv_loaders.convert import add_arguments, convert, convert_splits, run
+from mixsize.ffcv_loaders.convert import add_arguments, convert, convert_splits, prepare
 from mixsize.ffcv_loaders.encode import EncodedImage, Encoding, UnusableImage, encode_image
 from mixsize.ffcv_loaders.sources import ArraySource, SourceError, open_cifar, open_folder
 from mixsize.ffcv_loaders.writer import ConvertError, write_beton
@@ -100,7 +100,7 @@ def quiet():
 def command(*arguments):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return run(parser.parse_args([*map(str, arguments), "--no-progress", "--workers", "1"]))
+    return prepare(parser.parse_args([*map(str, arguments), "--no-progress", "--workers", "1"]))()
 
 
 # ---- what is stored
