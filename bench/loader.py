@@ -239,9 +239,17 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     def measured() -> int:
         result = measure(setting)
         choices = [{"size_px": c.size_px, "batch_size": c.batch_size, "share": c.share} for c in setting.regime.choices]
-        result = {"setting": _plain(setting), "choices": choices, **result}
+        with Beton.open(setting.data) as beton:
+            data = {
+                "file": setting.data.name,
+                "images": beton.num_samples,
+                "mean_height": float(beton.heights.mean()),
+                "mean_width": float(beton.widths.mean()),
+                "jpeg": float(beton.is_jpeg.mean()),
+            }
+        result = {"setting": {**_plain(setting), "data": data}, "choices": choices, **result}
         print_table(result, Console())
-        out = args.out or result_path("loader")
+        out = args.out or result_path(f"loader-{setting.sizes}")
         write_result(out, "loader", result)
         print(f"result: {out}")
         return 0

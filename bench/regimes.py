@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ITEM",
         help="item that sets the regime of one run, for instance regime/s28_bplus; give it once for each run",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the records to this JSON file")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the runs' records to this JSON file")
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:

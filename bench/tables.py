@@ -1,0 +1,94 @@
+"""README's tables, made from the result files they rest on.
+
+A table stands between ``<!-- table: KIND FILE -->`` and ``<!-- end table -->``; ``python -m mixsize.bench.tables``
+rewrites all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_BLOCK = re.compile(r"(<!-- table: (\w+) (\S+) -->\n).*?(<!-- end table -->)", re.DOTALL)
+
+
+def regimes_table(result: dict[str, Any]) -> str:
+    """Steps, time, pixels and accuracy by size of a ``mixsize bench regimes`` result."""
+    records = result["records"]
+    first = next(iter(records.values()))
+    base = str(first["recipe"]["regime"]["base"]["size_px"])
+    sizes = list(first["accuracy"])
+    head = ["regime", "steps", "seconds", "pixels"]
+    head += [f"**{size} px**" if size == base else f"{size} px" for size in sizes]
+    rows = [
+        [
+            label,
+            f"{record['steps']:,}",
+            f"{record['seconds']['training']:.0f}",
+            f"{record['pixels'] / first['pixels']:.2f}x",
+            *(f"{100 * record['accuracy'][size]:.1f}" for size in sizes),
+        ]
+        for label, record in records.items()
+    ]
+    return _markdown(head, rows) + _where(result)
+
+
+def loader_table(result: dict[str, Any]) -> str:
+    """Images a second by size of a ``mixsize bench loader`` result."""
+    rates = result["rates"]
+    rows = []
+    for choice in result["choices"]:
+        mine, stock = rates[f"ours {choice['size_px']}"], rates.get(f"ffcv {choice['size_px']}")
+        ratio = f"{mine['median'] / stock['median']:.2f}x" if stock else ""
+        rows.append(
+            [f"{choice['size_px']} px", str(choice["batch_size"]), _rate(mine), _rate(stock) if stock else "", ratio]
+        )
+    rows.append(["mixed", "", _rate(rates["ours mixed"]), "", ""])
+    cost, memory, setting = result["mix_cost"], result["memory"], result["setting"]
+    grown = "; ".join(f"{name} {value:.0f} MiB" for name, value in memory.items())
+    notes = (
+        f"Mixing sizes takes {cost['median']:.3f}x the time of the share-weighted fixed sizes "
+        f"({cost['min']:.3f} to {cost['max']:.3f}, n={cost['n']}). Peak memory over an epoch: {grown}; the budget's "
+        f"batch is {result['budget_bytes'] / 2**20:.1f} MiB of pixels. {setting['data']['images']:,} images of "
+        f"{setting['data']['mean_height']:.0f} x {setting['data']['mean_width']:.0f} px on average, "
+        f"{setting['threads']} threads, median (range) of {setting['rounds']} interleaved rounds."
+    )
+    head = ["size", "batch", "mixsize, images/s", "FFCV, images/s", "ratio"]
+    return _markdown(head, rows) + f"\n{notes}\n" + _where(result)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"regimes": regimes_table, "loader": loader_table}
+
+
+def refresh(text: str, root: Path) -> str:
+    """The text with every table made anew from its file, which is named relative to ``root``."""
+
+    def table(match: re.Match[str]) -> str:
+        start, kind, file, end = match.groups()
+        return start + TABLES[kind](json.loads((root / file).read_text(encoding="utf-8"))) + end
+
+    return _BLOCK.sub(table, text)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _rate(rate: dict[str, float]) -> str:
+    return f"{rate['median']:,.0f} ({rate['min']:,.0f}-{rate['max']:,.0f})"
+
+
+def _where(result: dict[str, Any]) -> str:
+    found = result["environment"]
+    hardware = f"{found['gpu'] or found['cpu']}, {found['cores']} cores"
+    return f"\n{hardware}, PyTorch {found['torch']}, {result['measured'][:10]}.\n"
+
+
+if __name__ == "__main__":
+    readme = Path(sys.argv[1] if len(sys.argv) > 1 else "README.md")
+    readme.write_text(refresh(readme.read_text(encoding="utf-8"), readme.parent), encoding="utf-8")

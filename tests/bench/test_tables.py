@@ -1,0 +1,46 @@
+"""README's tables stand on the result files they name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mixsize.bench.tables import refresh
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_readme_shows_what_the_result_files_say():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("<!-- table:") >= 3
+    assert refresh(text, ROOT) == text, "run: python -m mixsize.bench.tables"
+
+
+def test_a_table_is_made_anew_from_its_file(tmp_path):
+    run = {
+        "recipe": {"regime": {"base": {"size_px": 16}}},
+        "steps": 1056,
+        "seconds": {"training": 38.4},
+        "pixels": 200,
+        "accuracy": {"8": 0.264, "16": 0.989},
+    }
+    result = {
+        "records": {"fixed": run, "mixed": {**run, "pixels": 162, "steps": 864}},
+        "environment": {"gpu": None, "cpu": "a processor", "cores": 2, "torch": "2.7.0"},
+        "measured": "2026-01-02T03:04:05+00:00",
+    }
+    (tmp_path / "x.json").write_text(json.dumps(result))
+    text = "a\n<!-- table: regimes x.json -->\nold\n<!-- end table -->\nb\n"
+    assert refresh(text, tmp_path) == (
+        "a\n<!-- table: regimes x.json -->\n"
+        "| regime | steps | seconds | pixels | 8 px | **16 px** |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: |\n"
+        "| fixed | 1,056 | 38 | 1.00x | 26.4 | 98.9 |\n"
+        "| mixed | 864 | 38 | 0.81x | 26.4 | 98.9 |\n"
+        "\na processor, 2 cores, PyTorch 2.7.0, 2026-01-02.\n"
+        "<!-- end table -->\nb\n"
+    )
+    with pytest.raises(FileNotFoundError):
+        refresh(text.replace("x.json", "y.json"), tmp_path)
