@@ -15,6 +15,9 @@ _HOMES = {
     "Regime": "regime",
     "EpochSchedule": "epoch_schedule",
     "MixSizeSampling": "mixsize_sampling",
+    "Phase": "progression",
+    "ProgressiveResize": "progressive_resize",
+    "Progression": "progression",
 }
 
 __all__ = sorted(_HOMES)

@@ -2,50 +2,79 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 
+from mixsize.algorithms.progression import Progression
 from mixsize.algorithms.regime import Regime
-from mixsize.ffcv_loaders.loader import MixSizeLoader
-from mixsize.ffcv_loaders.plan import EpochPlan, Step
+from mixsize.ffcv_loaders.plan import EpochPlan, plan_sizes
+from mixsize.ffcv_loaders.planned import PlannedLoader
+
+log = logging.getLogger(__name__)
 
 #: (size_px, global batch_size, duplicates)
 Shape = tuple[int, int, int]
 
 
+def resize_batch(images: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Resize a batch to one side with an antialiased bilinear filter, on the device it is on.
+
+    Args:
+        images: floating point, shape ``(N, C, H, W)``.
+        size_px: side S of the result, in pixels.
+
+    Returns:
+        Shape ``(N, C, S, S)``; ``images`` itself where it has that shape already.
+    """
+    if images.shape[-2:] == (size_px, size_px):
+        return images
+    return F.interpolate(images, size=(size_px, size_px), mode="bilinear", antialias=True)
+
+
 class MixSizeSampling(Algorithm):
     """Trains at image sizes, batch sizes and duplicates drawn from a regime at every step.
 
-    Binds the regime to the Trainer's :class:`~mixsize.ffcv_loaders.MixSizeLoader` before iteration starts, keeps
-    the loader's epoch in step with the Trainer's, and checks each batch's shape against the plan.
+    With a loader of planned batches (:class:`~mixsize.ffcv_loaders.MixSizeLoader`,
+    :class:`~mixsize.ffcv_loaders.TorchMixSizeLoader`) it binds the regime before iteration starts, keeps the
+    loader's epoch in step with the Trainer's, and checks each batch's shape against the plan.
+
+    With any other loader it resizes each batch on the device to a side drawn with the regime's shares; batch and
+    duplicates then stay as the loader brings them, which is said once in the log.
 
     Runs on ``BEFORE_LOAD`` and ``FIT_START`` (bind), ``EPOCH_START`` and ``EPOCH_END`` (epoch), ``AFTER_DATALOADER``
-    (check) and ``BATCH_END`` (sample count).
+    (check), ``BEFORE_FORWARD`` (resize) and ``BATCH_END`` (sample count).
 
-    +---------------------------------+-------------------------------------------------------------+
-    | Key                             | Logged data                                                 |
-    +=================================+=============================================================+
-    | ``mixsize/size_px``             | image side of the batch, in pixels, each step               |
-    +---------------------------------+-------------------------------------------------------------+
-    | ``mixsize/batch_size``          | distinct images of the batch, over all ranks, each step     |
-    +---------------------------------+-------------------------------------------------------------+
-    | ``mixsize/duplicates``          | augmented copies of each image, each step                   |
-    +---------------------------------+-------------------------------------------------------------+
+    +---------------------------------+--------------------------------------------------------------+
+    | Key                             | Logged data                                                  |
+    +=================================+==============================================================+
+    | ``mixsize/size_px``             | image side of the batch, in pixels, each step                |
+    +---------------------------------+--------------------------------------------------------------+
+    | ``mixsize/batch_size``          | distinct images of the batch, over all ranks, each step      |
+    +---------------------------------+--------------------------------------------------------------+
+    | ``mixsize/duplicates``          | augmented copies of each image, each step                    |
+    +---------------------------------+--------------------------------------------------------------+
     | ``mixsize/sample_share/{S}px``  | fraction of the epoch's distinct images trained on at side S |
-    |                                 | since the epoch or the run's start, at each epoch's end     |
-    +---------------------------------+-------------------------------------------------------------+
+    |                                 | since the epoch or the run's start, at each epoch's end      |
+    +---------------------------------+--------------------------------------------------------------+
 
     Args:
-        regime: what is drawn; by default the loader's own.
+        regime: what is drawn; by default the loader's own, which only a loader of planned batches has.
+        input_key: where the images stand in a batch, as in Composer's own algorithms; used to resize.
+        seed: of the sides drawn for other loaders; by default the Trainer's.
 
     Raises:
-        ValueError: attached to a Trainer whose loader is not a ``MixSizeLoader``, with automatic microbatching, or
-            with a loader passed to the Trainer without its :meth:`~mixsize.ffcv_loaders.MixSizeLoader.data_spec`.
+        ValueError: no regime for a loader that has none, automatic microbatching, or a planned loader passed to the
+            Trainer without its :meth:`~mixsize.ffcv_loaders.MixSizeLoader.data_spec`.
 
     Example:
         >>> regime = Regime.from_sizes("s144", Base(224, 256), "B+", batch_multiple=8)
@@ -53,22 +82,40 @@ class MixSizeSampling(Algorithm):
         >>> Trainer(model, loader.data_spec(), algorithms=[MixSizeSampling()], max_duration="90ep")
     """
 
-    def __init__(self, regime: Regime | None = None) -> None:
+    def __init__(
+        self, regime: Regime | Progression | None = None, *, input_key: Any = 0, seed: int | None = None
+    ) -> None:
         self.regime = regime
+        self.input_key = input_key
+        self.seed = seed
         #: How often each shape occurred in the run so far: (size_px, batch_size, duplicates) -> steps.
         self.shapes: Counter[Shape] = Counter()
         #: Checksum of the shapes in the order they occurred; ranks that drew alike agree on it.
         self.sequence_crc = 0
         self._epoch_shapes: Counter[Shape] = Counter()
+        self._length: int | None = None
         self._plan: EpochPlan | None = None
+        self._sizes: np.ndarray | None = None
 
     def match(self, event: Event, state: State) -> bool:
-        """Run wherever the loader's plan and the Trainer's clock must agree."""
-        return event in _HANDLERS
+        """Run wherever the plan and the Trainer's clock must agree."""
+        return event in self.handlers()
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Hand the event to its method."""
-        _HANDLERS[event](self, state, logger)
+        self.handlers()[event](state, logger)
+
+    def handlers(self) -> dict[Event, Callable[[State, Logger], None]]:
+        """The method that each event goes to."""
+        return {
+            Event.BEFORE_LOAD: self._bind,
+            Event.FIT_START: self._start,
+            Event.EPOCH_START: self._enter_epoch,
+            Event.AFTER_DATALOADER: self._check,
+            Event.BEFORE_FORWARD: self._resize,
+            Event.BATCH_END: self._check_count,
+            Event.EPOCH_END: self._end_epoch,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """The shapes that occurred, in plain values."""
@@ -85,45 +132,78 @@ class MixSizeSampling(Algorithm):
         self.sequence_crc = int(state["sequence_crc"])
 
     def _bind(self, state: State, logger: Logger) -> None:
-        if state.train_dataloader is None:
+        loader = state.train_dataloader
+        if loader is None:
             return  # It comes with fit(), whose FIT_START binds it.
-        loader = _mixsize_loader(state)
         if state.auto_microbatching:
             raise ValueError(
                 "device_train_microbatch_size='auto' settles on the first batches' memory and cannot follow changing "
                 "shapes; give a number of images, or leave it out"
             )
+        if not isinstance(loader, PlannedLoader):
+            if self.regime is None:
+                raise ValueError(
+                    f"the Trainer's train_dataloader is a {type(loader).__name__}, which has no regime of its own; "
+                    f"give {type(self).__name__} one, or use a mixsize loader"
+                )
+            return
+        if self._length is None:
+            self._length = len(loader)
         if self.regime is not None and self.regime != loader.regime:
-            length, largest = len(loader), loader.batch_size
+            largest = loader.batch_size
             loader.bind(self.regime)
-            _follow_length(state, loader, length)
+            self._follow_length(state, loader)
             if state.device_train_microbatch_size == largest:  # Not asked for: Composer took it from the loader.
                 state.device_train_microbatch_size = loader.batch_size
 
     def _start(self, state: State, logger: Logger) -> None:
         self._bind(state, logger)
+        if not isinstance(state.train_dataloader, PlannedLoader):
+            log.warning(
+                "%s: images of a %s are resized on the device; its batches and duplicates stay as they come",
+                type(self).__name__,
+                type(state.train_dataloader).__name__,
+            )
         self._enter_epoch(state, logger)
 
     def _enter_epoch(self, state: State, logger: Logger) -> None:
-        loader = _mixsize_loader(state)
-        before = len(loader)
-        loader.set_epoch(int(state.timestamp.epoch))
-        _follow_length(state, loader, before)
-        self._plan = loader.dataset.plan()
         if int(state.timestamp.batch_in_epoch) == 0:
             self._epoch_shapes.clear()
+        epoch = int(state.timestamp.epoch)
+        loader = state.train_dataloader
+        if isinstance(loader, PlannedLoader):
+            loader.set_epoch(epoch)
+            self._follow_length(state, loader)
+            self._plan = loader.dataset.plan()
+            return
+        if state.dataloader_len is None:
+            raise ValueError("the train_dataloader has no length; sides are drawn for an epoch of known length")
+        assert self.regime is not None
+        seed = state.rank_zero_seed if self.seed is None else self.seed
+        self._plan, self._sizes = None, plan_sizes(self.regime.at_epoch(epoch), int(state.dataloader_len), seed, epoch)
+
+    def _follow_length(self, state: State, loader: PlannedLoader) -> None:
+        """Composer keeps the length it first saw; one that the user cut short (a subset) stays."""
+        if state.dataloader is loader and state.dataloader_len is not None:
+            if int(state.dataloader_len) == self._length:
+                state.dataloader_len = len(loader)
+            self._length = len(loader)
 
     def _check(self, state: State, logger: Logger) -> None:
-        assert self._plan is not None
-        step = self._plan[int(state.timestamp.batch_in_epoch)]
-        images = state.batch[0]
-        expected = (step.num_images, 3, step.size_px, step.size_px)
-        if tuple(images.shape) != expected:
-            raise RuntimeError(
-                f"batch {int(state.timestamp.batch_in_epoch)} of epoch {int(state.timestamp.epoch)} has shape "
-                f"{tuple(images.shape)}; the plan says {expected}: another algorithm or transform changed it"
-            )
-        shape = _global_shape(step)
+        index = int(state.timestamp.batch_in_epoch)
+        images = state.batch_get_item(self.input_key)
+        if self._plan is None:
+            assert self._sizes is not None
+            shape = (int(self._sizes[index]), len(images) * dist.get_world_size(), 1)
+        else:
+            step = self._plan[index]
+            expected = (step.num_images, 3, step.size_px, step.size_px)
+            if tuple(images.shape) != expected:
+                raise RuntimeError(
+                    f"batch {index} of epoch {int(state.timestamp.epoch)} has shape {tuple(images.shape)}; the plan "
+                    f"says {expected}: another algorithm or transform changed it"
+                )
+            shape = (step.size_px, step.batch_size * dist.get_world_size(), step.duplicates)
         self.shapes[shape] += 1
         self._epoch_shapes[shape] += 1
         self.sequence_crc = zlib.crc32(repr(shape).encode(), self.sequence_crc)
@@ -131,8 +211,16 @@ class MixSizeSampling(Algorithm):
             {"mixsize/size_px": shape[0], "mixsize/batch_size": shape[1], "mixsize/duplicates": shape[2]}
         )
 
+    def _resize(self, state: State, logger: Logger) -> None:
+        if self._sizes is None:
+            return
+        # Here rather than earlier: the batch, or the microbatch, is on the device by now.
+        size_px = int(self._sizes[int(state.timestamp.batch_in_epoch)])
+        state.batch_set_item(self.input_key, resize_batch(state.batch_get_item(self.input_key), size_px))
+
     def _check_count(self, state: State, logger: Logger) -> None:
-        assert self._plan is not None
+        if self._plan is None:
+            return
         done = int(state.timestamp.batch_in_epoch)
         expected = int(self._plan.offsets[done]) * self._plan.world_size
         counted = int(state.timestamp.sample_in_epoch)
@@ -148,38 +236,9 @@ class MixSizeSampling(Algorithm):
             samples[size_px] += steps * batch_size
         total = sum(samples.values())
         logger.log_metrics({f"mixsize/sample_share/{size}px": count / total for size, count in samples.items()})
-        # A checkpoint taken from here on belongs to the next epoch.
-        _mixsize_loader(state).set_epoch(int(state.timestamp.epoch))
-
-
-_HANDLERS = {
-    Event.BEFORE_LOAD: MixSizeSampling._bind,
-    Event.FIT_START: MixSizeSampling._start,
-    Event.EPOCH_START: MixSizeSampling._enter_epoch,
-    Event.AFTER_DATALOADER: MixSizeSampling._check,
-    Event.BATCH_END: MixSizeSampling._check_count,
-    Event.EPOCH_END: MixSizeSampling._end_epoch,
-}
-
-
-def _mixsize_loader(state: State) -> MixSizeLoader:
-    loader = state.train_dataloader
-    if not isinstance(loader, MixSizeLoader):
-        raise ValueError(
-            f"MixSizeSampling plans the batches of a mixsize.ffcv_loaders.MixSizeLoader; the Trainer's "
-            f"train_dataloader is a {type(loader).__name__}"
-        )
-    return loader
-
-
-def _follow_length(state: State, loader: MixSizeLoader, before: int) -> None:
-    """Composer keeps the length it first saw; one that the user cut short (a subset) stays."""
-    if state.dataloader is loader and state.dataloader_len is not None and int(state.dataloader_len) == before:
-        state.dataloader_len = len(loader)
-
-
-def _global_shape(step: Step) -> Shape:
-    return step.size_px, step.batch_size * dist.get_world_size(), step.duplicates
+        if isinstance(state.train_dataloader, PlannedLoader):
+            # A checkpoint taken from here on belongs to the next epoch.
+            state.train_dataloader.set_epoch(int(state.timestamp.epoch))
 
 
 def _listed(shapes: Counter[Shape]) -> list[list[int]]:

@@ -213,6 +213,24 @@ class Regime:
         return cls(base, tuple(choices), mode, share_of, draw, stride_px)
 
     @property
+    def regimes(self) -> tuple[Regime, ...]:
+        """Itself alone: a :class:`~mixsize.algorithms.Progression` has one for each phase."""
+        return (self,)
+
+    def at_epoch(self, epoch: int) -> Regime:
+        """What may be drawn in an epoch: the same in each."""
+        return self
+
+    def crop_scale_at(self, epoch: int) -> tuple[float, float] | None:
+        """None: a regime leaves crops to the loader."""
+        return None
+
+    @property
+    def max_images(self) -> int:
+        """Images in the largest step, duplicates counted, over all ranks."""
+        return max(choice.batch_size * choice.duplicates for choice in self.choices)
+
+    @property
     def max_step_pixels(self) -> int:
         """Pixels of the costliest step, over all ranks: what buffers must hold."""
         return max(choice.pixels for choice in self.choices)

@@ -30,10 +30,9 @@ from mixsize.algorithms.regime import SIZE_DISTRIBUTIONS, Base, Choice, Regime
 from mixsize.bench.records import result_path, write_result
 from mixsize.ffcv_loaders.augment import Augment, PadCrop, RandomResizedCrop
 from mixsize.ffcv_loaders.beton import Beton
-from mixsize.ffcv_loaders.loader import IMAGENET_MEAN, IMAGENET_STD
 from mixsize.ffcv_loaders.plan import EpochPlan, plan_epoch
 from mixsize.ffcv_loaders.ranks import default_threads
-from mixsize.ffcv_loaders.staging import Stager
+from mixsize.ffcv_loaders.staging import IMAGENET_MEAN, IMAGENET_STD, Stager
 from mixsize.ffcv_loaders.stream import stream_batches
 
 #: Mixing sizes may cost this much against the share-weighted fixed sizes.

@@ -20,6 +20,7 @@ _HOMES = {
     "RandomResizedCrop": "augment",
     "Resize": "augment",
     "Step": "plan",
+    "TorchMixSizeLoader": "torch_loader",
     "plan_epoch": "plan",
     "plan_evaluation": "plan",
 }

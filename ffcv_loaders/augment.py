@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
+
+from mixsize.algorithms.progression import Progression
+from mixsize.algorithms.regime import Regime
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLY_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -105,6 +108,20 @@ class CenterCrop:
 Augment = RandomResizedCrop | PadCrop | Resize | CenterCrop
 
 
+def augment_at(augment: Augment, regime: Regime | Progression, epoch: int) -> Augment:
+    """How views are cut in an epoch: a phase may set the areas of random resized crops.
+
+    Raises:
+        ValueError: the regime sets them and ``augment`` is of another kind.
+    """
+    scale = regime.crop_scale_at(epoch)
+    if scale is None:
+        return augment
+    if not isinstance(augment, RandomResizedCrop):
+        raise ValueError(f"a phase sets crop_scale {scale}, which applies to RandomResizedCrop, not to {augment}")
+    return replace(augment, scale=scale)
+
+
 def draw_windows(
     augment: Augment,
     heights: np.ndarray,
@@ -119,9 +136,9 @@ def draw_windows(
 
     Args:
         augment: how views are cut.
-        heights: heights of all stored images in pixels, shape ``(N,)``.
-        widths: their widths, shape ``(N,)``.
-        samples: the batch's image indices, shape ``(B,)``.
+        heights: heights of the batch's images in pixels, shape ``(B,)``.
+        widths: their widths, shape ``(B,)``.
+        samples: their indices in the data set, shape ``(B,)``.
         duplicates: views D of each image.
         size_px: image side S in pixels.
         seed: the run's seed.
@@ -135,8 +152,8 @@ def draw_windows(
     windows = np.zeros((len(samples) * duplicates, 7), dtype=np.int64)
     kernel(
         windows,
-        heights[samples].astype(np.int64),
-        widths[samples].astype(np.int64),
+        heights.astype(np.int64),
+        widths.astype(np.int64),
         samples.astype(np.uint64),
         duplicates,
         size_px,

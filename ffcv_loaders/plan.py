@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mixsize.algorithms.progression import Progression
 from mixsize.algorithms.regime import Regime
 
 # Streams of one epoch that must not share draws.
@@ -139,11 +140,58 @@ def plan_epoch(
     return EpochPlan(epoch, world_size, size_px, batch_size // world_size, duplicates, samples)
 
 
+def check_plannable(regime: Regime | Progression, num_samples: int, rank: int = 0, world_size: int = 1) -> None:
+    """Refuse what some epoch could not be drawn from; much cheaper than drawing one.
+
+    Raises:
+        ValueError: as :func:`plan_epoch`.
+    """
+    _check_ranks(num_samples, rank, world_size)
+    for part in regime.regimes:
+        _check_divides(part, world_size)
+        if part.draw == "step":
+            part.step_counts(num_samples)
+        else:
+            for choice in part.choices:
+                part.epoch_steps(choice, num_samples)
+
+
 def plan_length(regime: Regime, num_samples: int, seed: int, epoch: int) -> int:
     """Steps of an epoch, without drawing its order."""
     if regime.draw == "step":
         return sum(regime.step_counts(num_samples))
     return regime.epoch_steps(regime.choices[_epoch_choice(regime, seed, epoch)], num_samples)
+
+
+def plan_sizes(regime: Regime, num_steps: int, seed: int, epoch: int) -> np.ndarray:
+    """Image sides for the steps of a loader that brings batches of its own.
+
+    Each side takes its share of the steps, rounded to whole ones, in random order; the same on every rank.
+
+    Args:
+        regime: what may be drawn; only sides and shares count.
+        num_steps: length of the epoch.
+        seed: the run's seed, at least 0.
+        epoch: from 0.
+
+    Returns:
+        Sides in pixels, int32, shape ``(num_steps,)``.
+    """
+    sizes = np.array([choice.size_px for choice in regime.choices], dtype=np.int32)
+    if regime.draw == "epoch":
+        return np.full(num_steps, sizes[_epoch_choice(regime, seed, epoch)])
+    generator = _generator(seed, epoch, _SHAPES)
+    quota = np.array(regime.step_shares) * num_steps
+    counts = np.floor(quota + 1e-9).astype(np.int64)
+    # The steps that whole numbers leave over go to sides at random, so that no side is short in every epoch.
+    left = quota - counts
+    if counts.sum() < num_steps:
+        short = num_steps - int(counts.sum())
+        chances = np.maximum(left, 0) + 1e-12
+        counts[generator.choice(len(sizes), short, replace=False, p=chances / chances.sum())] += 1
+    drawn = np.repeat(sizes, counts)
+    generator.shuffle(drawn)
+    return drawn
 
 
 def plan_evaluation(num_samples: int, size_px: int, batch_size: int, rank: int = 0, world_size: int = 1) -> EpochPlan:

@@ -9,6 +9,10 @@ import numba
 import numpy as np
 import torch
 
+#: The usual statistics of ImageNet, for a file that carries none of its own.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 @dataclass
 class Staged:

@@ -107,8 +107,9 @@ def _produce(
             if slot is None or stop.is_set():
                 return
             step = plan[index]
+            heights, widths = beton.heights[step.samples], beton.widths[step.samples]
             windows = draw_windows(
-                augment, beton.heights, beton.widths, step.samples, step.duplicates, step.size_px, seed, plan.epoch
+                augment, heights, widths, step.samples, step.duplicates, step.size_px, seed, plan.epoch
             )
             shape = (step.num_images, step.size_px, step.size_px, 3)
             pixels = slot.memory[: int(np.prod(shape))].view(shape)

@@ -27,7 +27,7 @@ N = 4_000
 
 def windows(augment, height, width, *, duplicates=1, size_px=96, seed=1, epoch=2, samples=None):
     samples = np.arange(N) if samples is None else samples
-    heights, widths = np.full(N, height), np.full(N, width)
+    heights, widths = np.full(len(samples), height), np.full(len(samples), width)
     return draw_windows(augment, heights, widths, samples, duplicates, size_px, seed, epoch)
 
 

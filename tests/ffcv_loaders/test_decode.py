@@ -93,7 +93,7 @@ def test_evaluation_crops_match_the_papers_resize_then_centre_crop(photos, size_
 def test_threads_share_a_batch_without_changing_it(photos):
     beton = Beton.open(photos)
     samples = np.random.default_rng(0).permutation(beton.num_samples)
-    windows = draw_windows(Resize(flip=True), beton.heights, beton.widths, samples, 3, 64, 0, 0)
+    windows = draw_windows(Resize(flip=True), beton.heights[samples], beton.widths[samples], samples, 3, 64, 0, 0)
     alone = decode(beton, samples, windows, 64, duplicates=3)
     for threads in (2, 5, 40):
         np.testing.assert_array_equal(decode(beton, samples, windows, 64, duplicates=3, threads=threads), alone)

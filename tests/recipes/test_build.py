@@ -63,9 +63,11 @@ def test_accuracy_is_that_of_the_whole_test_set(digits, tmp_path):
 def test_evaluation_images_are_normalised_as_training_images_are(digits, tmp_path):
     run = build.build(recipe(digits, tmp_path))
     train, evaluation = run.loader.dataset, run.trainer.state.evaluators[0].dataloader.dataloader.dataset
-    assert train.beton.info.mean != evaluation.beton.info.mean
+    assert train.source.beton.info.mean != evaluation.source.beton.info.mean
     pixels = torch.full((1, 2, 2, 3), 100, dtype=torch.uint8)
-    torch.testing.assert_close(evaluation.stager.stage(pixels, None).images, train.stager.stage(pixels, None).images)
+    torch.testing.assert_close(
+        evaluation.source.stager.stage(pixels, None).images, train.source.stager.stage(pixels, None).images
+    )
     run.trainer.close()
 
 

@@ -1,0 +1,171 @@
+"""The same plans from any map-style data set, for those who cannot install FFCV.
+
+Decoding and resizing run in the worker processes of a PyTorch ``DataLoader``. Views are cut where the FFCV loader
+would cut them, and resized by Pillow's antialiased bilinear filter in place of OpenCV's area average.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader, Dataset
+
+from mixsize.algorithms.progression import Progression
+from mixsize.algorithms.regime import Regime
+from mixsize.ffcv_loaders.augment import (
+    FLIP,
+    FRAME_HEIGHT,
+    FRAME_WIDTH,
+    HEIGHT,
+    LEFT,
+    TOP,
+    WIDTH,
+    Augment,
+    RandomResizedCrop,
+    augment_at,
+    draw_windows,
+)
+from mixsize.ffcv_loaders.plan import EpochPlan, Step
+from mixsize.ffcv_loaders.planned import PlannedDataset, PlannedLoader
+from mixsize.ffcv_loaders.staging import IMAGENET_MEAN, IMAGENET_STD, Stager
+
+
+class ImageDataset(Protocol):
+    """A map-style data set of (image, label): a Pillow image or a ``(H, W, 3)`` uint8 array, and a class index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Any, int]: ...
+
+
+class TorchMixSizeLoader(PlannedLoader):
+    """Training batches whose side, batch size and duplicates follow a regime, from any map-style data set.
+
+    Needs neither FFCV nor a ``.beton`` file. The plan, the draws, the resume and the algorithms are those of
+    :class:`~mixsize.ffcv_loaders.MixSizeLoader`.
+
+    Args:
+        data: yields (image, label) without any augmentation, for instance torchvision's ``ImageFolder``.
+        regime: what is drawn at each step.
+        augment: how views are cut.
+        mean: of each channel on the 0..1 scale.
+        std: likewise.
+        seed: everything that is drawn derives from it; at least 0.
+        workers: processes that decode; 0 decodes in this one.
+        device: where batches go; by default CUDA where there is one.
+        dtype: of the images.
+        channels_last: memory format of the images.
+        rank: by default the process group's or the launcher's.
+        world_size: likewise.
+
+    Raises:
+        ValueError: a regime that this many images or ranks cannot serve.
+
+    Example:
+        >>> regime = Regime.from_sizes("s144", Base(224, 64), "D+")
+        >>> loader = TorchMixSizeLoader(ImageFolder("train"), regime, workers=8)
+    """
+
+    def __init__(
+        self,
+        data: ImageDataset,
+        regime: Regime | Progression,
+        *,
+        augment: Augment | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        seed: int = 0,
+        workers: int = 0,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        stager = Stager(mean, std, device, dtype, channels_last)
+        augment = RandomResizedCrop() if augment is None else augment
+        super().__init__(_MapStyleImages(data, augment, stager, workers, regime, seed, rank, world_size))
+
+
+class _MapStyleImages(PlannedDataset):
+    def __init__(
+        self,
+        data: ImageDataset,
+        augment: Augment,
+        stager: Stager,
+        workers: int,
+        regime: Regime | Progression,
+        seed: int,
+        rank: int | None,
+        world_size: int | None,
+    ) -> None:
+        self._data = data
+        self._augment = augment
+        self._stager = stager
+        self._workers = workers
+        super().__init__(regime, seed, len(data), _fingerprint(data), rank, world_size)
+
+    def bind(self, regime: Regime | Progression) -> None:
+        augment_at(self._augment, regime, 0)
+        super().bind(regime)
+
+    def serve(self, plan: EpochPlan, first_step: int) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
+        views = _Views(self._data, augment_at(self._augment, self.regime, plan.epoch), self.seed, plan.epoch)
+        steps = [plan[index] for index in range(first_step, len(plan))]
+        loader = DataLoader(
+            views,
+            batch_sampler=[[(int(sample), step.duplicates, step.size_px) for sample in step.samples] for step in steps],
+            num_workers=self._workers,
+            collate_fn=_join,
+            pin_memory=self._stager.device.type == "cuda",
+            generator=torch.Generator(),
+        )
+        for step, (pixels, labels) in zip(steps, loader, strict=True):
+            yield step, *self._stager.stage(pixels, labels).wait()
+
+
+class _Views(Dataset):
+    """A sample's D views at the size asked for: uint8, shape ``(D, S, S, 3)``, and its label."""
+
+    def __init__(self, data: ImageDataset, augment: Augment, seed: int, epoch: int) -> None:
+        self._data = data
+        self._augment = augment
+        self._seed = seed
+        self._epoch = epoch
+
+    def __getitem__(self, item: tuple[int, int, int]) -> tuple[np.ndarray, int]:
+        sample, duplicates, size_px = item
+        image, label = self._data[sample]
+        image = (image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))).convert("RGB")
+        height, width, index = np.array([[image.height], [image.width], [sample]])
+        windows = draw_windows(self._augment, height, width, index, duplicates, size_px, self._seed, self._epoch)
+        return np.stack([_view(image, window, size_px) for window in windows]), int(label)
+
+
+def _view(image: Image.Image, window: np.ndarray, size_px: int) -> np.ndarray:
+    if window[FRAME_HEIGHT]:
+        image = image.resize((int(window[FRAME_WIDTH]), int(window[FRAME_HEIGHT])), Image.Resampling.BILINEAR)
+    top, left, height, width = (int(window[column]) for column in (TOP, LEFT, HEIGHT, WIDTH))
+    view = image.crop((left, top, left + width, top + height))  # Black beyond the border.
+    if view.size != (size_px, size_px):
+        view = view.resize((size_px, size_px), Image.Resampling.BILINEAR)
+    return np.asarray(ImageOps.mirror(view) if window[FLIP] else view)
+
+
+def _join(items: list[tuple[np.ndarray, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    pixels = np.concatenate([views for views, _ in items])
+    labels = np.repeat(np.array([label for _, label in items], dtype=np.int64), len(items[0][0]))
+    return torch.from_numpy(pixels), torch.from_numpy(labels)
+
+
+def _fingerprint(data: ImageDataset) -> str:
+    """By the labels, where the data set lists them as torchvision's do; else by its length alone."""
+    labels = getattr(data, "targets", None)
+    values = np.asarray([len(data)] if labels is None else labels, dtype=np.int64)
+    return f"{zlib.crc32(values.tobytes()):08x}"
