@@ -10,10 +10,17 @@ from typing import Any
 
 _HOMES = {
     "SIZE_DISTRIBUTIONS": "regime",
+    "BNCalibrate": "bn_calibrate",
     "Base": "regime",
     "Choice": "regime",
     "Regime": "regime",
+    "StatisticsBank": "calibration",
+    "calibrate_batch_norm": "calibration",
+    "resize_batch": "mixsize_sampling",
+    "smooth_norm": "smoothing",
     "EpochSchedule": "epoch_schedule",
+    "GradSmoothing": "grad_smoothing",
+    "GradientSmoother": "smoothing",
     "MixSizeSampling": "mixsize_sampling",
     "Phase": "progression",
     "ProgressiveResize": "progressive_resize",

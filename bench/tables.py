@@ -61,7 +61,43 @@ def loader_table(result: dict[str, Any]) -> str:
     return _markdown(head, rows) + f"\n{notes}\n" + _where(result)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"regimes": regimes_table, "loader": loader_table}
+def calibration_table(result: dict[str, Any]) -> str:
+    """Accuracy by size of a ``mixsize bench calibration`` result."""
+    runs = result["runs"]
+    sizes = list(next(iter(runs.values()))["accuracy"]["own"])
+    rows = [
+        [label, statistics, *(f"{100 * values[size]:.1f}" for size in sizes)]
+        for label, run in runs.items()
+        for statistics, values in run["accuracy"].items()
+    ]
+    first = next(iter(runs.values()))
+    notes = (
+        f"{first['record']['recipe']['model']['name']}, {first['train_images']:,} training images, "
+        f"{first['record']['epochs']} epochs, one seed; top-1 in per cent."
+    )
+    return (
+        _markdown(["regime", "batch norm", *(f"{size} px" for size in sizes)], rows) + f"\n{notes}\n" + _where(result)
+    )
+
+
+def overhead_table(result: dict[str, Any]) -> str:
+    """Ratios of a ``mixsize bench overhead`` result."""
+    rows = []
+    for name, row in result["comparisons"].items():
+        low, high = row["quartiles"]
+        target = f"at most {row['target']}" if row["target"] else ""
+        rows.append([name, f"{row['ratio']:.3f}", f"{low:.3f}-{high:.3f}", str(row["n"]), target])
+    setting = result["setting"]
+    notes = f"{setting['model']}, {setting['batch_size']} x {setting['size_px']} px, interleaved; median and quartiles of n."
+    return _markdown(["what", "ratio", "quartiles", "n", "target"], rows) + f"\n{notes}\n" + _where(result)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "calibration": calibration_table,
+    "loader": loader_table,
+    "overhead": overhead_table,
+    "regimes": regimes_table,
+}
 
 
 def refresh(text: str, root: Path) -> str:

@@ -21,7 +21,9 @@ _COMMANDS = {
     "recipes": ("mixsize.recipes.listing", "list the packaged recipes"),
 }
 _BENCHES = {
+    "calibration": ("mixsize.bench.calibration", "accuracy over sizes with and without calibrated batch norm"),
     "loader": ("mixsize.bench.loader", "the loader at each size and mixed, beside FFCV's stock loader"),
+    "overhead": ("mixsize.bench.overhead", "what the algorithms cost a training step, and calibration its passes"),
     "regimes": ("mixsize.bench.regimes", "train a recipe under several regimes and compare them"),
 }
 

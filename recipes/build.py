@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from composer import Evaluator, Trainer
+from composer.core import Algorithm
 from composer.loggers import LoggerDestination, WandBLogger
 from composer.loss import soft_cross_entropy
 from composer.metrics import CrossEntropy
@@ -17,17 +18,22 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from mixsize.algorithms import epoch_schedule
+from mixsize.algorithms.bn_calibrate import BNCalibrate
 from mixsize.algorithms.epoch_schedule import EpochSchedule, Schedule
+from mixsize.algorithms.grad_smoothing import GradSmoothing
 from mixsize.algorithms.mixsize_sampling import MixSizeSampling
-from mixsize.algorithms.regime import Regime, check_stride
+from mixsize.algorithms.progression import Progression
+from mixsize.algorithms.progressive_resize import ProgressiveResize
+from mixsize.algorithms.regime import Base, Regime, check_stride
 from mixsize.ffcv_loaders import augment
 from mixsize.ffcv_loaders.augment import Augment
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
+from mixsize.ffcv_loaders.plan import plan_length
 from mixsize.ffcv_loaders.ranks import process_rank
 from mixsize.recipes import schema
 from mixsize.recipes.compose import to_yaml
-from mixsize.recipes.model import create_network, network_stride
+from mixsize.recipes.model import check_sizes, create_network, network_stride
 from mixsize.recipes.progress import Progress
 from mixsize.recipes.regimes import build_regime
 
@@ -46,7 +52,7 @@ class Run:
     folder: Path
 
     @property
-    def regime(self) -> Regime:
+    def regime(self) -> Regime | Progression:
         """What is drawn."""
         return self.loader.regime
 
@@ -69,10 +75,12 @@ def build(recipe: schema.Recipe) -> Run:
     regime = build_regime(recipe, network_stride(model.module), world_size)
     device = _torch_device(recipe.device)
     loader = build_loader(recipe, train, regime, device)
+    drawn = [choice.size_px for part in regime.regimes for choice in part.choices]
+    check_sizes(model.module, recipe.model.name, [*drawn, *recipe.evaluation.sizes])
     evaluators = build_evaluators(recipe, train, evaluation, network_stride(model.module), device)
     optimizer = build_optimizer(recipe.optimizer, model.module, regime)
-    schedule = build_schedule(recipe, regime.steps_per_epoch(train.num_samples))
-    sampling = MixSizeSampling()
+    schedule = build_schedule(recipe, epochs_of(recipe, regime, train.num_samples))
+    sampling = build_sampling(recipe, regime)
     folder = Path(recipe.output.folder) / recipe.name
     if rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +92,7 @@ def build(recipe: schema.Recipe) -> Run:
         eval_dataloader=evaluators,
         eval_interval=f"{recipe.evaluation.every_epochs}ep",
         optimizers=optimizer,
-        algorithms=[sampling, EpochSchedule(schedule)],
+        algorithms=[sampling, EpochSchedule(schedule), *build_companions(recipe, train, device)],
         max_duration=recipe.max_duration,
         seed=recipe.seed,
         precision=recipe.precision,
@@ -137,7 +145,58 @@ def build_model(recipe: schema.Recipe, num_classes: int) -> ComposerClassifier:
     )
 
 
-def build_loader(recipe: schema.Recipe, train: Beton, regime: Regime, device: torch.device) -> MixSizeLoader:
+def build_sampling(recipe: schema.Recipe, regime: Regime | Progression) -> MixSizeSampling:
+    """The algorithm that keeps the loader's plan and the Trainer in step."""
+    config = recipe.regime
+    if not isinstance(config, schema.ProgressiveRegime):
+        return MixSizeSampling()
+    assert isinstance(regime, Progression)
+    return ProgressiveResize(
+        regime,
+        batch_norm=config.batch_norm,
+        freeze_steps=config.freeze_steps,
+        reset_batches=config.reset_batches,
+    )
+
+
+def build_companions(recipe: schema.Recipe, train: Beton, device: torch.device) -> list[Algorithm]:
+    """Gradient smoothing and batch-norm calibration, where the recipe asks for them."""
+    companions: list[Algorithm] = []
+    if recipe.smoothing is not None:
+        config = recipe.smoothing
+        companions.append(GradSmoothing(config.alpha, config.eps, per_size=config.per_size))
+    if recipe.calibration is not None:
+        companions.append(
+            BNCalibrate(
+                lambda size_px: build_calibration_loader(recipe, train, size_px, device),
+                num_batches=recipe.calibration.batches,
+                when=recipe.calibration.when,
+                tolerance=recipe.calibration.tolerance,
+            )
+        )
+    return companions
+
+
+def build_calibration_loader(recipe: schema.Recipe, train: Beton, size_px: int, device: torch.device) -> MixSizeLoader:
+    """Training images in random order, cut as evaluation images are, at one size."""
+    _, world_size = process_rank()
+    batch = min(recipe.evaluation.batch_size, train.num_samples) // world_size * world_size
+    return MixSizeLoader(
+        train,
+        Regime.fixed(Base(size_px, max(batch, world_size))),
+        augment=build_augment(recipe.data.eval_transform),
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        seed=recipe.seed,
+        threads=recipe.loader.threads,
+        device=device,
+        channels_last=recipe.channels_last,
+    )
+
+
+def build_loader(
+    recipe: schema.Recipe, train: Beton, regime: Regime | Progression, device: torch.device
+) -> MixSizeLoader:
     """The training loader."""
     return MixSizeLoader(
         train,
@@ -196,9 +255,22 @@ def build_augment(config: schema.Augment | schema.EvalTransform) -> Augment:
     return augment.CenterCrop(config.fraction)
 
 
-def build_optimizer(config: schema.Optimizer, module: torch.nn.Module, regime: Regime) -> torch.optim.Optimizer:
-    """The optimiser, its learning rate scaled and its weight decay laid on the parameters that the recipe says."""
-    lr = config.lr * (regime.lr_scale if config.lr_scaling == "linear" else 1)
+def build_optimizer(
+    config: schema.Optimizer, module: torch.nn.Module, regime: Regime | Progression
+) -> torch.optim.Optimizer:
+    """The optimiser, its learning rate scaled and its weight decay laid on the parameters that the recipe says.
+
+    Raises:
+        ValueError: linear scaling for sizes that grow in phases.
+    """
+    lr = config.lr
+    if config.lr_scaling == "linear":
+        if isinstance(regime, Progression):
+            raise ValueError(
+                "optimizer.lr_scaling: linear needs one mean batch for the whole run, which phases do not have; use "
+                "none, and regime.phases[].lr_factor"
+            )
+        lr *= regime.lr_scale
     parameters = [p for p in module.parameters() if p.requires_grad]
     if config.decay == "weights":
         # Biases and the scales and shifts of normalisation are the vectors among the parameters.
@@ -215,11 +287,21 @@ def build_optimizer(config: schema.Optimizer, module: torch.nn.Module, regime: R
     return torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps)
 
 
-def build_schedule(recipe: schema.Recipe, steps_per_epoch: float) -> Schedule:
-    """The learning rate as a function of the position in epochs."""
-    config = recipe.schedule
+def epochs_of(recipe: schema.Recipe, regime: Regime | Progression, images: int) -> float:
+    """The run's length in epochs, the last one counted by its own length."""
     length, unit = recipe.duration
-    epochs = float(length) if unit == "ep" else length / steps_per_epoch
+    if unit == "ep":
+        return float(length)
+    epoch = 0
+    while length > (steps := plan_length(regime.at_epoch(epoch), images, recipe.seed, epoch)):
+        length -= steps
+        epoch += 1
+    return epoch + length / steps
+
+
+def build_schedule(recipe: schema.Recipe, epochs: float) -> Schedule:
+    """The learning rate as a function of the position in epochs, in a run of so many."""
+    config = recipe.schedule
     if isinstance(config, schema.MultiStep):
         return epoch_schedule.multistep(config.milestones, config.factors, config.warmup_epochs)
     if isinstance(config, schema.Cosine):

@@ -15,17 +15,22 @@ from torch import nn
 
 from mixsize.recipes import networks, schema
 
-# What a name of a parameter or buffer says about why a network is tied to one size, the most telling first.
+# What the name of a parameter or buffer says about why a network is tied to one size, the most telling first.
 _TIES = (
     ("relative_position", "attention windows and relative position biases"),
+    ("relative_coordinates", "attention windows and relative position biases"),
     ("rel_pos", "relative position biases"),
     ("attention_bias", "attention biases"),
     ("pos_embed", "learned position embeddings"),
+    ("patch_pos", "learned position embeddings"),
     ("mlp_tokens", "token mixing layers"),
-    ("spatial", "token mixing layers"),
+    ("linear_tokens", "token mixing layers"),
+    ("gate.proj", "token mixing layers"),
 )
 # timm's arguments that make such a network take other sizes, the best first.
 _FLEXIBLE = {"dynamic_img_size": True, "strict_img_size": False}
+# Networks that accept timm's img_size and make no use of it.
+_IGNORE_IMG_SIZE = frozenset({"EfficientFormer"})
 
 
 def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
@@ -67,96 +72,97 @@ def network_stride(module: torch.nn.Module) -> int:
     return patch if isinstance(patch, int) else max(patch)
 
 
-def planned_stride(recipe: schema.Recipe) -> int:
-    """The network's stride, without allocating its weights."""
-    if recipe.regime.stride is not None:
-        return recipe.regime.stride
+def planned_network(recipe: schema.Recipe) -> nn.Module:
+    """The network without its weights, on the meta device."""
     with torch.device("meta"):
-        return network_stride(
-            create_network(recipe.model.model_copy(update={"pretrained": False, "checkpoint": None}), 2)
-        )
-
-
-def fixed_size(module: nn.Module) -> tuple[int, int] | None:
-    """The one input size (height, width) in pixels that timm allows the network; None where it allows several."""
-    config = get_model_input_config(module)
-    return tuple(config["input_size"][-2:]) if config["fixed_input_size"] else None
+        return create_network(recipe.model.model_copy(update={"pretrained": False, "checkpoint": None}), 2)
 
 
 def check_sizes(module: nn.Module, name: str, sizes_px: Iterable[int]) -> None:
-    """Refuse square inputs that the network cannot take, before any of them is trained on.
+    """Refuse image sizes that the network cannot take, before training meets them.
 
-    A network that timm marks as made for one size is refused at any other. Every other network is passed through
-    once at each size on the meta device, which costs milliseconds and neither memory nor random numbers; where that
-    fails even at the network's own size it proves nothing, and the sizes are accepted.
+    What decides is a forward pass at each size on the meta device: at most half a second for common networks, without
+    memory or random numbers. timm marks more networks as made for one size than are (XCiT, Twins, SwiftFormer and
+    others take any), so its mark decides only for a network that fails on the meta device even at its own size.
 
     Args:
-        module: the network, on any device, the meta device included; left as it was.
-        name: timm's name of the network, for messages.
-        sizes_px: sides of the images in pixels; repeated ones count once.
+        module: a timm network on any device, the meta device included; it stays as it was.
+        name: what messages call it.
+        sizes_px: sides of the square images in pixels.
 
     Raises:
         ValueError: a size that the network cannot take; the message says why, and which of timm's arguments helps.
 
     Example:
-        >>> import timm
         >>> check_sizes(timm.create_model("resnet18"), "resnet18", [64, 96])
         >>> check_sizes(timm.create_model("vit_tiny_patch16_224"), "vit_tiny_patch16_224", [192, 224])
         Traceback (most recent call last):
             ...
-        ValueError: vit_tiny_patch16_224 takes 224 px only, not 192 px: ...
+        ValueError: vit_tiny_patch16_224 takes 224 px only, not 192 px: its learned position embeddings are made for
+        224 px; model.kwargs: {dynamic_img_size: true} lifts this
     """
     sizes = sorted(set(sizes_px))
-    fixed = fixed_size(module)
-    if fixed is not None:
-        others = [size for size in sizes if (size, size) != fixed]
-        if others:
-            raise ValueError(_fixed_message(module, name, fixed, sizes, others))
+    config = get_model_input_config(module)
+    _, *own = config["input_size"]
+    problems = {size: problem for size in sizes if (problem := _forward_problem(module, [size, size]))}
+    if problems and _forward_problem(module, own):
+        problems = {size: "" for size in sizes if config["fixed_input_size"] and [size, size] != own}
+    if not problems:
         return
-    own = get_model_input_config(module)["input_size"][-2:]
-    for size in sizes:
-        problem = _forward_problem(module, (size, size))
-        if problem and not _forward_problem(module, own):
-            raise ValueError(f"{name} cannot take {size} px: {problem}; its own size is {own[0]} px")
+    if config["fixed_input_size"]:
+        raise ValueError(_fixed_message(module, name, own, sizes, list(problems)))
+    refused = ", ".join(map(str, problems))
+    raise ValueError(f"{name} cannot take {refused} px: {problems[min(problems)]}; its own size is {_side(own)} px")
 
 
-def _fixed_message(
-    module: nn.Module, name: str, fixed: tuple[int, int], sizes: list[int], others: list[int]
-) -> str:
-    own = f"{fixed[0]} px" if fixed[0] == fixed[1] else f"{fixed[0]} x {fixed[1]} px"
-    names = [key for key, _ in chain(module.named_parameters(), module.named_buffers())]
-    tie = next((text for part, text in _TIES if any(part in key for key in names)), "layers")
+def _fixed_message(module: nn.Module, name: str, own: list[int], sizes: list[int], refused: list[int]) -> str:
+    keys = [key for key, _ in chain(module.named_parameters(), module.named_buffers())]
+    tie = next((text for part, text in _TIES if any(part in key for key in keys)), "layers")
     arguments = _arguments(type(module))
     helps = [f"{{{key}: {str(value).lower()}}}" for key, value in _FLEXIBLE.items() if key in arguments][:1]
-    if len(sizes) == 1 and "img_size" in arguments:
+    if len(sizes) == 1 and "img_size" in arguments and type(module).__name__ not in _IGNORE_IMG_SIZE:
         helps.append(f"{{img_size: {sizes[0]}}}")
-    advice = f"model.kwargs: {' or '.join(helps)} lifts this" if helps else (
-        "none of its arguments lifts this, choose a network that takes any size"
+    if helps:
+        advice = f"model.kwargs: {' or '.join(helps)} lifts this"
+    else:
+        advice = "timm has no argument that lifts this; train at one size or choose another network"
+    return (
+        f"{name} takes {_side(own)} px only, not {', '.join(map(str, refused))} px: "
+        f"its {tie} are made for {_side(own)} px; {advice}"
     )
-    return f"{name} takes {own} only, not {', '.join(map(str, others))} px: its {tie} are made for {own}; {advice}"
+
+
+def _side(size: list[int]) -> str:
+    height, width = size
+    return str(height) if height == width else f"{height} x {width}"
 
 
 def _arguments(network: type) -> set[str]:
-    """Names that the constructor takes, those that it hands on to the constructors above it included."""
+    """Names that a constructor takes, with those that it hands on to the constructors above it."""
     names: set[str] = set()
     for cls in network.__mro__:
         if "__init__" not in vars(cls):
             continue
-        parameters = inspect.signature(cls).parameters.values()
+        parameters = inspect.signature(cls.__init__).parameters.values()
         names.update(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
         if all(p.kind != p.VAR_KEYWORD for p in parameters):
             break
     return names
 
 
-def _forward_problem(module: nn.Module, size: tuple[int, int]) -> str:
-    """What the network raises on two images of this height and width, "" where it takes them."""
-    tensors = dict(chain(module.named_parameters(), module.named_buffers()))
-    meta = {key: torch.empty_like(tensor, device="meta") for key, tensor in tensors.items()}
-    images = torch.empty(2, get_model_input_config(module)["input_size"][0], *size, device="meta")
+def _forward_problem(module: nn.Module, size: list[int]) -> str:
+    """Why the network cannot take two images of this height and width; "" where it can."""
+    channels, *own = get_model_input_config(module)["input_size"]
+    if hasattr(module, "img_size_scaled") and size != own:
+        # CrossViT: every size would cost, and teach, what its own does.
+        return "it resizes its images to its own size"
+    tensors = chain(module.named_parameters(), module.named_buffers())
+    meta = {key: torch.empty_like(tensor, device="meta") for key, tensor in tensors}
+    images = torch.empty(2, channels, *size, device="meta")
     try:
         with torch.no_grad():
             torch.func.functional_call(module, meta, (images,))
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
-        return str(error).strip().split("\n")[0] or type(error).__name__
+        words = str(error).strip().split("\n")[0]
+        return f"its forward pass ends in {type(error).__name__}" + (f" ({words})" if words else "")
     return ""

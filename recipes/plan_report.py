@@ -10,12 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mixsize.algorithms.progression import Progression
 from mixsize.algorithms.regime import Regime
 from mixsize.ffcv_loaders.plan import plan_length
 from mixsize.ffcv_loaders.ranks import process_rank
 from mixsize.recipes.arguments import add_items
 from mixsize.recipes.compose import compose
-from mixsize.recipes.model import planned_stride
+from mixsize.recipes.model import check_sizes, network_stride, planned_network
 from mixsize.recipes.regimes import build_regime
 from mixsize.recipes.schema import Recipe
 
@@ -53,52 +54,72 @@ def describe_plan(recipe: Recipe) -> dict[str, Any]:
             "data.train_images=50000"
         )
     _, ranks = process_rank()
-    regime = build_regime(recipe, planned_stride(recipe), ranks)
-    total = steps_total(recipe, regime, images)
-    per_choice = _steps_by_choice(regime, images)
+    network = planned_network(recipe)
+    regime = build_regime(recipe, network_stride(network), ranks)
+    check_sizes(network, recipe.model.name, [choice.size_px for part in regime.regimes for choice in part.choices])
+    parts = _parts(recipe, regime)
+    steps = [sum(_steps_by_choice(part, images)) for part, _ in parts]
+    mean_batch = sum(weight * part.mean_batch_size * count for (part, weight), count in zip(parts, steps, strict=True))
+    mean_steps = sum(weight * count for (_, weight), count in zip(parts, steps, strict=True))
+    mean_batch /= mean_steps
+    pixels = sum(weight * part.pixels_per_epoch_ratio for part, weight in parts)
+    base = regime.base
     return {
         "name": recipe.name,
         "images": images,
         "max_duration": recipe.max_duration,
-        "mode": regime.mode,
-        "share_of": regime.share_of,
-        "draw": regime.draw,
-        "base": {
-            "size_px": regime.base.size_px,
-            "batch_size": regime.base.batch_size,
-            "duplicates": regime.base.duplicates,
-        },
-        "choices": [
-            {
-                "size_px": choice.size_px,
-                "batch_size": choice.batch_size,
-                "duplicates": choice.duplicates,
-                "share": choice.share,
-                "steps_per_epoch": steps,
-                "pixels_per_step_ratio": choice.pixels / regime.base.pixels,
-            }
-            for choice, steps in zip(regime.choices, per_choice, strict=True)
-        ],
-        "steps_per_epoch": regime.steps_per_epoch(images),
-        "steps_total": total,
-        "mean_size_px": regime.mean_size_px,
-        "mean_batch_size": regime.mean_batch_size,
-        "mean_duplicates": regime.mean_duplicates,
-        "lr_scale": regime.lr_scale,
-        "pixels_per_step_ratio": regime.pixels_per_step_ratio,
-        "pixels_per_epoch_ratio": regime.pixels_per_epoch_ratio,
+        "mode": recipe.regime.mode,
+        "share_of": parts[0][0].share_of if isinstance(regime, Regime) else "epochs",
+        "draw": regime.draw if isinstance(regime, Regime) else "phase",
+        "base": {"size_px": base.size_px, "batch_size": base.batch_size, "duplicates": base.duplicates},
+        "choices": [row for part, weight in parts for row in _rows(part, weight, images)],
+        "steps_per_epoch": mean_steps,
+        "steps_total": steps_total(recipe, regime, images),
+        "mean_size_px": sum(weight * part.mean_size_px for part, weight in parts),
+        "mean_batch_size": mean_batch,
+        "mean_duplicates": sum(weight * part.mean_duplicates for part, weight in parts),
+        "lr_scale": regime.lr_scale if isinstance(regime, Regime) else None,
+        "pixels_per_step_ratio": pixels * mean_batch / base.batch_size,
+        "pixels_per_epoch_ratio": pixels,
         "regime_digest": regime.digest(),
     }
 
 
-def steps_total(recipe: Recipe, regime: Regime, images: int) -> int:
+def _parts(recipe: Recipe, regime: Regime | Progression) -> list[tuple[Regime, float]]:
+    """What is drawn from, with the fraction of the run's epochs: one regime, or a progression's phases."""
+    if isinstance(regime, Regime):
+        return [(regime, 1)]
+    length, unit = recipe.duration
+    if unit == "ba":
+        raise ValueError("max_duration: a plan of phases needs epochs, as phases are counted in them")
+    ends = [min(end, length) for end in (*regime.starts[1:], length)]
+    return [
+        (part, (end - start) / length)
+        for part, start, end in zip(regime.regimes, regime.starts, ends, strict=True)
+        if end > start
+    ]
+
+
+def _rows(regime: Regime, weight: float, images: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "size_px": choice.size_px,
+            "batch_size": choice.batch_size,
+            "duplicates": choice.duplicates,
+            "share": choice.share * weight,
+            "steps_per_epoch": steps,
+            "pixels_per_step_ratio": choice.pixels / regime.base.pixels,
+        }
+        for choice, steps in zip(regime.choices, _steps_by_choice(regime, images), strict=True)
+    ]
+
+
+def steps_total(recipe: Recipe, regime: Regime | Progression, images: int) -> int:
     """Optimiser steps of the whole run, with the lengths that its epochs will have."""
     length, unit = recipe.duration
     if unit == "ba":
         return length
-    if regime.draw == "step":
-        return length * plan_length(regime, images, recipe.seed, 0)
-    return sum(plan_length(regime, images, recipe.seed, epoch) for epoch in range(length))
+    return sum(plan_length(regime.at_epoch(epoch), images, recipe.seed, epoch) for epoch in range(length))
 
 
 def print_plan(plan: dict[str, Any], console: Console) -> None:
@@ -125,7 +146,7 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
         "mean size": f"{plan['mean_size_px']:.4g} px",
         "mean batch": f"{plan['mean_batch_size']:.1f}",
         "mean duplicates": f"{plan['mean_duplicates']:.3g}",
-        "linear lr scale": f"{plan['lr_scale']:.3f}",
+        "linear lr scale": f"{plan['lr_scale']:.3f}" if plan["lr_scale"] else "by phase",
         "pixels of an epoch": f"{plan['pixels_per_epoch_ratio']:.3f} of the base's",
     }
     for name, value in lines.items():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from mixsize.algorithms.progression import Phase, Progression
 from mixsize.algorithms.regime import Base, Choice, Regime, check_stride
 from mixsize.recipes import schema
 
 
-def build_regime(recipe: schema.Recipe, stride_px: int, ranks: int) -> Regime:
+def build_regime(recipe: schema.Recipe, stride_px: int, ranks: int) -> Regime | Progression:
     """The regime of a recipe.
 
     Args:
@@ -24,6 +25,8 @@ def build_regime(recipe: schema.Recipe, stride_px: int, ranks: int) -> Regime:
     try:
         if isinstance(config, schema.FixedRegime):
             regime = Regime.fixed(base)
+        elif isinstance(config, schema.ProgressiveRegime):
+            regime = _build_progression(config, base, stride_px, multiple)
         elif isinstance(config, schema.TableRegime):
             rows = [Choice(row.size_px, row.batch_size, row.duplicates, row.share) for row in config.choices]
             regime = Regime.from_choices(base, rows, share_of=config.share_of, draw=config.draw)
@@ -37,7 +40,29 @@ def build_regime(recipe: schema.Recipe, stride_px: int, ranks: int) -> Regime:
                 draw=config.draw,
                 batch_multiple=multiple,
             )
-        check_stride([choice.size_px for choice in regime.choices], stride_px, recipe.model.name)
+        sizes = [choice.size_px for part in regime.regimes for choice in part.choices]
+        check_stride(sizes, stride_px, recipe.model.name)
     except ValueError as error:
         raise ValueError(f"regime: {error}") from error
     return regime
+
+
+def _build_progression(config: schema.ProgressiveRegime, base: Base, stride_px: int, multiple: int) -> Progression:
+    if config.ramp is not None:
+        ramp = config.ramp
+        return Progression.ramp(
+            base,
+            ramp.start_px,
+            ramp.end_px,
+            begin_epoch=ramp.begin_epoch,
+            end_epoch=ramp.end_epoch,
+            step_px=ramp.step_px or stride_px,
+            rounding=config.rounding,
+            batch_multiple=multiple,
+        )
+    assert config.phases is not None
+    phases = [
+        Phase(phase.size_px, phase.epochs, phase.batch_size, phase.lr_factor, phase.crop_scale)
+        for phase in config.phases
+    ]
+    return Progression(base, tuple(phases), config.warmup_epochs, config.rounding, multiple)

@@ -302,7 +302,72 @@ class TableRegime(_DrawnRegime):
         return self
 
 
-Regime = Annotated[FixedRegime | MixedRegime | TableRegime, Field(discriminator="mode")]
+class Phase(Section):
+    """Consecutive epochs at one size."""
+
+    size_px: PositiveInt = Field(description="image side in pixels")
+    epochs: PositiveInt = Field(description="how many epochs; the last phase goes on to the end of training")
+    batch_size: PositiveInt | None = Field(None, description="distinct samples in a step; null: by the base's budget")
+    lr_factor: PositiveFloat = Field(1.0, description="factor of the learning rate in this phase")
+    crop_scale: Annotated[tuple[PositiveFraction, PositiveFraction], LIST] | None = Field(
+        None, description="lowest and highest area of random resized crops in this phase; null: data.augment's"
+    )
+
+
+class Ramp(Section):
+    """A size that grows in a line."""
+
+    start_px: PositiveInt = Field(description="image side up to begin_epoch, in pixels")
+    end_px: PositiveInt = Field(description="image side from end_epoch on, in pixels")
+    begin_epoch: NaturalInt = Field(0, description="the last epoch at start_px")
+    end_epoch: PositiveInt = Field(description="the first epoch at end_px")
+    step_px: PositiveInt | None = Field(None, description="sizes are rounded to multiples of it; null: the stride")
+
+
+class ProgressiveRegime(_AnyRegime):
+    """Sizes that grow during training, in phases or along a ramp."""
+
+    mode: Literal["progressive"] = Field(description="variant")
+    phases: Annotated[tuple[Phase, ...], LIST, NOT_EMPTY] | None = Field(
+        None, description="phases in order; or give a ramp"
+    )
+    ramp: Ramp | None = Field(None, description="a linear ramp; or give phases")
+    rounding: Literal["nearest", "pow2", "budget"] = Field("nearest", description="how batches are rounded, as for B+")
+    warmup_epochs: NaturalFloat = Field(0.0, description="epochs of linear rise to a phase's learning rate")
+    batch_norm: Literal["keep", "reset", "freeze"] = Field(
+        "keep", description="running statistics at a transition: kept, re-estimated, or frozen for freeze_steps"
+    )
+    freeze_steps: NaturalInt = Field(0, description="steps that batch norm stays frozen after a transition")
+    reset_batches: PositiveInt = Field(50, description="batches that a reset looks at")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ProgressiveRegime":
+        if (self.phases is None) == (self.ramp is None):
+            raise fault("needs either regime.phases or regime.ramp")
+        if (self.batch_norm == "freeze") != (self.freeze_steps > 0):
+            raise fault("must be at least 1 with regime.batch_norm freeze, and 0 without", ("freeze_steps",))
+        return self
+
+
+Regime = Annotated[FixedRegime | MixedRegime | TableRegime | ProgressiveRegime, Field(discriminator="mode")]
+
+
+class Smoothing(Section):
+    """Gradient smoothing: gradients are rescaled to the running average of their norm."""
+
+    alpha: FractionBelowOne = Field(0.9, description="weight of the average before in the new one")
+    eps: NaturalFloat = Field(1e-6, description="added to the norm that gradients are divided by")
+    per_size: bool = Field(False, description="one average for each image side")
+
+
+class Calibration(Section):
+    """Batch-norm statistics re-estimated for each evaluation size."""
+
+    batches: PositiveInt = Field(200, description="forward passes over training images for each size, on each rank")
+    when: Literal["each", "last"] = Field("last", description="before each evaluation, or the last only")
+    tolerance: PositiveFloat | None = Field(
+        None, description="end early once the statistics move by less than this fraction; null: never"
+    )
 
 
 class _AnyOptimizer(Section):
@@ -487,6 +552,8 @@ class Recipe(Section):
     optimizer: Optimizer = Field(description="the optimiser")
     schedule: Schedule = Field(description="the learning rate over time")
     loss: Loss = Field(Loss(), description="the loss")
+    smoothing: Smoothing | None = Field(None, description="gradient smoothing; null: none")
+    calibration: Calibration | None = Field(None, description="batch-norm calibration at evaluation; null: none")
     loader: Loader = Field(Loader(), description="the training loader")
     evaluation: Evaluation = Field(description="when and at which sizes accuracy is measured")
     output: Output = Field(Output(), description="what is written, and where")

@@ -11,7 +11,7 @@ from mixsize.algorithms.regime import Base, Regime
 from mixsize.ffcv_loaders.convert import convert
 from mixsize.recipes import build
 from mixsize.recipes.compose import compose
-from mixsize.recipes.model import create_network, network_stride, planned_stride
+from mixsize.recipes.model import create_network, network_stride, planned_network
 from mixsize.recipes.regimes import build_regime
 from mixsize.recipes.train import fit
 
@@ -96,11 +96,36 @@ def test_linear_scaling_follows_the_mean_batch():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(composed.optimizer.lr * 682.667 / 256, rel=1e-4)
 
 
+def test_all_companions_train_together_and_calibrate_before_the_last_evaluation(digits, tmp_path):
+    items = ["regime/digits_bplus", "smoothing={alpha: 0.8}", "calibration={batches: 3}", "max_duration=8ba"]
+    run = build.build(recipe(digits, tmp_path, *items, "evaluation.sizes=[8,16]"))
+    fit(run)
+    algorithms = {type(algorithm).__name__: algorithm for algorithm in run.trainer.state.algorithms}
+    assert set(algorithms) == {"MixSizeSampling", "EpochSchedule", "GradSmoothing", "BNCalibrate"}
+    assert algorithms["GradSmoothing"].smoother.alpha == 0.8
+    assert algorithms["BNCalibrate"].bank.sizes == [8, 16]
+
+
+def test_phases_train_at_their_sizes_and_end_a_cosine_at_the_runs_end(digits, tmp_path):
+    phases = "regime={mode: progressive, phases: [{size_px: 8, epochs: 1}, {size_px: 16, epochs: 1, lr_factor: 0.5}]}"
+    items = [phases, "regime.batch_norm=reset", "max_duration=2ep", "evaluation.sizes=[16]"]
+    run = build.build(recipe(digits, tmp_path, *items))
+    record = fit(run)
+    # 1437 // 128 at 8 px, 1437 // 32 at 16 px
+    assert {row["size_px"]: (row["batch_size"], row["steps"]) for row in record["shapes"]} == {
+        8: (128, 11),
+        16: (32, 44),
+    }
+    assert build.epochs_of(compose(["demo", phases, "max_duration=33ba"]), run.regime, 1437) == pytest.approx(1.5)
+    with pytest.raises(ValueError, match="lr_scaling: linear needs one mean batch"):
+        build.build(recipe(digits, tmp_path, *items, "optimizer.lr_scaling=linear"))
+
+
 @pytest.mark.parametrize(
     ("name", "stride"), [("cifar10/resnet44", 4), ("imagenet/resnet50", 32), ("imagenet/densenet169", 32)]
 )
 def test_strides_come_from_the_network(name, stride):
-    assert planned_stride(compose([name])) == stride
+    assert network_stride(planned_network(compose([name]))) == stride
 
 
 def test_batches_divide_among_ranks_by_default():
@@ -122,6 +147,7 @@ def test_any_timm_network_trains_by_name(digits, tmp_path):
     ("items", "words"),
     [
         (["model.name=resnet5"], r"unknown timm model 'resnet5'; did you mean resnet50"),
+        (["model.name=vit_tiny_patch16_224", "model.kwargs={}"], "vit_tiny.* 224 px only.*dynamic_img_size: true"),
         (["model.kwargs={nonsense: 3}"], "model.kwargs: cifar_resnet20 cannot be made with.*nonsense"),
         (["model.checkpoint=/nowhere.pt"], r"model.checkpoint: no file /nowhere.pt"),
         (["model.num_classes=5"], r"sample \d+ has label 5, allowed are 0..4"),

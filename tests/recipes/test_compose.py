@@ -275,7 +275,8 @@ def test_an_unknown_key_names_its_file_and_the_nearest_key(write):
          " did you mean amp_bf16?"),
         ("optimizer.name=adam", 'optimizer.name: must be one of sgd, adamw, got "adam" (on the command line);'
          " did you mean adamw?"),
-        ("regime.mode=b+", 'regime.mode: must be one of fixed, B+, D+, table, got "b+" (on the command line)'),
+        ("regime.mode=b+",
+         'regime.mode: must be one of fixed, B+, D+, table, progressive, got "b+" (on the command line)'),
         ("schedule.name=[1]", "schedule.name: must be one of multistep, cosine, one_cycle, constant, got [1]"
          " (on the command line)"),
         ("output.save_every_epochs=false",
@@ -300,7 +301,7 @@ def test_a_duration_has_one_of_two_units(value):
     ("item", "line"),
     [
         ("regime.sizes=s28", "regime.sizes: has no effect with mode: fixed, only with B+, D+"),
-        ("regime.rounding=pow2", "regime.rounding: has no effect with mode: fixed, only with B+, D+"),
+        ("regime.rounding=pow2", "regime.rounding: has no effect with mode: fixed, only with B+, D+, progressive"),
         ("regime.choices=[]", "regime.choices: has no effect with mode: fixed, only with table"),
         ("regime.draw=epoch", "regime.draw: has no effect with mode: fixed, only with B+, D+, table"),
         ("optimizer.betas=[0.9, 0.99]", "optimizer.betas: has no effect with name: sgd, only with adamw"),
@@ -322,7 +323,7 @@ def test_each_mixed_mode_refuses_the_other_modes_keys(write):
     ]
     table = "regime={mode: table, choices: [{size_px: 8, batch_size: 4, share: 1}], rounding: pow2}"
     assert refusal(RESNET, table) == [
-        "regime.rounding: has no effect with mode: table, only with B+, D+ (on the command line)"
+        "regime.rounding: has no effect with mode: table, only with B+, D+, progressive (on the command line)"
     ]
     assert refusal(RESNET, "schedule={name: cosine, milestones: [1]}") == [
         "schedule.milestones: has no effect with name: cosine, only with multistep (on the command line)"
@@ -622,3 +623,17 @@ def test_recipes_are_frozen():
 
 def test_a_written_recipe_is_read_by_other_yaml_readers():
     assert yaml.safe_load(to_yaml(compose(MIXED)))["regime"]["sizes"] == "s28"
+
+
+def test_phases_or_a_ramp_make_a_progressive_regime():
+    phases = "regime={mode: progressive, phases: [{size_px: 16, epochs: 2, lr_factor: 0.5}, {size_px: 32, epochs: 1}]}"
+    regime = compose([RESNET, phases, "regime.batch_norm=reset"]).regime
+    assert [(phase.size_px, phase.epochs, phase.lr_factor) for phase in regime.phases] == [(16, 2, 0.5), (32, 1, 1.0)]
+    assert compose([RESNET, "regime={mode: progressive, ramp: {start_px: 16, end_px: 32, end_epoch: 4}}"]).regime.ramp
+    assert refusal(RESNET, "regime.mode=progressive")[0].startswith("regime: needs either regime.phases or regime.ramp")
+    frozen = refusal(RESNET, phases, "regime.batch_norm=freeze")
+    assert frozen[0].startswith("regime.freeze_steps: must be at least 1 with regime.batch_norm freeze")
+    misspelt = "regime={mode: progressive, phases: [{size: 16, epochs: 2}]}"
+    assert "regime.phases.0.size: unknown key (on the command line); did you mean regime.phases.0.size_px?" in refusal(
+        RESNET, misspelt
+    )

@@ -18,6 +18,7 @@ IMAGENET_REGIMES = [
     "regime/s144_dplus",
     "regime/s208_dplus",
     "regime/s224_dplus",
+    "regime/progressive",
 ]
 DIGIT_REGIMES = ["regime/fixed", "regime/digits_bplus", "regime/digits_dplus"]
 
