@@ -143,15 +143,17 @@ class ProgressiveResize(MixSizeSampling):
 
 def _scaled_steps(optimizer: torch.optim.Optimizer, factor: Callable[[], float]) -> list[Any]:
     """Multiply the learning rates by ``factor()`` for the duration of each step; returns the hooks' handles."""
-    kept: list[Any] = []
+    kept: list[list[float]] = []
 
     def scale(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        kept[:] = [group["lr"] for group in optimizer.param_groups]
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * factor()
+        kept.append([group["lr"] for group in optimizer.param_groups])
+        # An optimiser whose step calls its base class's runs the hooks twice, one inside the other.
+        if len(kept) == 1:
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr"] * factor()
 
     def restore(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for group, lr in zip(optimizer.param_groups, kept, strict=True):
+        for group, lr in zip(optimizer.param_groups, kept.pop(), strict=True):
             group["lr"] = lr
 
     return [optimizer.register_step_pre_hook(scale), optimizer.register_step_post_hook(restore)]

@@ -88,7 +88,8 @@ def overhead_table(result: dict[str, Any]) -> str:
         target = f"at most {row['target']}" if row["target"] else ""
         rows.append([name, f"{row['ratio']:.3f}", f"{low:.3f}-{high:.3f}", str(row["n"]), target])
     setting = result["setting"]
-    notes = f"{setting['model']}, {setting['batch_size']} x {setting['size_px']} px, interleaved; median and quartiles of n."
+    shape = f"{setting['batch_size']} x {setting['size_px']} px"
+    notes = f"{setting['model']}, {shape}, interleaved; median and quartiles of n."
     return _markdown(["what", "ratio", "quartiles", "n", "target"], rows) + f"\n{notes}\n" + _where(result)
 
 

@@ -86,7 +86,9 @@ def test_the_loader_serves_each_phases_size_with_the_budgets_batch(digits):
 
 
 def test_rates_follow_the_phases_on_top_of_a_schedule_and_only_while_a_step_is_taken(digits):
-    # The schedule falls to a tenth at epoch 3, just where the last phase asks for a tenth too.
+    # The schedule falls to a tenth at epoch 3, just where the last phase asks for a tenth too. An optimiser whose base
+    # class has been used before runs step hooks twice.
+    torch.optim.SGD([torch.zeros(1)], lr=0.1)
     trainer, _, optimizer = trainer_for(digits, "4ep", schedule=multistep([3], [0.1]))
     trainer.fit()
     expected = [0.1] * LENGTHS[0] + [0.05] * 2 * LENGTHS[1] + [0.001] * LENGTHS[3]

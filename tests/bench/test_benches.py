@@ -1,0 +1,75 @@
+"""Each bench measures what it says on small work, and leaves a result that its table can be made from."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mixsize.bench.tables import TABLES
+from mixsize.cli import main
+
+
+def run(argv, tmp_path):
+    out = tmp_path / "result.json"
+    assert main(["bench", *argv, "--out", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+def test_loader(digits, tmp_path, capsys):
+    options = ["--sizes", "s28", "--base-size", "32", "--base-batch", "16", "--epoch-images", "1437", "--rounds", "2"]
+    result = run(["loader", str(digits / "train.beton"), "--pad-crop", "--threads", "1", *options], tmp_path)
+    assert {row["size_px"] for row in result["choices"]} == {40, 32, 24, 16}
+    assert all(rate["n"] == 2 and rate["min"] > 0 for rate in result["rates"].values())
+    assert not any(name.startswith("ffcv") for name in result["rates"])  # It serves 8 px only, which is not asked for.
+    # 40 px: round(16 * 0.64) = 10 images of 1,600 pixels; 32 px: 16 of 1,024, the most
+    assert result["budget_bytes"] == 16 * 32**2 * 3
+    assert result["setting"]["data"]["file"] == "train.beton"
+    assert "mixing sizes takes" in capsys.readouterr().out
+    assert "| mixed |" in TABLES["loader"](result)
+
+
+def test_overhead(tmp_path, capsys):
+    result = run(["overhead", "--model", "resnet10t", "--size", "32", "--batch", "2", "--pairs", "3"], tmp_path)
+    counts = {name: row["n"] for name, row in result["comparisons"].items()}
+    assert counts == {
+        "step, all algorithms / none": 3,
+        "calibration / its passes": 2,
+        "calibration / evaluation passes": 2,
+    }
+    assert all(row["ratio"] > 0 for row in result["comparisons"].values())
+    assert "resnet10t, 2 x 32 px" in TABLES["overhead"](result)
+
+
+def test_calibration(digits, tmp_path, capsys):
+    items = [
+        "demo",
+        f"data.train={digits}/train.beton",
+        f"data.eval={digits}/test.beton",
+        f"output.folder={tmp_path}/runs",
+        "max_duration=4ba",
+        "evaluation.sizes=[16]",
+        "progress_bar=false",
+    ]
+    sizes = ["--sizes", "8", "16", "--batches", "2"]
+    result = run(["calibration", *items, "--regime", "regime/digits_bplus", *sizes], tmp_path)
+    accuracy = result["runs"]["digits_bplus"]["accuracy"]
+    assert set(accuracy) == {"own", "calibrated"}
+    assert accuracy["own"] != accuracy["calibrated"]
+    # The network's own statistics are what the run's evaluation saw.
+    assert accuracy["own"]["16"] == pytest.approx(result["runs"]["digits_bplus"]["record"]["accuracy"]["16"], abs=1e-6)
+    assert "| digits_bplus | calibrated |" in TABLES["calibration"](result)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["overhead", "--model", "resnet5"], "resnet5"),
+        (["overhead", "--pairs", "1"], "--pairs is 1"),
+        (["overhead", "--size", "0"], "--size is 0"),
+        (["calibration", "demo", "--regime", "regime/nothing", "--sizes", "8"], "regime/nothing"),
+    ],
+)
+def test_mistakes_are_named(argv, words, capsys):
+    assert main(["bench", *argv]) == 2
+    assert words in capsys.readouterr().err
