@@ -8,6 +8,7 @@
 Items apply from left to right. Mappings merge key by key, with three exceptions: lists, `model.kwargs` and
 `regime.sizes` are replaced as a whole by a file; a section that a file gives under a new `name` replaces the section;
 and a changed `regime.mode`, like a `name` changed by an override, drops only the keys that the new variant lacks.
+A changed `model.name` drops `model.kwargs`, which were the other network's.
 A null counts as not given. Nothing is interpolated: `${HOME}` is text.
 """
 
@@ -32,6 +33,7 @@ __all__ = ["RecipeError", "compose", "digest", "packaged_recipes", "to_yaml"]
 
 SUFFIXES = (".yaml", ".yml")
 COMMAND_LINE = "on the command line"
+_NETWORK: Path = ("model",)
 _OVERRIDE_KEY = re.compile(r"[^\s.=]+(\.[^\s.=]+)*")
 
 
@@ -198,6 +200,8 @@ class _Draft:
         section = self._descend(path[:-1], source)
         if VARIANT_KEYS.get(path[:-1]) == path[-1]:
             self._drop_inapplicable(path[:-1], section, value)
+        if path == (*_NETWORK, "name"):
+            self._change_network(section, value)
         self._replace(section, path, value, source)
 
     def source_of(self, path: Path) -> str | None:
@@ -215,6 +219,8 @@ class _Draft:
             if isinstance(value, dict) and isinstance(old, dict) and path not in LEAF_MAPPINGS:
                 if path in VARIANT_KEYS:
                     self._change_variant(path, old, value)
+                if path == _NETWORK:
+                    self._change_network(old, value.get("name"))
                 self._merge(old, value, source, path)
             else:
                 self._replace(into, path, value, source)
@@ -230,6 +236,12 @@ class _Draft:
         else:
             old.clear()
             self._forget(path)
+
+    def _change_network(self, section: dict[str, Any], name: Any) -> None:
+        """Another network does not take the arguments of the one before."""
+        if name is not None and section.get("name") not in (None, name):
+            section.pop("kwargs", None)
+            self._forget((*_NETWORK, "kwargs"))
 
     def _drop_inapplicable(self, path: Path, section: dict[str, Any], name: Any) -> None:
         key = VARIANT_KEYS[path]

@@ -637,3 +637,13 @@ def test_phases_or_a_ramp_make_a_progressive_regime():
     assert "regime.phases.0.size: unknown key (on the command line); did you mean regime.phases.0.size_px?" in refusal(
         RESNET, misspelt
     )
+
+
+def test_another_network_drops_the_arguments_of_the_one_before(write):
+    assert compose([RESNET]).model.kwargs == {"zero_init_last": True}
+    assert compose([RESNET, "model.name=wrn28_10"]).model.kwargs == {}
+    assert compose([RESNET, "model.name=cifar_resnet44"]).model.kwargs == {"zero_init_last": True}
+    assert compose([RESNET, "model.name=wrn28_10", "model.kwargs.drop_rate=0.1"]).model.kwargs == {"drop_rate": 0.1}
+    file = write("model: {kwargs: {drop_rate: 0.2}, name: wrn28_10}", "network.yaml")
+    assert compose([RESNET, file]).model.kwargs == {"drop_rate": 0.2}
+    assert compose([RESNET, write("model: {name: wrn28_10}", "other.yaml")]).model.kwargs == {}
