@@ -82,10 +82,15 @@ def build(recipe: schema.Recipe) -> Run:
     schedule = build_schedule(recipe, epochs_of(recipe, regime, train.num_samples))
     sampling = build_sampling(recipe, regime)
     folder = Path(recipe.output.folder) / recipe.name
+    saves = recipe.output.save_every_epochs
+    if saves and any((folder / "checkpoints").glob("*")):
+        raise ValueError(
+            f"output: {folder}/checkpoints holds an earlier run's checkpoints; give another name or output.folder, or "
+            "remove them"
+        )
     if rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
-    saves = recipe.output.save_every_epochs
     trainer = Trainer(
         model=model,
         train_dataloader=loader.data_spec(),

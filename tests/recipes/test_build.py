@@ -121,6 +121,16 @@ def test_phases_train_at_their_sizes_and_end_a_cosine_at_the_runs_end(digits, tm
         build.build(recipe(digits, tmp_path, *items, "optimizer.lr_scaling=linear"))
 
 
+def test_checkpoints_are_saved_when_asked_for_and_never_written_over(digits, tmp_path):
+    items = ["max_duration=1ep", "evaluation.sizes=[16]", "output.save_every_epochs=1"]
+    fit(build.build(recipe(digits, tmp_path, *items)))
+    saved = [path for path in (tmp_path / "runs/demo/checkpoints").glob("*.pt") if not path.is_symlink()]
+    assert len(saved) == 1
+    assert torch.load(saved[0], weights_only=False)["state"]["dataset_state"]["train"]["epoch"] == 1
+    with pytest.raises(ValueError, match="checkpoints holds an earlier run's"):
+        build.build(recipe(digits, tmp_path, *items))
+
+
 @pytest.mark.parametrize(
     ("name", "stride"), [("cifar10/resnet44", 4), ("imagenet/resnet50", 32), ("imagenet/densenet169", 32)]
 )
