@@ -122,6 +122,12 @@ def augment_at(augment: Augment, regime: Regime | Progression, epoch: int) -> Au
     return replace(augment, scale=scale)
 
 
+def check_crops(augment: Augment, regime: Regime | Progression) -> None:
+    """Refuse a regime whose phases set crops that ``augment`` does not cut; see :func:`augment_at`."""
+    for start in getattr(regime, "starts", (0,)):
+        augment_at(augment, regime, start)
+
+
 def draw_windows(
     augment: Augment,
     heights: np.ndarray,

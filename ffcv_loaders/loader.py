@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset
 
 from mixsize.algorithms.progression import Progression
 from mixsize.algorithms.regime import Regime
-from mixsize.ffcv_loaders.augment import Augment, CenterCrop, RandomResizedCrop, augment_at
+from mixsize.ffcv_loaders.augment import Augment, CenterCrop, RandomResizedCrop, augment_at, check_crops
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.plan import EpochPlan, Step, plan_evaluation
 from mixsize.ffcv_loaders.planned import PlannedDataset, PlannedLoader, WholeBatchLoader
@@ -75,8 +75,7 @@ class PlannedImages(PlannedDataset):
 
     def bind(self, regime: Regime | Progression) -> None:
         """Also refuses crop areas where the loader's views are not cut by area."""
-        for start in getattr(regime, "starts", ()):
-            augment_at(self.source.augment, regime, start)
+        check_crops(self.source.augment, regime)
         super().bind(regime)
 
     def serve(self, plan: EpochPlan, first_step: int) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:

@@ -28,6 +28,7 @@ from mixsize.ffcv_loaders.augment import (
     Augment,
     RandomResizedCrop,
     augment_at,
+    check_crops,
     draw_windows,
 )
 from mixsize.ffcv_loaders.plan import EpochPlan, Step
@@ -112,7 +113,7 @@ class _MapStyleImages(PlannedDataset):
         super().__init__(regime, seed, len(data), _fingerprint(data), rank, world_size)
 
     def bind(self, regime: Regime | Progression) -> None:
-        augment_at(self._augment, regime, 0)
+        check_crops(self._augment, regime)
         super().bind(regime)
 
     def serve(self, plan: EpochPlan, first_step: int) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
