@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numba
 import numpy as np
@@ -26,6 +27,9 @@ _MULTIPLY_2 = np.uint64(0x94D049BB133111EB)
 #: Columns of a window.
 TOP, LEFT, HEIGHT, WIDTH, FLIP, FRAME_HEIGHT, FRAME_WIDTH = range(7)
 _ATTEMPTS = 10
+
+#: What may change a view beyond its crop; see :mod:`mixsize.ffcv_loaders.policy`.
+Policy = Literal["none", "cifar10"]
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,34 @@ class RandomResizedCrop:
 class PadCrop:
     """The frame shifted at random, black beyond its border, then resized (He et al. 2016 for CIFAR).
 
+    A policy and a cutout change the view between its crop and its resize, as the MixSize paper trains WRN-28-10;
+    :mod:`mixsize.ffcv_loaders.policy` does them. They need images of one stored size, and the FFCV loader.
+
     Args:
         padding: greatest shift, in pixels of the stored image.
         flip: mirror half of the views left to right.
+        policy: ``cifar10`` is AutoAugment's (Cubuk et al. 2019).
+        cutout_px: side of the square about a random pixel that is filled with the mean colour (DeVries and Taylor
+            2017), in pixels of the stored image; 0 for none.
     """
 
     padding: int = 4
     flip: bool = True
+    policy: Policy = "none"
+    cutout_px: int = 0
 
     def __post_init__(self) -> None:
         if self.padding < 0:
             raise ValueError(f"padding is {self.padding}; it must be at least 0 px")
+        if self.policy not in get_args(Policy):
+            raise ValueError(f"policy is {self.policy!r}; it must be one of {', '.join(get_args(Policy))}")
+        if self.cutout_px < 0:
+            raise ValueError(f"cutout_px is {self.cutout_px}; it must be at least 0 px")
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether views are changed beyond their crop, so that they are cut at the stored size first."""
+        return self.policy != "none" or self.cutout_px > 0
 
     def _kernel(self) -> tuple[Callable, tuple[float, ...]]:
         return _padded_windows, (float(self.padding), float(self.flip))
@@ -185,7 +206,8 @@ def _mix(z):
 
 
 @numba.njit(nogil=True)
-def _view_key(seed, epoch, sample, duplicate):
+def view_key(seed, epoch, sample, duplicate):
+    """What all draws of a view derive from."""
     key = _mix(seed + _GOLDEN)
     key = _mix((key ^ epoch) + _GOLDEN)
     key = _mix((key ^ sample) + _GOLDEN)
@@ -193,7 +215,7 @@ def _view_key(seed, epoch, sample, duplicate):
 
 
 @numba.njit(nogil=True)
-def _uniform(key, draw):
+def uniform(key, draw):
     """The ``draw``-th number in [0, 1) of a view."""
     return np.float64(_mix(key + np.uint64(draw + 1) * _GOLDEN) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
@@ -205,16 +227,16 @@ def _random_resized_windows(
     for i in range(len(samples)):
         height, width = heights[i], widths[i]
         for d in range(duplicates):
-            key = _view_key(seed, epoch, samples[i], np.uint64(d))
+            key = view_key(seed, epoch, samples[i], np.uint64(d))
             found = False
             for attempt in range(_ATTEMPTS):
-                area = height * width * (min_scale + (max_scale - min_scale) * _uniform(key, 4 * attempt + 1))
-                ratio = math.exp(min_log + (max_log - min_log) * _uniform(key, 4 * attempt + 2))
+                area = height * width * (min_scale + (max_scale - min_scale) * uniform(key, 4 * attempt + 1))
+                ratio = math.exp(min_log + (max_log - min_log) * uniform(key, 4 * attempt + 2))
                 w = round(math.sqrt(area * ratio))
                 h = round(math.sqrt(area / ratio))
                 if 0 < w <= width and 0 < h <= height:
-                    top = int(_uniform(key, 4 * attempt + 3) * (height - h + 1))
-                    left = int(_uniform(key, 4 * attempt + 4) * (width - w + 1))
+                    top = int(uniform(key, 4 * attempt + 3) * (height - h + 1))
+                    left = int(uniform(key, 4 * attempt + 4) * (width - w + 1))
                     found = True
                     break
             if not found:
@@ -228,7 +250,7 @@ def _random_resized_windows(
                 top, left = (height - h) // 2, (width - w) // 2
             row = windows[i * duplicates + d]
             row[TOP], row[LEFT], row[HEIGHT], row[WIDTH] = top, left, h, w
-            row[FLIP] = flip > 0 and _uniform(key, 0) < 0.5
+            row[FLIP] = flip > 0 and uniform(key, 0) < 0.5
 
 
 @numba.njit(nogil=True)
@@ -236,12 +258,12 @@ def _padded_windows(windows, heights, widths, samples, duplicates, size_px, seed
     shifts = 2 * int(padding) + 1
     for i in range(len(samples)):
         for d in range(duplicates):
-            key = _view_key(seed, epoch, samples[i], np.uint64(d))
+            key = view_key(seed, epoch, samples[i], np.uint64(d))
             row = windows[i * duplicates + d]
-            row[TOP] = int(_uniform(key, 1) * shifts) - int(padding)
-            row[LEFT] = int(_uniform(key, 2) * shifts) - int(padding)
+            row[TOP] = int(uniform(key, 1) * shifts) - int(padding)
+            row[LEFT] = int(uniform(key, 2) * shifts) - int(padding)
             row[HEIGHT], row[WIDTH] = heights[i], widths[i]
-            row[FLIP] = flip > 0 and _uniform(key, 0) < 0.5
+            row[FLIP] = flip > 0 and uniform(key, 0) < 0.5
 
 
 @numba.njit(nogil=True)

@@ -66,6 +66,7 @@ class Stager:
         if min(std) <= 0:
             raise ValueError(f"std is {tuple(std)}; each value must be above 0")
         self.device = device
+        self.mean = tuple(mean)
         self._dtype = dtype
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._mean = _per_channel(255 * torch.tensor(mean, dtype=torch.float32), device)

@@ -26,6 +26,7 @@ from mixsize.ffcv_loaders.augment import (
     TOP,
     WIDTH,
     Augment,
+    PadCrop,
     RandomResizedCrop,
     augment_at,
     check_crops,
@@ -65,7 +66,7 @@ class TorchMixSizeLoader(PlannedLoader):
         world_size: likewise.
 
     Raises:
-        ValueError: a regime that this many images or ranks cannot serve.
+        ValueError: a regime that this many images or ranks cannot serve, or an augmentation with a policy or a cutout.
 
     Example:
         >>> regime = Regime.from_sizes("s144", Base(224, 64), "D+")
@@ -91,6 +92,10 @@ class TorchMixSizeLoader(PlannedLoader):
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         stager = Stager(mean, std, device, dtype, channels_last)
         augment = RandomResizedCrop() if augment is None else augment
+        if isinstance(augment, PadCrop) and augment.changes_pixels:
+            raise ValueError(
+                f"{augment} has a policy or a cutout, which MixSizeLoader alone does; give TorchMixSizeLoader neither"
+            )
         super().__init__(_MapStyleImages(data, augment, stager, workers, regime, seed, rank, world_size))
 
 

@@ -170,8 +170,12 @@ def _no_such_recipe(item: str, names: list[str]) -> str:
         return f"{item!r}: is a folder of packaged recipes: {', '.join(inside)}"
     if item and FilePath(item).is_dir():
         return f"{item!r}: is a directory, not a recipe file"
-    last = {name.rpartition("/")[2]: name for name in names}
-    close = last.get(item.rpartition("/")[2]) or nearest(item, names) or last.get(nearest(item, list(last)) or "")
+    by_stem: dict[str, list[str]] = {}
+    for name in names:
+        by_stem.setdefault(name.rpartition("/")[2], []).append(name)
+    stem = item.rpartition("/")[2]
+    close = " or ".join(by_stem.get(stem, ())) or nearest(item, names)
+    close = close or " or ".join(by_stem.get(nearest(item, list(by_stem)) or "", ()))
     hint = f"did you mean {close}?" if close else f"the packaged recipes are {', '.join(names)}"
     return f"{item!r}: no packaged recipe has this name, and a file's path ends in .yaml; {hint}"
 

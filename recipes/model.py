@@ -13,7 +13,7 @@ import torch
 from timm.models import get_model_input_config
 from torch import nn
 
-from mixsize.recipes import networks, schema
+from mixsize.recipes import amoebanet, networks, schema
 
 # What the name of a parameter or buffer says about why a network is tied to one size, the most telling first.
 _TIES = (
@@ -39,7 +39,8 @@ def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
     Raises:
         ValueError: an unknown name, arguments that the network does not take, or a checkpoint that cannot be read.
     """
-    assert networks  # Importing it registers the CIFAR networks with timm.
+    assert networks.__all__  # Importing them registers the CIFAR networks with timm.
+    assert amoebanet.__all__
     architecture = model.name.split(".")[0]
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
@@ -73,9 +74,10 @@ def network_stride(module: torch.nn.Module) -> int:
 
 
 def planned_network(recipe: schema.Recipe) -> nn.Module:
-    """The network without its weights, on the meta device."""
+    """The network without its weights, on the meta device; of two classes where the recipe does not say how many."""
+    classes = recipe.model.num_classes or recipe.data.classes or 2
     with torch.device("meta"):
-        return create_network(recipe.model.model_copy(update={"pretrained": False, "checkpoint": None}), 2)
+        return create_network(recipe.model.model_copy(update={"pretrained": False, "checkpoint": None}), classes)
 
 
 def check_sizes(module: nn.Module, name: str, sizes_px: Iterable[int]) -> None:

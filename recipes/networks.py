@@ -26,7 +26,7 @@ __all__ = ["CifarResNet", "WideResNet", "cifar_resnet20", "cifar_resnet44", "wrn
 STAGES = 3
 RESNET_WIDTHS = (16, 32, 64)
 
-_CIFAR = {
+CIFAR_CFG = {
     "url": "",
     "num_classes": 10,
     "input_size": (3, 32, 32),
@@ -42,10 +42,10 @@ _CIFAR = {
 
 default_cfgs = generate_default_cfgs(
     {
-        "cifar_resnet20.untrained": _CIFAR,
-        "cifar_resnet44.untrained": _CIFAR,
-        "wrn16_2.untrained": _CIFAR,
-        "wrn28_10.untrained": _CIFAR,
+        "cifar_resnet20.untrained": CIFAR_CFG,
+        "cifar_resnet44.untrained": CIFAR_CFG,
+        "wrn16_2.untrained": CIFAR_CFG,
+        "wrn28_10.untrained": CIFAR_CFG,
     }
 )
 

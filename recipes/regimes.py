@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mixsize.algorithms.progression import Phase, Progression
 from mixsize.algorithms.regime import Base, Choice, Regime, check_stride
 from mixsize.recipes import schema
@@ -50,7 +52,7 @@ def build_regime(recipe: schema.Recipe, stride_px: int, ranks: int) -> Regime | 
 def _build_progression(config: schema.ProgressiveRegime, base: Base, stride_px: int, multiple: int) -> Progression:
     if config.ramp is not None:
         ramp = config.ramp
-        return Progression.ramp(
+        progression = Progression.ramp(
             base,
             ramp.start_px,
             ramp.end_px,
@@ -59,6 +61,11 @@ def _build_progression(config: schema.ProgressiveRegime, base: Base, stride_px: 
             step_px=ramp.step_px or stride_px,
             rounding=config.rounding,
             batch_multiple=multiple,
+        )
+        if ramp.batch_size is None:
+            return progression
+        return replace(
+            progression, phases=tuple(replace(phase, batch_size=ramp.batch_size) for phase in progression.phases)
         )
     assert config.phases is not None
     phases = [

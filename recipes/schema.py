@@ -115,6 +115,12 @@ class PadCrop(Section):
     name: Literal["pad_crop"] = Field(description="variant")
     padding: NaturalInt = Field(4, description="zero pixels added on each side of the stored image")
     flip: bool = Field(True, description="mirror left and right with probability one half")
+    policy: Literal["none", "cifar10"] = Field(
+        "none", description="AutoAugment's policy, after the flip and before the resize; images of one stored size only"
+    )
+    cutout_px: NaturalInt = Field(
+        0, description="side in stored pixels of the square that cutout fills with the mean colour; 0: no cutout"
+    )
 
 
 class RandomResizedCrop(Section):
@@ -146,21 +152,21 @@ class Resize(Section):
 
 
 class EvalResize(Section):
-    """Resize the whole frame to the evaluation size."""
+    """Resize the whole frame to the evaluation size, whatever its shape."""
 
     name: Literal["resize"] = Field(description="variant")
 
 
 class CenterCrop(Section):
-    """Crop the centre square and resize it to the evaluation size."""
+    """Resize the shorter side to the size / fraction, then crop the centre square."""
 
     name: Literal["center_crop"] = Field(description="variant")
     fraction: PositiveFraction = Field(
-        0.875, description="side of the crop as a fraction of the stored image's shorter side"
+        0.875, description="side of the crop as a fraction of the resized image's shorter side"
     )
 
 
-Augment = Annotated[PadCrop | RandomResizedCrop | Resize, Field(discriminator="name")]
+Augment = Annotated[PadCrop | RandomResizedCrop | Resize | CenterCrop, Field(discriminator="name")]
 EvalTransform = Annotated[EvalResize | CenterCrop, Field(discriminator="name")]
 
 
@@ -322,6 +328,9 @@ class Ramp(Section):
     begin_epoch: NaturalInt = Field(0, description="the last epoch at start_px")
     end_epoch: PositiveInt = Field(description="the first epoch at end_px")
     step_px: PositiveInt | None = Field(None, description="sizes are rounded to multiples of it; null: the stride")
+    batch_size: PositiveInt | None = Field(
+        None, description="distinct samples in a step at every size; null: by the base's budget"
+    )
 
 
 class ProgressiveRegime(_AnyRegime):
@@ -372,6 +381,11 @@ class Calibration(Section):
 
 class _AnyOptimizer(Section):
     name: str  # narrowed by each variant; declared here to come first when a recipe is written
+    train: Literal["all", "head_and_batch_norm"] = Field(
+        "all",
+        description="what is trained: every parameter, or those of the last layer and of batch norm alone, whose"
+        " running statistics move with either",
+    )
     lr: PositiveFloat = Field(description="peak learning rate, before lr_scaling")
     weight_decay: NaturalFloat = Field(0.0, description="coefficient of the optimiser's weight decay")
     decay: Literal["weights", "all"] = Field(
@@ -505,23 +519,6 @@ class Wandb(Section):
     mode: Literal["online", "offline", "disabled"] = Field("online", description="where the log goes")
 
 
-class Output(Section):
-    """What a run leaves behind."""
-
-    folder: Text = Field("runs", description="folder that holds a folder for each run")
-    save_every_epochs: NaturalInt | None = Field(
-        None, description="epochs between checkpoints; null: none (0 is read as null)"
-    )
-    wandb: Wandb | None = Field(None, description="Weights & Biases logging; null: none")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _zero_is_none(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("save_every_epochs") == 0 and data["save_every_epochs"] is not False:
-            return {**data, "save_every_epochs": None}
-        return data
-
-
 _DURATION = re.compile(r"([1-9][0-9]*)(ep|ba)")
 
 
@@ -529,6 +526,27 @@ def _duration(value: object) -> object:
     if not isinstance(value, str) or not _DURATION.fullmatch(value):
         raise fault("must be a whole number of epochs ('90ep') or of batches ('500ba'); there is no other unit")
     return value
+
+
+def _interval(value: object) -> object:
+    return value if value == "never" else _duration(value)
+
+
+class Output(Section):
+    """What a run leaves behind."""
+
+    folder: Text = Field("runs", description="folder that holds a folder for each run")
+    save_every: Annotated[str, BeforeValidator(_interval)] = Field(
+        "1ep", description="epochs ('1ep') or steps ('500ba') between checkpoints, from which a run goes on; or 'never'"
+    )
+    keep_checkpoints: NaturalInt = Field(1, description="how many checkpoints to keep; 0: all")
+    restart: bool = Field(
+        False, description="start anew where a run of this name exists, removing its checkpoints and record"
+    )
+    log_batches: bool = Field(
+        False, description="write a checksum of every batch to batches-rank*.csv, to compare runs by"
+    )
+    wandb: Wandb | None = Field(None, description="Weights & Biases logging; null: none")
 
 
 class Recipe(Section):
@@ -568,6 +586,16 @@ class Recipe(Section):
         length, unit = self.duration
         if isinstance(self.schedule, Cosine) and unit == "ep" and self.schedule.warmup_epochs >= length:
             raise fault(f"must be below max_duration, {self.max_duration}", ("schedule", "warmup_epochs"))
+        return self
+
+    @model_validator(mode="after")
+    def _starts_from_trained_weights(self) -> "Recipe":
+        started = self.model.pretrained or self.model.checkpoint is not None
+        if self.optimizer.train != "all" and not started:
+            raise fault(
+                "leaves random weights as they are: give model.checkpoint, or model.pretrained=true",
+                ("optimizer", "train"),
+            )
         return self
 
     @property

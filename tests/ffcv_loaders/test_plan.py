@@ -154,3 +154,20 @@ def test_evaluation_counts_each_image_once_in_as_many_batches_on_every_rank(num_
 def test_impossible_plans_are_refused(call, words):
     with pytest.raises((ValueError, IndexError), match=words):
         call()
+
+
+def test_plans_of_fourteen_million_images_agree_on_a_thousand_ranks():
+    """Spot checks at full size: runs of the same global order, shapes that are the same everywhere."""
+    regime = Regime.from_sizes("s144", Base(224, 8192), "B+", batch_multiple=1024)
+    images, ranks = 14_197_122, 1024
+    whole = plan_epoch(regime, images, 17, 3)
+    for rank in (0, 513, 1023):
+        plan = plan_epoch(regime, images, 17, 3, rank, ranks)
+        assert np.array_equal(plan.size_px, whole.size_px)
+        assert np.array_equal(plan.batch_size * ranks, whole.batch_size)
+        for step in (0, 1, len(plan) // 2, len(plan) - 1):
+            mine = whole[step].samples.reshape(ranks, -1)[rank]
+            assert np.array_equal(plan[step].samples, mine)
+        # What a rank keeps: 4 bytes for each of its own images, 20 for each step.
+        assert plan.samples.nbytes == 4 * len(whole.samples) // ranks
+    assert len(np.unique(whole.samples)) == len(whole.samples)

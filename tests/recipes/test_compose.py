@@ -122,7 +122,7 @@ def test_null_means_the_default_even_where_the_key_does_not_apply():
     assert compose([RESNET, "optimizer.momentum=null"]).optimizer.momentum == 0.9
     assert compose([RESNET, "regime.sizes=null", "optimizer.betas=null"]) == compose([RESNET])
     assert compose([RESNET, "output.wandb={project: p}", "output.wandb=null"]).output.wandb is None
-    assert compose([RESNET, "output.save_every_epochs=0"]).output.save_every_epochs is None
+    assert compose([RESNET, "output.save_every=never", "output.save_every=null"]).output.save_every == "1ep"
 
 
 def test_an_override_can_open_a_section_that_no_file_has():
@@ -256,6 +256,13 @@ def test_an_unknown_key_names_its_file_and_the_nearest_key(write):
         ("data.mean=[0.5, 0.5, 125]", "data.mean.2: must be in [0, 1], got 125 (on the command line)"),
         ("data.mean=[0, 0, 0, 0]", "data.mean: must have at most 3 entries, got [0, 0, 0, 0] (on the command line)"),
         ("data.std=[0, 0.2, 0.2]", "data.std.0: must be in (0, 1], got 0 (on the command line)"),
+        ("data.augment.cutout_px=-1", "data.augment.cutout_px: must be at least 0, got -1 (on the command line)"),
+        ("data.augment.policy=cifar", "data.augment.policy: must be one of none, cifar10, got \"cifar\""
+         " (on the command line); did you mean cifar10?"),
+        ("optimizer.train=head", "optimizer.train: must be one of all, head_and_batch_norm, got \"head\""
+         " (on the command line)"),
+        ("optimizer.train=head_and_batch_norm", "optimizer.train: leaves random weights as they are: give"
+         " model.checkpoint, or model.pretrained=true, got \"head_and_batch_norm\" (on the command line)"),
         ("data.augment.padding=-1", "data.augment.padding: must be at least 0, got -1 (on the command line)"),
         ("data.augment.flip=yes", 'data.augment.flip: must be true or false, got "yes" (on the command line)'),
         ("data.eval_transform={name: center_crop, fraction: 0}",
@@ -279,8 +286,9 @@ def test_an_unknown_key_names_its_file_and_the_nearest_key(write):
          'regime.mode: must be one of fixed, B+, D+, table, progressive, got "b+" (on the command line)'),
         ("schedule.name=[1]", "schedule.name: must be one of multistep, cosine, one_cycle, constant, got [1]"
          " (on the command line)"),
-        ("output.save_every_epochs=false",
-         "output.save_every_epochs: must be a whole number, got false (on the command line)"),
+        ("output.save_every=0",
+         "output.save_every: must be a whole number of epochs ('90ep') or of batches ('500ba'); there is no other "
+         "unit, got 0 (on the command line)"),
         ("loader.prefetch=0", "loader.prefetch: must be at least 1, got 0 (on the command line)"),
     ],
 )  # fmt: skip
@@ -470,11 +478,12 @@ def test_long_values_are_cut():
 @pytest.mark.parametrize(
     ("item", "ending"),
     [
-        ("resnet44", "did you mean cifar10/resnet44?"),
+        ("resnet44", "did you mean cifar10/resnet44 or cifar100/resnet44?"),
+        ("densenet169", "did you mean imagenet/densenet169?"),
         ("cifar10/resnet4", "did you mean cifar10/resnet44?"),
         ("regime/s28_bpls", "did you mean regime/s28_bplus?"),
         ("dem", "did you mean demo?"),
-        ("cifar10", "is a folder of packaged recipes: cifar10/resnet20, cifar10/resnet44, cifar10/wrn28_10"),
+        ("cifar100", "is a folder of packaged recipes: cifar100/resnet44, cifar100/wrn28_10"),
         ("../recipes/demo", "did you mean demo?"),
         ("zzzzzz", f"the packaged recipes are {', '.join(packaged_recipes())}"),
         ("", f"the packaged recipes are {', '.join(packaged_recipes())}"),
@@ -561,9 +570,9 @@ def test_a_directory_or_an_unreadable_file_is_refused(tmp_path, write):
 
 def test_anchors_merge_keys_and_a_byte_order_mark_are_read(write):
     file = write(b"\xef\xbb\xbfloader: &l {threads: 3}\nevaluation: {sizes: &s [16, 20]}\nloss: {}\n")
-    recipe = compose([RESNET, file, write("output: {<<: {folder: a, save_every_epochs: 3}, folder: b}", "y.yaml")])
+    recipe = compose([RESNET, file, write("output: {<<: {folder: a, save_every: 3ep}, folder: b}", "y.yaml")])
     assert recipe.loader.threads == 3
-    assert (recipe.output.folder, recipe.output.save_every_epochs) == ("b", 3)
+    assert (recipe.output.folder, recipe.output.save_every) == ("b", "3ep")
 
 
 def test_keys_that_are_no_text_are_unknown(write):
