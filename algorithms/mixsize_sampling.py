@@ -90,6 +90,8 @@ class MixSizeSampling(Algorithm):
         self.seed = seed
         #: How often each shape occurred in the run so far: (size_px, batch_size, duplicates) -> steps.
         self.shapes: Counter[Shape] = Counter()
+        #: The shape of the step at hand, None before the first.
+        self.last_shape: Shape | None = None
         #: Checksum of the shapes in the order they occurred; ranks that drew alike agree on it.
         self.sequence_crc = 0
         self._epoch_shapes: Counter[Shape] = Counter()
@@ -204,6 +206,7 @@ class MixSizeSampling(Algorithm):
                     f"says {expected}: another algorithm or transform changed it"
                 )
             shape = (step.size_px, step.batch_size * dist.get_world_size(), step.duplicates)
+        self.last_shape = shape
         self.shapes[shape] += 1
         self._epoch_shapes[shape] += 1
         self.sequence_crc = zlib.crc32(repr(shape).encode(), self.sequence_crc)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from mixsize.recipes.train import environment, write_json
+from mixsize.recipes.files import write_json
+from mixsize.recipes.train import environment
 
 
 def result_path(suite: str, folder: Path = Path("bench/results")) -> Path:

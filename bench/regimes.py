@@ -1,6 +1,7 @@
-"""Train one recipe under several regimes and put them side by side.
+"""Train one recipe under several regimes, over several seeds, and put them side by side.
 
-Each run is a process of its own, so that none inherits another's memory, threads or random state.
+Each run is a process of its own, so that none inherits another's memory, threads or random state. Runs that ended
+under the same recipe are not repeated, and one that was stopped goes on where it stood.
 """
 
 from __future__ import annotations
@@ -17,8 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mixsize.bench.records import write_result
+from mixsize.bench.spread import mean_and_spread
 from mixsize.recipes.arguments import add_items
+from mixsize.recipes.build import run_folder
 from mixsize.recipes.compose import compose
+from mixsize.recipes.resume import RECORD_FILE
+
+#: The records of each regime's runs, one for each seed.
+Records = dict[str, list[dict[str, Any]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,25 +38,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ITEM",
         help="item that sets the regime of one run, for instance regime/s28_bplus; give it once for each run",
     )
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each regime (default: 1)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the runs' records to this JSON file")
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Compose every run's recipe first: a mistake in the last one is an error now, not after the others ran."""
-    runs = {}
+    if args.seeds < 1:
+        raise ValueError(f"--seeds {args.seeds}: must be at least 1")
+    runs: dict[str, list[list[str]]] = {}
     for item in args.regime:
-        label = item.rpartition("/")[2]
+        label = Path(item).stem
         if label in runs:
             raise ValueError(f"--regime {item}: a run named {label} was already asked for")
         items = [*args.items, item]
-        name = f"{compose(items).name}-{label}"
-        runs[label] = [*items, f"name={name}"]
+        recipe = compose(items)
+        seeds = range(recipe.seed, recipe.seed + args.seeds)
+        runs[label] = [[*items, f"name={recipe.name}-{label}-seed{seed}", f"seed={seed}"] for seed in seeds]
 
     def train_all() -> int:
-        records = {}
-        for number, (label, items) in enumerate(runs.items(), start=1):
-            print(f"[{number}/{len(runs)}] {label}", flush=True)
-            records[label] = train_in_process(items)
+        records: Records = {label: [] for label in runs}
+        total = args.seeds * len(runs)
+        # Seed by seed: stopped early, all regimes have as many runs, give or take one.
+        for number, (seed, label) in enumerate(((s, label) for s in range(args.seeds) for label in runs), start=1):
+            items = runs[label][seed]
+            print(f"[{number}/{total}] {label}, {items[-1]}", flush=True)
+            records[label].append(train_in_process(items))
         print_comparison(records, Console())
         if args.out:
             write_result(args.out, "regimes", {"records": records})
@@ -69,30 +83,29 @@ def train_in_process(items: Sequence[str]) -> dict[str, Any]:
         RuntimeError: the run failed; its own error stands above.
     """
     recipe = compose(items)
-    record = Path(recipe.output.folder) / recipe.name / "record.json"
-    record.unlink(missing_ok=True)
     code = subprocess.run([sys.executable, "-m", "mixsize", "train", *items], check=False).returncode
     if code:
         raise RuntimeError(f"{recipe.name} ended with exit code {code}")
-    return json.loads(record.read_text(encoding="utf-8"))
+    return json.loads((run_folder(recipe) / RECORD_FILE).read_text(encoding="utf-8"))
 
 
-def print_comparison(records: dict[str, dict[str, Any]], console: Console) -> None:
+def print_comparison(records: Records, console: Console) -> None:
     """One row a regime: steps, seconds of training, accuracy at each size; the training size is marked."""
     first = next(iter(records.values()))
-    trained = {record["recipe"]["regime"]["base"]["size_px"] for record in records.values()}
-    table = Table(title=f"{first['recipe']['model']['name']}: top-1 % by evaluation size (*: the base's)")
+    trained = {runs[0]["recipe"]["regime"]["base"]["size_px"] for runs in records.values()}
+    seeds = f", mean ± standard deviation of {len(first)} seeds" if len(first) > 1 else ""
+    table = Table(title=f"{first[0]['recipe']['model']['name']}: top-1 % by evaluation size (*: the base's){seeds}")
     table.add_column("regime")
     for column in ("steps", "seconds", "pixels"):
         table.add_column(column, justify="right")
-    for size in first["accuracy"]:
+    for size in first[0]["accuracy"]:
         table.add_column(f"{size} px{'*' if int(size) in trained else ''}", justify="right")
-    for label, record in records.items():
+    for label, runs in records.items():
         table.add_row(
             label,
-            f"{record['steps']:,}",
-            f"{record['seconds']['training']:.1f}",
-            f"{record['pixels'] / first['pixels']:.2f}x",
-            *(f"{100 * value:.1f}" for value in record["accuracy"].values()),
+            f"{runs[0]['steps']:,}",
+            mean_and_spread([run["seconds"]["training"] for run in runs]),
+            f"{runs[0]['pixels'] / first[0]['pixels']:.2f}x",
+            *(mean_and_spread([100 * run["accuracy"][size] for run in runs]) for size in runs[0]["accuracy"]),
         )
     console.print(table)

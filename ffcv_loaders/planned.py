@@ -139,9 +139,9 @@ class PlannedDataset(IterableDataset):
         state, self._restored = self._restored, None
         if state is None:
             return 0
-        differences = _differences(state["identity"], self.identity())
-        if differences:
-            raise ValueError("the checkpoint belongs to another run: " + "; ".join(differences))
+        changed = differences(state["identity"], self.identity())
+        if changed:
+            raise ValueError("the checkpoint belongs to another run: " + "; ".join(changed))
         return plan.step_at(state["num_samples"]) if state["epoch"] == plan.epoch else 0
 
 
@@ -228,12 +228,13 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
+    """What two nested mappings of plain values do not agree on, a line each, with dotted keys."""
     lines = []
     for key in sorted(saved.keys() | current.keys()):
         before, now = saved.get(key), current.get(key)
         if isinstance(before, dict) and isinstance(now, dict):
-            lines += _differences(before, now, f"{prefix}{key}.")
+            lines += differences(before, now, f"{prefix}{key}.")
         elif _plain(before) != _plain(now):
             lines.append(f"{prefix}{key} was {before!r}, is {now!r}")
     return lines

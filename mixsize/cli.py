@@ -18,10 +18,12 @@ _COMMANDS = {
     "convert": ("mixsize.ffcv_loaders.convert", "write an image folder, CIFAR or digits as .beton files"),
     "plan": ("mixsize.recipes.plan_report", "print what a recipe's regime amounts to, without touching data"),
     "train": ("mixsize.recipes.train", "train a recipe"),
+    "eval": ("mixsize.recipes.evaluate", "evaluate trained weights over image sizes"),
     "recipes": ("mixsize.recipes.listing", "list the packaged recipes"),
 }
 _BENCHES = {
     "calibration": ("mixsize.bench.calibration", "accuracy over sizes with and without calibrated batch norm"),
+    "interruptions": ("mixsize.bench.interruptions", "kill a run at random and compare it with one left alone"),
     "loader": ("mixsize.bench.loader", "the loader at each size and mixed, beside FFCV's stock loader"),
     "overhead": ("mixsize.bench.overhead", "what the algorithms cost a training step, and calibration its passes"),
     "regimes": ("mixsize.bench.regimes", "train a recipe under several regimes and compare them"),
@@ -54,6 +56,8 @@ class _LazyParser(argparse.ArgumentParser):
             module, self._module = import_module(self._module), None
             module.add_arguments(self)
             self.set_defaults(prepare=module.prepare)
+            # Items may stand before, between and behind options.
+            return self.parse_known_intermixed_args(args, namespace)
         return super().parse_known_args(args, namespace)
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from composer import Evaluator, Trainer
-from composer.core import Algorithm
+from composer.core import Algorithm, Callback
 from composer.loggers import LoggerDestination, WandBLogger
 from composer.loss import soft_cross_entropy
 from composer.metrics import CrossEntropy
 from composer.models import ComposerClassifier
-from composer.utils import reproducibility
+from composer.utils import dist, reproducibility
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -25,17 +26,34 @@ from mixsize.algorithms.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.progression import Progression
 from mixsize.algorithms.progressive_resize import ProgressiveResize
 from mixsize.algorithms.regime import Base, Regime, check_stride
+from mixsize.algorithms.step_seed import StepSeed
 from mixsize.ffcv_loaders import augment
 from mixsize.ffcv_loaders.augment import Augment
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
 from mixsize.ffcv_loaders.plan import plan_length
+from mixsize.ffcv_loaders.policy import check_stored_sizes
 from mixsize.ffcv_loaders.ranks import process_rank
 from mixsize.recipes import schema
+from mixsize.recipes.batch_log import BatchLog
+from mixsize.recipes.checkpoints import Checkpoints
 from mixsize.recipes.compose import to_yaml
+from mixsize.recipes.files import write_text
+from mixsize.recipes.finetuning import train_head_and_batch_norm
 from mixsize.recipes.model import check_sizes, create_network, network_stride
 from mixsize.recipes.progress import Progress
 from mixsize.recipes.regimes import build_regime
+from mixsize.recipes.resume import (
+    CHECKPOINT_FOLDER,
+    DATA_FILE,
+    RECIPE_FILE,
+    Start,
+    check_data,
+    check_ranks,
+    clear,
+    find_start,
+)
+from mixsize.recipes.times import Times
 
 ACCURACY = "MulticlassAccuracy"
 LOSS = "CrossEntropy"
@@ -49,7 +67,10 @@ class Run:
     trainer: Trainer
     loader: MixSizeLoader
     sampling: MixSizeSampling
+    times: Times
     folder: Path
+    #: The checkpoint that it goes on from, None where it starts anew.
+    resumed: Path | None
 
     @property
     def regime(self) -> Regime | Progression:
@@ -57,13 +78,25 @@ class Run:
         return self.loader.regime
 
 
+def run_folder(recipe: schema.Recipe) -> Path:
+    """Where a run keeps what it leaves behind."""
+    return Path(recipe.output.folder) / recipe.name
+
+
 def build(recipe: schema.Recipe) -> Run:
-    """Open the data, make the network and attach the algorithms.
+    """Open the data, make the network and attach the algorithms; take up a stopped run of the same name.
 
     Raises:
-        ValueError: a recipe that the data, the network or the number of ranks cannot serve.
+        ValueError: a recipe that the data, the network, the number of ranks or a stopped run of its name cannot serve.
         OSError: a file that cannot be read or written.
     """
+    device = _torch_device(recipe.device)
+    join_ranks(device)
+    rank, world_size = process_rank()
+    folder = run_folder(recipe)
+    start = find_start(recipe, folder, world_size)
+    _agree_on_start(start, folder)
+    recipe = start.recipe
     train, evaluation = open_data(recipe.data)
     num_classes = recipe.model.num_classes or train.num_classes
     for beton in (train, evaluation):
@@ -71,33 +104,36 @@ def build(recipe: schema.Recipe) -> Run:
     # Weights are drawn here, before the Trainer seeds each rank apart.
     reproducibility.seed_all(recipe.seed)
     model = build_model(recipe, num_classes)
-    rank, world_size = process_rank()
     regime = build_regime(recipe, network_stride(model.module), world_size)
-    device = _torch_device(recipe.device)
+    if start.checkpoint is not None:
+        check_ranks(regime, world_size)
+    check_stored_sizes(build_augment(recipe.data.augment), train)
     loader = build_loader(recipe, train, regime, device)
+    if start.checkpoint is not None:
+        check_data(folder, loader.dataset.identity())
     drawn = [choice.size_px for part in regime.regimes for choice in part.choices]
     check_sizes(model.module, recipe.model.name, [*drawn, *recipe.evaluation.sizes])
     evaluators = build_evaluators(recipe, train, evaluation, network_stride(model.module), device)
     optimizer = build_optimizer(recipe.optimizer, model.module, regime)
     schedule = build_schedule(recipe, epochs_of(recipe, regime, train.num_samples))
     sampling = build_sampling(recipe, regime)
-    folder = Path(recipe.output.folder) / recipe.name
-    saves = recipe.output.save_every_epochs
-    if saves and any((folder / "checkpoints").glob("*")):
-        raise ValueError(
-            f"output: {folder}/checkpoints holds an earlier run's checkpoints; give another name or output.folder, or "
-            "remove them"
-        )
+    times = Times(sampling)
+    # Nothing of an earlier run is touched before all of the above has been found to work.
+    dist.barrier()
+    if rank == 0 and start.checkpoint is None:
+        clear(folder)
     if rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+        write_text(folder / RECIPE_FILE, to_yaml(recipe))
+        write_text(folder / DATA_FILE, json.dumps(loader.dataset.identity(), indent=1) + "\n")
+    dist.barrier()
     trainer = Trainer(
         model=model,
         train_dataloader=loader.data_spec(),
         eval_dataloader=evaluators,
         eval_interval=f"{recipe.evaluation.every_epochs}ep",
         optimizers=optimizer,
-        algorithms=[sampling, EpochSchedule(schedule), *build_companions(recipe, train, device)],
+        algorithms=[StepSeed(), sampling, EpochSchedule(schedule), *build_companions(recipe, train, device)],
         max_duration=recipe.max_duration,
         seed=recipe.seed,
         precision=recipe.precision,
@@ -105,13 +141,28 @@ def build(recipe: schema.Recipe) -> Run:
         device_train_microbatch_size=recipe.microbatch_images,
         run_name=recipe.name,
         loggers=build_loggers(recipe),
-        callbacks=[Progress(ACCURACY)] if recipe.progress_bar else [],
+        callbacks=[times, *build_callbacks(recipe, folder)],
         progress_bar=False,
         auto_log_hparams=False,
-        save_folder=str(folder / "checkpoints") if saves else None,
-        save_interval=f"{saves}ep" if saves else "1ep",
+        load_path=None if start.checkpoint is None else str(start.checkpoint),
+        # StepSeed sets them at every step, on any number of ranks.
+        load_ignore_keys=["rng"],
     )
-    return Run(recipe, trainer, loader, sampling, folder)
+    return Run(recipe, trainer, loader, sampling, times, folder, start.checkpoint)
+
+
+def build_callbacks(recipe: schema.Recipe, folder: Path) -> list[Callback]:
+    """What watches the run and saves it."""
+    callbacks: list[Callback] = []
+    if recipe.progress_bar:
+        callbacks.append(Progress(ACCURACY))
+    if recipe.output.log_batches:
+        callbacks.append(BatchLog(folder))
+    if recipe.output.save_every != "never":
+        callbacks.append(
+            Checkpoints(folder / CHECKPOINT_FOLDER, recipe.output.save_every, recipe.output.keep_checkpoints)
+        )
+    return callbacks
 
 
 def open_data(data: schema.Data) -> tuple[Beton, Beton]:
@@ -131,6 +182,8 @@ def open_data(data: schema.Data) -> tuple[Beton, Beton]:
 def build_model(recipe: schema.Recipe, num_classes: int) -> ComposerClassifier:
     """The network with its loss and metrics."""
     module = create_network(recipe.model, num_classes)
+    if recipe.optimizer.train == "head_and_batch_norm":
+        train_head_and_batch_norm(module)
     if recipe.channels_last:
         module = module.to(memory_format=torch.channels_last)
     smoothing = recipe.loss.label_smoothing
@@ -249,7 +302,7 @@ def evaluator_label(size_px: int) -> str:
 def build_augment(config: schema.Augment | schema.EvalTransform) -> Augment:
     """How views are cut."""
     if isinstance(config, schema.PadCrop):
-        return augment.PadCrop(config.padding, config.flip)
+        return augment.PadCrop(config.padding, config.flip, config.policy, config.cutout_px)
     if isinstance(config, schema.RandomResizedCrop):
         return augment.RandomResizedCrop(config.scale, config.ratio, config.flip)
     if isinstance(config, schema.Resize):
@@ -332,6 +385,21 @@ def build_loggers(recipe: schema.Recipe) -> list[LoggerDestination]:
             init_kwargs={"mode": config.mode, "config": recipe.model_dump(mode="json")},
         )
     ]
+
+
+def join_ranks(device: torch.device) -> None:
+    """Form the process group of the ranks that a launcher started."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        dist.initialize_dist("gpu" if device.type == "cuda" else "cpu")
+
+
+def _agree_on_start(start: Start, folder: Path) -> None:
+    found = dist.all_gather_object(start.checkpoint.name if start.checkpoint else None)
+    if len(set(found)) > 1:
+        raise ValueError(
+            f"output.folder: the ranks find different checkpoints in {folder} ({', '.join(map(str, found))}); to "
+            "resume, it must be on a file system that all of them share"
+        )
 
 
 def _torch_device(name: str) -> torch.device:

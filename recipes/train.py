@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -19,13 +18,17 @@ import torch
 from composer.utils import dist
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import save_file
 
+from mixsize.algorithms.composer_model import network_of
 from mixsize.ffcv_loaders.ranks import default_threads
 from mixsize.recipes.arguments import add_items
-from mixsize.recipes.build import ACCURACY, LOSS, Run, build, evaluator_label
+from mixsize.recipes.build import ACCURACY, LOSS, Run, build, evaluator_label, run_folder
 from mixsize.recipes.compose import compose
+from mixsize.recipes.files import in_one_piece, write_json
+from mixsize.recipes.resume import RECORD_FILE, WEIGHTS_FILE, finished_record
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Build the run; what is returned trains it."""
     recipe = compose(args.items)
+    record = finished_record(recipe, run_folder(recipe))
+    if record is not None:
+        return lambda: _show_finished(record, run_folder(recipe))
     share_cores()
     run = build(recipe)
 
@@ -53,23 +59,50 @@ def share_cores() -> None:
 
 
 def fit(run: Run) -> dict[str, Any]:
-    """Train, write the run's record to ``record.json`` in its folder, print its tables.
+    """Train, or go on training; write the weights and the run's record into its folder; print the record's tables.
 
     Returns:
         The record: plain values, the same on every rank.
     """
     started = time.perf_counter()
+    state = run.trainer.state
     try:
-        run.trainer.fit()
+        if run.resumed is not None and dist.get_global_rank() == 0:
+            time_now = state.timestamp
+            print(f"going on from {run.resumed}: epoch {int(time_now.epoch)}, step {int(time_now.batch)}", flush=True)
+        assert state.max_duration is not None
+        if state.timestamp < state.max_duration:
+            run.trainer.fit()
+        else:
+            # Stopped between its last checkpoint and its record.
+            run.trainer.eval()
         record = make_record(run, time.perf_counter() - started)
-    finally:
-        run.trainer.close()
+        if dist.get_global_rank() == 0:
+            save_weights(network_of(run.trainer.state), run.folder / WEIGHTS_FILE)
+            write_json(run.folder / RECORD_FILE, record)
+    except BaseException:
+        # Not the Trainer's close(), which waits for ranks that may be waiting for this one.
+        run.trainer.engine.close()
+        raise
+    run.trainer.close()
     if dist.get_global_rank() == 0:
-        path = run.folder / "record.json"
-        write_json(path, record)
         print_record(record, Console())
-        print(f"record: {path}")
+        print(f"record: {run.folder / RECORD_FILE}")
     return record
+
+
+def save_weights(network: torch.nn.Module, path: Path) -> None:
+    """Write a network under timm's own names, for ``timm.create_model(..., checkpoint_path=path)``."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with in_one_piece(path) as partial:
+        save_file(weights, str(partial), metadata={"format": "pt"})
+
+
+def _show_finished(record: dict[str, Any], folder: Path) -> int:
+    if int(os.environ.get("RANK", 0)) == 0:
+        print_record(record, Console())
+        print(f"{folder} ended before; this is its record. output.restart=true trains anew")
+    return 0
 
 
 def make_record(run: Run, seconds: float) -> dict[str, Any]:
@@ -81,7 +114,13 @@ def make_record(run: Run, seconds: float) -> dict[str, Any]:
     """
     state = run.trainer.state
     shapes = [
-        {"size_px": size, "batch_size": batch, "duplicates": duplicates, "steps": steps}
+        {
+            "size_px": size,
+            "batch_size": batch,
+            "duplicates": duplicates,
+            "steps": steps,
+            "seconds": run.times.step_seconds((size, batch, duplicates)),
+        }
         for (size, batch, duplicates), steps in sorted(run.sampling.shapes.items(), reverse=True)
     ]
     pixels = sum(row["steps"] * row["size_px"] ** 2 * row["batch_size"] * row["duplicates"] for row in shapes)
@@ -97,7 +136,7 @@ def make_record(run: Run, seconds: float) -> dict[str, Any]:
         "pixels": pixels,
         "shapes": shapes,
         "sequence_crc": _agreed(run.sampling.sequence_crc),
-        "seconds": {"fit": seconds, "training": state.timestamp.total_wct.total_seconds()},
+        "seconds": {"fit": seconds, "training": state.timestamp.total_wct.total_seconds(), **run.times.seconds},
         "accuracy": {str(size): _metric(run, size, ACCURACY) for size in run.recipe.evaluation.sizes},
         "loss": {str(size): _metric(run, size, LOSS) for size in run.recipe.evaluation.sizes},
         "environment": environment(dist.get_world_size()),
@@ -117,13 +156,6 @@ def environment(world_size: int) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "ranks": world_size,
     }
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write in one piece: a reader sees the old file or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def print_record(record: dict[str, Any], console: Console) -> None:

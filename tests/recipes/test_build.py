@@ -101,7 +101,7 @@ def test_all_companions_train_together_and_calibrate_before_the_last_evaluation(
     run = build.build(recipe(digits, tmp_path, *items, "evaluation.sizes=[8,16]"))
     fit(run)
     algorithms = {type(algorithm).__name__: algorithm for algorithm in run.trainer.state.algorithms}
-    assert set(algorithms) == {"MixSizeSampling", "EpochSchedule", "GradSmoothing", "BNCalibrate"}
+    assert set(algorithms) == {"StepSeed", "MixSizeSampling", "EpochSchedule", "GradSmoothing", "BNCalibrate"}
     assert algorithms["GradSmoothing"].smoother.alpha == 0.8
     assert algorithms["BNCalibrate"].bank.sizes == [8, 16]
 
@@ -118,17 +118,7 @@ def test_phases_train_at_their_sizes_and_end_a_cosine_at_the_runs_end(digits, tm
     }
     assert build.epochs_of(compose(["demo", phases, "max_duration=33ba"]), run.regime, 1437) == pytest.approx(1.5)
     with pytest.raises(ValueError, match="lr_scaling: linear needs one mean batch"):
-        build.build(recipe(digits, tmp_path, *items, "optimizer.lr_scaling=linear"))
-
-
-def test_checkpoints_are_saved_when_asked_for_and_never_written_over(digits, tmp_path):
-    items = ["max_duration=1ep", "evaluation.sizes=[16]", "output.save_every_epochs=1"]
-    fit(build.build(recipe(digits, tmp_path, *items)))
-    saved = [path for path in (tmp_path / "runs/demo/checkpoints").glob("*.pt") if not path.is_symlink()]
-    assert len(saved) == 1
-    assert torch.load(saved[0], weights_only=False)["state"]["dataset_state"]["train"]["epoch"] == 1
-    with pytest.raises(ValueError, match="checkpoints holds an earlier run's"):
-        build.build(recipe(digits, tmp_path, *items))
+        build.build(recipe(digits, tmp_path, *items, "name=scaled", "optimizer.lr_scaling=linear"))
 
 
 @pytest.mark.parametrize(

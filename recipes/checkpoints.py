@@ -1,0 +1,89 @@
+"""Checkpoints that a kill at any moment leaves whole, and the newest of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import zipfile
+from pathlib import Path
+
+from composer.core import Callback, Event, State
+from composer.loggers import Logger
+from composer.utils import create_interval_scheduler, dist
+from composer.utils.checkpoint import save_checkpoint
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"ep(\d+)-ba(\d+)\.pt")
+
+
+class Checkpoints(Callback):
+    """Saves the training state at an interval and at the end, and removes what is older.
+
+    Composer's own saver writes under the final name, and takes the mark of the latest away before it sets the new
+    one: a kill at the wrong moment leaves half a file, or none to find. Here a name only ever holds a whole file.
+
+    Args:
+        folder: where they go, as ``ep{epochs}-ba{steps}.pt``.
+        interval: a duration such as ``1ep`` or ``500ba``.
+        keep: how many to keep; 0 keeps all.
+    """
+
+    def __init__(self, folder: Path, interval: str, keep: int = 1) -> None:
+        if keep < 0:
+            raise ValueError(f"keep is {keep}; it must be at least 1, or 0 to keep all")
+        self.folder = folder
+        self.keep = keep
+        self._due = create_interval_scheduler(interval, include_end_of_training=True)
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Save where the interval counts steps, or the run ends inside an epoch."""
+        if self._due(state, Event.BATCH_CHECKPOINT):
+            self._save(state)
+
+    def epoch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Save where the interval counts epochs, or the run ends with one."""
+        if self._due(state, Event.EPOCH_CHECKPOINT):
+            self._save(state)
+
+    def _save(self, state: State) -> None:
+        time = state.timestamp
+        path = self.folder / f"ep{int(time.epoch)}-ba{int(time.batch)}.pt"
+        # Saved twice at one step, after its batch and after its epoch, the later one tells more: the epoch has ended.
+        partial = self.folder / f".partial-{path.name}"  # Composer compresses by the ending.
+        save_checkpoint(state, str(partial).replace("{", "{{").replace("}", "}}"))  # It fills in placeholders.
+        if dist.get_global_rank() == 0:
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+            self._remove_older(path)
+        dist.barrier()  # No rank goes on, and perhaps fails, before the others may rely on the file.
+
+    def _remove_older(self, newest: Path) -> None:
+        if self.keep == 0:
+            return
+        older = [path for path in _saved(self.folder) if path != newest]
+        for path in older[: max(0, len(older) - self.keep + 1)]:
+            path.unlink(missing_ok=True)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in a folder, or None."""
+    for path in reversed(_saved(folder)):
+        if zipfile.is_zipfile(path):
+            return path
+        log.warning("%s is damaged; an older checkpoint is used if there is one", path)
+    return None
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Remove a run's checkpoints, whole or not."""
+    for path in [*_saved(folder), *folder.glob(".partial-ep*.pt")]:
+        path.unlink(missing_ok=True)
+
+
+def _saved(folder: Path) -> list[Path]:
+    """Checkpoints by the steps they have behind them, the fewest first."""
+    names = [match for path in folder.glob("ep*-ba*.pt") if (match := _NAME.fullmatch(path.name))]
+    return [folder / match[0] for match in sorted(names, key=lambda match: (int(match[2]), int(match[1])))]
