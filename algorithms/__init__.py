@@ -14,8 +14,12 @@ _HOMES = {
     "Base": "regime",
     "Choice": "regime",
     "Regime": "regime",
+    "Score": "evaluation",
+    "SizeScore": "evaluation",
     "StatisticsBank": "calibration",
     "calibrate_batch_norm": "calibration",
+    "evaluate": "evaluation",
+    "evaluate_sizes": "evaluation",
     "resize_batch": "mixsize_sampling",
     "smooth_norm": "smoothing",
     "EpochSchedule": "epoch_schedule",
@@ -25,6 +29,7 @@ _HOMES = {
     "Phase": "progression",
     "ProgressiveResize": "progressive_resize",
     "Progression": "progression",
+    "StepSeed": "step_seed",
 }
 
 __all__ = sorted(_HOMES)
