@@ -1,7 +1,7 @@
 """README's tables, made from the result files they rest on.
 
-A table stands between ``<!-- table: KIND FILE -->`` and ``<!-- end table -->``; ``python -m mixsize.bench.tables``
-rewrites all of them.
+A table stands between ``<!-- table: KIND FILE -->`` and ``<!-- end table -->``, one that rests on the packaged recipes
+alone between ``<!-- table: KIND -->`` and the same; ``python -m mixsize.bench.tables`` rewrites all of them.
 """
 
 from __future__ import annotations
@@ -9,36 +9,50 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_BLOCK = re.compile(r"(<!-- table: (\w+) (\S+) -->\n).*?(<!-- end table -->)", re.DOTALL)
+from mixsize.bench import loader_report
+from mixsize.bench.spread import mean_and_spread
+from mixsize.recipes.markdown import markdown_table as _markdown
+from mixsize.recipes.plan_table import plans_table
+
+_BLOCK = re.compile(r"(<!-- table: (\w+)(?: (\S+))? -->\n).*?(<!-- end table -->)", re.DOTALL)
 
 
 def regimes_table(result: dict[str, Any]) -> str:
     """Steps, time, pixels and accuracy by size of a ``mixsize bench regimes`` result."""
     records = result["records"]
     first = next(iter(records.values()))
-    base = str(first["recipe"]["regime"]["base"]["size_px"])
-    sizes = list(first["accuracy"])
+    base = str(first[0]["recipe"]["regime"]["base"]["size_px"])
+    sizes = list(first[0]["accuracy"])
     head = ["regime", "steps", "seconds", "pixels"]
     head += [f"**{size} px**" if size == base else f"{size} px" for size in sizes]
     rows = [
         [
             label,
-            f"{record['steps']:,}",
-            f"{record['seconds']['training']:.0f}",
-            f"{record['pixels'] / first['pixels']:.2f}x",
-            *(f"{100 * record['accuracy'][size]:.1f}" for size in sizes),
+            f"{runs[0]['steps']:,}",
+            mean_and_spread([run["seconds"]["training"] for run in runs], digits=0),
+            f"{runs[0]['pixels'] / first[0]['pixels']:.2f}x",
+            *(mean_and_spread([100 * run["accuracy"][size] for run in runs]) for size in sizes),
         ]
-        for label, record in records.items()
+        for label, runs in records.items()
     ]
-    return _markdown(head, rows) + _where(result)
+    seeds = f"\nMean ± standard deviation of {len(first)} seeds.\n" if len(first) > 1 else ""
+    return _markdown(head, rows) + seeds + _where(result)
 
 
 def loader_table(result: dict[str, Any]) -> str:
-    """Images a second by size of a ``mixsize bench loader`` result."""
+    """Images a second by size of a ``mixsize bench loader`` result, ours and others'."""
+    if "choices" in result:
+        return _loader_table_before_peers(result)
+    lines = "".join(f"\n{line}\n" for line in loader_report.notes(result))
+    return _markdown(*loader_report.table(result)) + lines + _where(result)
+
+
+def _loader_table_before_peers(result: dict[str, Any]) -> str:
+    """Of a result file from before other loaders than FFCV's were timed."""
     rates = result["rates"]
     rows = []
     for choice in result["choices"]:
@@ -99,6 +113,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "overhead": overhead_table,
     "regimes": regimes_table,
 }
+#: Those that need no result file.
+RECIPE_TABLES: dict[str, Callable[[], str]] = {"plans": plans_table}
 
 
 def refresh(text: str, root: Path) -> str:
@@ -106,14 +122,11 @@ def refresh(text: str, root: Path) -> str:
 
     def table(match: re.Match[str]) -> str:
         start, kind, file, end = match.groups()
+        if file is None:
+            return start + RECIPE_TABLES[kind]() + end
         return start + TABLES[kind](json.loads((root / file).read_text(encoding="utf-8"))) + end
 
     return _BLOCK.sub(table, text)
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def _rate(rate: dict[str, float]) -> str:

@@ -15,6 +15,7 @@ from mixsize.ffcv_loaders.augment import Augment, draw_windows
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.decode import Decoder
 from mixsize.ffcv_loaders.plan import EpochPlan, Step
+from mixsize.ffcv_loaders.policy import PolicyStage, open_stage
 from mixsize.ffcv_loaders.staging import Staged, Stager
 
 
@@ -64,10 +65,11 @@ def stream_batches(
 
     Raises:
         BetonError: an image that does not decode.
-        ValueError: ``prefetch`` below 1.
+        ValueError: ``prefetch`` below 1, or an augmentation that these images cannot have.
     """
     if prefetch < 1:
         raise ValueError(f"prefetch is {prefetch}; it must be at least 1")
+    stage = open_stage(augment, beton, stager.mean, threads)
     free: queue.SimpleQueue[_Slot | None] = queue.SimpleQueue()
     ready: queue.SimpleQueue[_Decoded | BaseException | None] = queue.SimpleQueue()
     for _ in range(prefetch + 1):
@@ -76,7 +78,7 @@ def stream_batches(
     stop = threading.Event()
     producer = threading.Thread(
         target=_produce,
-        args=(beton, plan, augment, decoder, seed, first_step, free, ready, stop),
+        args=(beton, plan, augment, decoder, stage, seed, first_step, free, ready, stop),
         name="mixsize-prefetch",
         daemon=True,
     )
@@ -88,6 +90,8 @@ def stream_batches(
         free.put(None)
         producer.join()
         decoder.close()
+        if stage is not None:
+            stage.close()
 
 
 def _produce(
@@ -95,6 +99,7 @@ def _produce(
     plan: EpochPlan,
     augment: Augment,
     decoder: Decoder,
+    stage: PolicyStage | None,
     seed: int,
     first_step: int,
     free: queue.SimpleQueue,
@@ -115,7 +120,12 @@ def _produce(
             pixels = slot.memory[: int(np.prod(shape))].view(shape)
             if slot.free_after is not None:
                 slot.free_after.synchronize()
-            decoder.decode(step.samples, step.duplicates, windows, pixels.numpy())
+            if stage is None:
+                decoder.decode(step.samples, step.duplicates, windows, pixels.numpy())
+            else:
+                views = stage.canvas(step.num_images)
+                decoder.decode(step.samples, step.duplicates, windows, views)
+                stage.finish(views, step.samples, step.duplicates, seed, plan.epoch, pixels.numpy())
             labels = torch.from_numpy(np.repeat(beton.labels[step.samples], step.duplicates))
             ready.put(_Decoded(step, slot, pixels, labels))
         ready.put(None)

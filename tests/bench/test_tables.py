@@ -27,7 +27,7 @@ def test_a_table_is_made_anew_from_its_file(tmp_path):
         "accuracy": {"8": 0.264, "16": 0.989},
     }
     result = {
-        "records": {"fixed": run, "mixed": {**run, "pixels": 162, "steps": 864}},
+        "records": {"fixed": [run], "mixed": [{**run, "pixels": 162, "steps": 864}]},
         "environment": {"gpu": None, "cpu": "a processor", "cores": 2, "torch": "2.7.0"},
         "measured": "2026-01-02T03:04:05+00:00",
     }
