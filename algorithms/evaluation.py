@@ -152,7 +152,7 @@ def evaluate_sizes(
             network,
             size_px,
             calibration_loader_for(size_px),
-            max_batches=200,
+            max_batches=calibration_batches,
             device=device,
             across_ranks=across_ranks,
         )

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mixsize.bench import loader_report
 from mixsize.bench.spread import mean_and_spread
 from mixsize.recipes.markdown import markdown_table as _markdown
 from mixsize.recipes.plan_table import plans_table
@@ -44,15 +43,7 @@ def regimes_table(result: dict[str, Any]) -> str:
 
 
 def loader_table(result: dict[str, Any]) -> str:
-    """Images a second by size of a ``mixsize bench loader`` result, ours and others'."""
-    if "choices" in result:
-        return _loader_table_before_peers(result)
-    lines = "".join(f"\n{line}\n" for line in loader_report.notes(result))
-    return _markdown(*loader_report.table(result)) + lines + _where(result)
-
-
-def _loader_table_before_peers(result: dict[str, Any]) -> str:
-    """Of a result file from before other loaders than FFCV's were timed."""
+    """Images a second by size of a ``mixsize bench loader`` result."""
     rates = result["rates"]
     rows = []
     for choice in result["choices"]:

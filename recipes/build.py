@@ -53,6 +53,7 @@ from mixsize.recipes.resume import (
     clear,
     find_start,
 )
+from mixsize.recipes.shared_statistics import SharedStatistics
 from mixsize.recipes.times import Times
 
 ACCURACY = "MulticlassAccuracy"
@@ -153,7 +154,7 @@ def build(recipe: schema.Recipe) -> Run:
 
 def build_callbacks(recipe: schema.Recipe, folder: Path) -> list[Callback]:
     """What watches the run and saves it."""
-    callbacks: list[Callback] = []
+    callbacks: list[Callback] = [SharedStatistics()]
     if recipe.progress_bar:
         callbacks.append(Progress(ACCURACY))
     if recipe.output.log_batches:

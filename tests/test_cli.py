@@ -100,7 +100,7 @@ def test_regimes_are_compared_in_one_table(demo_items, tmp_path, capfd):
     out = tmp_path / "comparison.json"
     argv = ["bench", "regimes", *demo_items, "progress_bar=false", "--seeds", "2", "--out", str(out)]
     assert main([*argv, "--regime", "regime/fixed", "--regime", "regime/digits_bplus"]) == 0
-    printed = capfd.readouterr().out
+    printed = " ".join(capfd.readouterr().out.split())
     assert "16 px*" in printed
     records = json.loads(out.read_text())["records"]
     assert list(records) == ["fixed", "digits_bplus"]

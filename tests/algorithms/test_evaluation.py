@@ -13,7 +13,7 @@ from torch import nn
 
 from mixsize.algorithms import calibrate_batch_norm, evaluate, evaluate_sizes
 
-# Outputs of seven classes for four images, and the rank of each image's own class: 1, 3, 6 and 1.
+# Outputs of seven classes for four images, and the rank of each image's own class: 1, 5, 6 and 1.
 OUTPUTS = torch.tensor(
     [
         [9.0, 1, 2, 3, 4, 5, 6],
@@ -22,7 +22,7 @@ OUTPUTS = torch.tensor(
         [0.0, 0, 0, 0, 0, 0, 2],
     ]
 )
-LABELS = torch.tensor([0, 4, 5, 6])
+LABELS = torch.tensor([0, 3, 5, 6])
 
 
 class Shown(nn.Module):
