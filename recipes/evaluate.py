@@ -142,8 +142,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         calibration_batches=args.calibration_batches,
     )
     out = args.out or default_folder(job.weights)
-    first, _ = process_rank()
-    if first == 0:
+    if process_rank()[0] == 0:
         print(f"{job.weights}: {job.recipe.model.name}, {job.images.num_samples:,} images of {job.images.path}")
         if args.calibrate and job.calibration is None:
             print(f"{job.recipe.model.name} has no batch norm that keeps statistics: there is nothing to calibrate")

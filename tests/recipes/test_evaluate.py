@@ -104,6 +104,15 @@ def test_each_image_is_counted_once_where_batches_do_not_divide_them(run, digits
     assert record.images == 360
 
 
+def test_images_are_normalised_as_those_of_training_are(run):
+    job = evaluate.build_job(run, sizes_px=[8])
+    evaluation, training = (loaders[8].dataset.source for loaders in (job.loaders, job.calibration))
+    assert evaluation.beton.info.mean != training.beton.info.mean
+    pixels = torch.full((1, 2, 2, 3), 100, dtype=torch.uint8)
+    staged = [source.stager.stage(pixels, None).images for source in (evaluation, training)]
+    assert torch.equal(*staged)
+
+
 def test_two_ranks_find_what_one_process_finds(run, tmp_path):
     """The launcher as a person types it; 360 images on 2 ranks in batches of 38 at most."""
     argv = [run, "evaluation.batch_size=77", "--sizes", "8,16", "--calibration-batches", "4", "--out"]
@@ -221,8 +230,9 @@ def test_another_kind_of_file_is_no_record(run, tmp_path, capsys, text, words):
 
 def test_weights_from_elsewhere_are_evaluated_under_a_recipe_that_is_named(items, foreign, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # Items may stand on either side of options.
-    assert main(["eval", str(foreign), "demo", "--sizes", "8", "--no-calibrate", *items[1:]]) == 0
+    # Items may stand on either side of options; what the recipe starts from is not looked for.
+    given = [*items[1:], "model.checkpoint=/nowhere.pt"]
+    assert main(["eval", str(foreign), "demo", "--sizes", "8", "--no-calibrate", *given]) == 0
     record = eval_report.read_record(tmp_path / "eval/resnet.pth/resnet.pth.json")
     assert record.trained_sizes_px == []
     assert record.sizes[0].calibrated is None
