@@ -1,329 +1,299 @@
-"""Speed of the loader at each size and mixed, beside FFCV's stock loader, in one run.
+"""Speed of the loader at each size, mixed and with duplicates, beside what people use instead, in one run.
 
-Everything is measured on the same file, threads and batches, in rounds that visit every
-configuration in turn, so that a noisy machine is noisy for all of them alike. Both loaders deliver normalised
-float32 batches. A small file is read several times over, so that the largest batch fills.
+Every loader reads the same images on the same cores with the same number of threads or worker processes, and delivers
+normalised float32 batches. Each lives in a process of its own; one epoch runs at a time, in rounds that visit
+everything once in another order, so that a noisy machine is noisy for all of them alike. A small data set is read
+several times over.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import json
 import statistics
-import subprocess
 import sys
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from mixsize.algorithms.regime import SIZE_DISTRIBUTIONS, Base, Choice, Regime
+from mixsize.algorithms.regime import SIZE_DISTRIBUTIONS, Base
+from mixsize.bench import loader_report
+from mixsize.bench.loader_cases import Case, Setting, make_cases, mixed_sizes
+from mixsize.bench.loader_inputs import check_inputs, describe_inputs
+from mixsize.bench.loader_plot import plot
+from mixsize.bench.loader_process import LOADERS, LoaderProcess, Visit
+from mixsize.bench.loader_report import FILE_READERS, LABELS, LEVELS_READERS, OURS
 from mixsize.bench.records import result_path, write_result
-from mixsize.ffcv_loaders.augment import Augment, PadCrop, RandomResizedCrop
-from mixsize.ffcv_loaders.beton import Beton
-from mixsize.ffcv_loaders.plan import EpochPlan, plan_epoch
 from mixsize.ffcv_loaders.ranks import default_threads
-from mixsize.ffcv_loaders.staging import IMAGENET_MEAN, IMAGENET_STD, Stager
-from mixsize.ffcv_loaders.stream import stream_batches
 
 #: Mixing sizes may cost this much against the share-weighted fixed sizes.
 MIX_COST_TARGET = 1.05
-_SEED = 0
-_PREFETCH = 2
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What is measured."""
-
-    data: Path
-    sizes: str
+class _Defaults:
+    sizes: tuple[int, ...]
+    mixes: tuple[str, ...]
+    duplicates_size: int
     base: Base
-    threads: int
-    rounds: int
-    epoch_images: int
-    pad_crop: bool
-
-    @property
-    def regime(self) -> Regime:
-        """The mix, with B+ batches."""
-        return Regime.from_sizes(self.sizes, self.base, "B+")
-
-    @property
-    def augment(self) -> Augment:
-        """How views are cut."""
-        return PadCrop() if self.pad_crop else RandomResizedCrop()
+    images_a_thread: int
 
 
-class Ours:
-    """An epoch of our loader under a regime."""
-
-    def __init__(self, setting: Setting, regime: Regime) -> None:
-        self._setting = setting
-        self._regime = regime
-        self._beton = Beton.open(setting.data)
-        self._stager = Stager(IMAGENET_MEAN, IMAGENET_STD, torch.device("cpu"))
-        self._epoch = 0
-
-    def epoch(self) -> Iterator[torch.Tensor]:
-        """Serve one epoch's batches."""
-        self._epoch += 1
-        plan = _tiled(plan_epoch(self._regime, self._setting.epoch_images, _SEED, self._epoch), self._beton.num_samples)
-        batches = stream_batches(
-            self._beton,
-            plan,
-            self._setting.augment,
-            self._stager,
-            seed=_SEED,
-            threads=self._setting.threads,
-            prefetch=_PREFETCH,
-        )
-        for _, images, _ in batches:
-            yield images
+# Images enough for whole batches of every size of the mixes, some ten of the largest for each worker process, and for
+# about a second.
+_PHOTOGRAPHS = _Defaults((96, 128, 160, 192, 224, 256, 288, 320), ("s144", "s208"), 128, Base(224, 16), 900)
+_CIFAR = _Defaults((16, 24, 32, 40), ("s28",), 24, Base(32, 64), 50_000)
+_DUPLICATES = (3, 5)
 
 
-class StockFFCV:
-    """An epoch of FFCV's own loader at one size, in its documented CPU pipeline."""
-
-    def __init__(self, setting: Setting, choice: Choice) -> None:
-        from ffcv.fields.basics import IntDecoder
-        from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder, SimpleRGBImageDecoder
-        from ffcv.loader import Loader, OrderOption
-        from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, RandomTranslate, ToTensor, ToTorchImage
-
-        mean, std = 255 * np.array(IMAGENET_MEAN), 255 * np.array(IMAGENET_STD)
-        if setting.pad_crop:
-            head = [SimpleRGBImageDecoder(), RandomHorizontalFlip(), RandomTranslate(padding=4, fill=(0, 0, 0))]
-        else:
-            head = [RandomResizedCropRGBImageDecoder((choice.size_px, choice.size_px)), RandomHorizontalFlip()]
-        beton = Beton.open(setting.data)
-        self._loader = Loader(
-            str(setting.data),
-            batch_size=choice.batch_size,
-            num_workers=setting.threads,
-            order=OrderOption.RANDOM,
-            indices=np.arange(setting.epoch_images) % beton.num_samples,
-            drop_last=True,
-            batches_ahead=_PREFETCH,
-            os_cache=True,
-            pipelines={
-                "image": [*head, NormalizeImage(mean, std, np.float32), ToTensor(), ToTorchImage()],
-                "label": [IntDecoder(), ToTensor()],
-            },
-        )
-
-    def epoch(self) -> Iterator[torch.Tensor]:
-        """Serve one epoch's batches."""
-        for images, _ in self._loader:
-            yield images
-
-
-def measure(setting: Setting) -> dict[str, Any]:
-    """Images a second of every configuration, and what mixing costs."""
-    regime = setting.regime
-    ours = {choice.size_px: Ours(setting, _alone(choice, setting.base)) for choice in regime.choices}
-    stock = {choice.size_px: StockFFCV(setting, choice) for choice in regime.choices if _stock_can(setting, choice)}
-    mixed = Ours(setting, regime)
-    contestants: dict[str, Callable[[], Iterator[torch.Tensor]]] = {
-        **{f"ours {size}": run.epoch for size, run in ours.items()},
-        **{f"ffcv {size}": run.epoch for size, run in stock.items()},
-        "ours mixed": mixed.epoch,
+def measure(setting: Setting, cases: Sequence[Case], rounds: int) -> dict[str, Any]:
+    """Images a second of every loader at every case, and what else there is to say of them."""
+    with ExitStack() as stack:
+        loaders = {name: stack.enter_context(LoaderProcess(name, setting, cases)) for name in _loaders(setting)}
+        visits = _visit_all(loaders, rounds)
+        memory = _memory_of(loaders, cases)
+    rates = {
+        loader: {name: [visit.images / visit.seconds for visit in timed] for name, timed in by_case.items()}
+        for loader, by_case in visits.items()
     }
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    names = list(contestants)
-    with tqdm(total=(setting.rounds + 1) * len(names), desc="loader", unit="epoch", file=sys.stderr) as progress:
-        for round_number in range(setting.rounds + 1):
-            # Each round starts elsewhere, so that no configuration always follows the same one.
-            for name in np.roll(names, round_number):
-                rate = _rate(contestants[name])
-                if round_number:  # The first round compiles and fills the page cache.
-                    rates[name].append(rate)
-                progress.update()
-    weights = dict(zip((choice.size_px for choice in regime.choices), regime.sample_shares, strict=True))
-    costs = [
-        sum(share / rates[f"ours {size}"][i] for size, share in weights.items()) ** -1 / rates["ours mixed"][i]
-        for i in range(setting.rounds)
-    ]
+    starts = {
+        loader: {name: [visit.first_batch_seconds for visit in timed] for name, timed in by_case.items()}
+        for loader, by_case in visits.items()
+        if loader in LABELS
+    }
     return {
-        "rates": {name: _summary(values) for name, values in rates.items()},
-        "mix_cost": _summary(costs),
+        "rates": {
+            loader: {name: _rate_summary(values, setting.threads) for name, values in by_case.items()}
+            for loader, by_case in rates.items()
+        },
+        "first_batch_seconds": {
+            loader: {name: _summary(values) for name, values in by_case.items()} for loader, by_case in starts.items()
+        },
+        "mix_cost": {loader: mix_costs(rates[loader], cases) for loader in OURS if loader in rates},
         "mix_cost_target": MIX_COST_TARGET,
-        "memory": measure_memory(setting),
-        "budget_bytes": regime.max_step_pixels * 3,
+        "memory_mib": memory,
+        "base_bytes": setting.base.pixels * 3,
     }
 
 
-def measure_memory(setting: Setting) -> dict[str, float]:
-    """Growth of peak resident memory over one epoch, in MiB, each loader in a process of its own."""
-    largest = max(setting.regime.choices, key=lambda choice: choice.batch_size)
-    cases = {"ours mixed": "mixed", f"ours {largest.size_px}": f"ours:{largest.size_px}"}
-    if _stock_can(setting, largest):
-        cases[f"ffcv {largest.size_px}"] = f"ffcv:{largest.size_px}"
-    grown = {}
-    for name, case in cases.items():
-        command = [sys.executable, "-m", "mixsize.bench.loader", case, json.dumps(_plain(setting))]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        grown[name] = float(out.split()[-1])
-    return grown
+def _visit_all(loaders: Mapping[str, LoaderProcess], rounds: int) -> dict[str, dict[str, list[Visit]]]:
+    """The timed epochs: loader -> case -> one for each round."""
+    visits: dict[str, dict[str, list[Visit]]] = {
+        name: {case: [] for case in loader.serves} for name, loader in loaders.items()
+    }
+    work = [(name, case) for name, by_case in visits.items() for case in by_case]
+    with tqdm(total=(rounds + 1) * len(work), desc="loaders", unit="epoch", file=sys.stderr) as progress:
+        for number in range(rounds + 1):
+            # In another order each round, so that none always follows the same one.
+            for index in np.random.default_rng(number).permutation(len(work)):
+                name, case = work[index]
+                progress.set_postfix_str(f"{name} {case}")
+                visit = loaders[name].visit(case)
+                if number:  # The first round compiles, starts workers and fills the page cache.
+                    visits[name][case].append(visit)
+                progress.update()
+    return visits
 
 
-def print_table(result: dict[str, Any], console: Console) -> None:
-    """Images a second by size, ours and FFCV's, and the cost of mixing."""
-    rates = result["rates"]
-    table = Table(title=f"images/s, {result['setting']['threads']} threads, median of {result['setting']['rounds']}")
-    for column in ("size px", "batch", "ours", "(spread)", "FFCV", "(spread)", "ours / FFCV"):
-        table.add_column(column, justify="right")
-    for row in result["choices"]:
-        mine, stock = rates[f"ours {row['size_px']}"], rates.get(f"ffcv {row['size_px']}")
-        table.add_row(
-            str(row["size_px"]),
-            str(row["batch_size"]),
-            *_cells(mine),
-            *(_cells(stock) if stock else ("-", "-")),
-            f"{mine['median'] / stock['median']:.2f}x" if stock else "-",
-        )
-    table.add_row("mixed", "", *_cells(rates["ours mixed"]), "-", "-", "-")
-    console.print(table)
-    cost = result["mix_cost"]
-    console.print(
-        f"mixing sizes takes {cost['median']:.3f}x the time of the share-weighted fixed sizes "
-        f"(spread {cost['min']:.3f} to {cost['max']:.3f}, target at most {result['mix_cost_target']})",
-        highlight=False,
-    )
-    console.print(f"bytes of the budget's batch: {result['budget_bytes'] / 2**20:.1f} MiB", highlight=False)
-    for name, grown in result["memory"].items():
-        console.print(f"peak memory over one epoch, {name}: +{grown:.1f} MiB", highlight=False)
+def _memory_of(loaders: Mapping[str, LoaderProcess], cases: Iterable[Case]) -> dict[str, dict[str, float]]:
+    """MiB that our loader and FFCV's add over an epoch, at the largest batch that both serve and at the first mix."""
+    measured = {name: loader for name, loader in loaders.items() if name in (*OURS, "ffcv")}
+    plain = [case for case in cases if case.plain is not None]
+    shared = [case for case in plain if all(case.name in loader.serves for loader in measured.values())]
+    largest = sorted(shared or plain, key=lambda case: -case.plain.batch_size)[:1]
+    mixes = [case for case in cases if case.fixed is None][:1]
+    return {
+        name: {case.name: loader.memory(case.name) for case in (*largest, *mixes) if case.name in loader.serves}
+        for name, loader in measured.items()
+    }
+
+
+def print_report(result: dict[str, Any], console: Console) -> None:
+    """The table, and what is to be said below it."""
+    head, rows = loader_report.table(result)
+    shown = Table(*head)
+    for column in shown.columns:
+        column.overflow = "fold"
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+    for line in loader_report.notes(result):
+        console.print(line, highlight=False)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``mixsize bench loader``."""
-    parser.add_argument("data", type=Path, metavar="DATA.beton", help="file to read, of any size")
-    parser.add_argument("--sizes", default="s144", choices=sorted(SIZE_DISTRIBUTIONS), help="what is mixed")
-    parser.add_argument("--base-size", type=int, default=224, metavar="PX", help="side that the budget comes from")
-    parser.add_argument("--base-batch", type=int, default=32, metavar="N", help="batch that the budget comes from")
-    parser.add_argument("--threads", type=int, default=default_threads(), help="decoding threads")
-    parser.add_argument("--rounds", type=int, default=7, help="measured rounds, after one that warms up")
-    parser.add_argument("--epoch-images", type=int, default=2_000, metavar="N", help="images in a measured epoch")
+    parser.add_argument("data", type=Path, metavar="DATA.beton", help="file to read, with one stored resolution")
     parser.add_argument(
-        "--pad-crop", action="store_true", help="CIFAR's pad-and-crop; FFCV then serves the stored size only"
+        "--levels-file", type=Path, metavar="FILE.beton", help="the same images with several stored resolutions"
     )
-    parser.add_argument("--out", type=Path, help="result file; by default bench/results/ with hardware and date")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help="the same images in class folders, for the loaders that read files",
+    )
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", metavar="PX", help=f"sizes to time (default: {_words(_PHOTOGRAPHS.sizes)})"
+    )
+    parser.add_argument(
+        "--mixes",
+        nargs="*",
+        choices=sorted(SIZE_DISTRIBUTIONS),
+        help=f"mixes to time (default: {_words(_PHOTOGRAPHS.mixes)})",
+    )
+    parser.add_argument(
+        "--duplicates",
+        type=int,
+        nargs="*",
+        metavar="D",
+        default=_DUPLICATES,
+        help=f"views of each image to time, beside the one of --sizes (default: {_words(_DUPLICATES)})",
+    )
+    parser.add_argument(
+        "--duplicates-size", type=int, metavar="PX", help=f"at this size (default: {_PHOTOGRAPHS.duplicates_size})"
+    )
+    parser.add_argument(
+        "--base-size",
+        type=int,
+        metavar="PX",
+        help=f"side that the budget comes from (default: {_PHOTOGRAPHS.base.size_px})",
+    )
+    parser.add_argument(
+        "--base-batch",
+        type=int,
+        metavar="N",
+        help=f"batch that the budget comes from (default: {_PHOTOGRAPHS.base.batch_size})",
+    )
+    parser.add_argument(
+        "--pad-crop",
+        action="store_true",
+        help=f"CIFAR's pad-and-crop, with defaults to match (sizes {_words(_CIFAR.sizes)}, mix {_words(_CIFAR.mixes)}, "
+        f"base {_CIFAR.base.batch_size} x {_CIFAR.base.size_px} px, {_CIFAR.images_a_thread} images a thread); "
+        "FFCV then serves the stored size only",
+    )
+    parser.add_argument("--threads", type=int, default=default_threads(), help="threads or worker processes of each")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that warms up (default: 5)")
+    parser.add_argument(
+        "--epoch-images",
+        type=int,
+        metavar="N",
+        help=f"distinct images in an epoch (default: {_PHOTOGRAPHS.images_a_thread} a thread)",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="result file, its plot beside it; by default in bench/results/ with hardware and date"
+    )
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Check the options; what is returned measures."""
+    defaults = _CIFAR if args.pad_crop else _PHOTOGRAPHS
     setting = Setting(
         args.data,
-        args.sizes,
-        Base(args.base_size, args.base_batch),
+        args.levels_file,
+        args.images,
+        Base(_given(args.base_size, defaults.base.size_px), _given(args.base_batch, defaults.base.batch_size)),
         args.threads,
-        args.rounds,
-        args.epoch_images,
+        _given(args.epoch_images, defaults.images_a_thread * args.threads),
         args.pad_crop,
     )
-    setting.regime.step_counts(setting.epoch_images)
-    Beton.open(setting.data).close()
-    if setting.rounds < 1:
-        raise ValueError(f"--rounds is {setting.rounds}; it must be at least 1")
+    if args.rounds < 1:
+        raise ValueError(f"--rounds is {args.rounds}; it must be at least 1")
+    check_inputs(setting)
+    cases = make_cases(
+        _given(args.sizes, defaults.sizes),
+        _given(args.mixes, defaults.mixes),
+        args.duplicates,
+        _given(args.duplicates_size, defaults.duplicates_size),
+        setting,
+    )
+    facts = describe_inputs(setting)
 
     def measured() -> int:
-        result = measure(setting)
-        choices = [{"size_px": c.size_px, "batch_size": c.batch_size, "share": c.share} for c in setting.regime.choices]
-        with Beton.open(setting.data) as beton:
-            data = {
-                "file": setting.data.name,
-                "images": beton.num_samples,
-                "mean_height": float(beton.heights.mean()),
-                "mean_width": float(beton.widths.mean()),
-                "jpeg": float(beton.is_jpeg.mean()),
-            }
-        result = {"setting": {**_plain(setting), "data": data}, "choices": choices, **result}
-        print_table(result, Console())
-        out = args.out or result_path(f"loader-{setting.sizes}")
+        result = {
+            "setting": {
+                "data": facts,
+                "images": setting.images is not None,
+                "base": [setting.base.size_px, setting.base.batch_size],
+                "threads": setting.threads,
+                "rounds": args.rounds,
+                "epoch_images": setting.epoch_images,
+                "pad_crop": setting.pad_crop,
+                "torchvision": version("torchvision"),
+                "jpeg_decoder_built": find_spec("mixsize.ffcv_loaders._jpegcrop") is not None,
+            },
+            "cases": [_described(case) for case in cases],
+            **measure(setting, cases, args.rounds),
+        }
+        print_report(result, Console())
+        mixes = [case.name for case in cases if case.fixed is None]
+        out = args.out or result_path("-".join(["loader", *mixes]))
         write_result(out, "loader", result)
-        print(f"result: {out}")
+        plot(result, out.with_suffix(".png"))
+        print(f"result: {out}\nplot: {out.with_suffix('.png')}")
         return 0
 
     return measured
 
 
-def _alone(choice: Choice, base: Base) -> Regime:
-    return Regime.from_choices(base, [replace(choice, share=1.0)])
+def _loaders(setting: Setting) -> list[str]:
+    """Those that have what they read."""
+    return [
+        loader
+        for loader in LOADERS
+        if (setting.levels_file is not None or loader not in LEVELS_READERS)
+        and (setting.images is not None or loader not in FILE_READERS)
+    ]
 
 
-def _stock_can(setting: Setting, choice: Choice) -> bool:
-    if not setting.pad_crop:
-        return True
-    beton = Beton.open(setting.data)
-    return bool((beton.heights == choice.size_px).all() and (beton.widths == choice.size_px).all())
+def mix_costs(rates: dict[str, list[float]], cases: Iterable[Case]) -> dict[str, dict[str, Any]]:
+    """Time of each mix over that of its share-weighted fixed sizes, round by round."""
+    costs = {}
+    for case in cases:
+        shares = mixed_sizes(case, cases)
+        if case.fixed is None and shares is not None:
+            costs[case.name] = _summary(
+                [
+                    1 / mixed / sum(share / rates[size][number] for size, share in shares.items())
+                    for number, mixed in enumerate(rates[case.name])
+                ]
+            )
+    return costs
 
 
-def _tiled(plan: EpochPlan, num_samples: int) -> EpochPlan:
-    return replace(plan, samples=plan.samples % num_samples)
-
-
-def _rate(epoch: Callable[[], Iterator[torch.Tensor]]) -> float:
-    images = 0
-    start = time.perf_counter()
-    for batch in epoch():
-        images += len(batch)
-    return images / (time.perf_counter() - start)
+def _described(case: Case) -> dict[str, Any]:
+    choices = case.regime.choices
+    return {
+        "name": case.name,
+        "sizes_px": [choice.size_px for choice in choices],
+        "batch_sizes": [choice.batch_size for choice in choices],
+        "duplicates": [choice.duplicates for choice in choices],
+        "sample_shares": list(case.regime.sample_shares),
+    }
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
 
 
-def _cells(rate: dict[str, float]) -> tuple[str, str]:
-    return f"{rate['median']:,.0f}", f"{rate['min']:,.0f}-{rate['max']:,.0f}"
+def _rate_summary(values: Sequence[float], threads: int) -> dict[str, Any]:
+    summary = _summary(values)
+    return {**summary, "per_core": summary["median"] / threads}
 
 
-def _plain(setting: Setting) -> dict[str, Any]:
-    return {
-        "data": str(setting.data),
-        "sizes": setting.sizes,
-        "base": [setting.base.size_px, setting.base.batch_size],
-        "threads": setting.threads,
-        "rounds": setting.rounds,
-        "epoch_images": setting.epoch_images,
-        "pad_crop": setting.pad_crop,
-    }
+def _given(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
-def _print_memory(case: str, plain: dict[str, Any]) -> None:
-    """Prints by how many MiB this process's resident memory rises at most during an epoch, after one that warms up."""
-    setting = Setting(**{**plain, "data": Path(plain["data"]), "base": Base(*plain["base"])})
-    loader, _, size = case.partition(":")
-    if loader == "mixed":
-        contestant: Ours | StockFFCV = Ours(setting, setting.regime)
-    else:
-        choice = next(c for c in setting.regime.choices if c.size_px == int(size))
-        contestant = Ours(setting, _alone(choice, setting.base)) if loader == "ours" else StockFFCV(setting, choice)
-    # The compiler and the mapped file are paid for here, and left out.
-    deque(contestant.epoch(), maxlen=0)
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Resets the peak to what is resident now.
-    before = _resident("VmRSS")
-    deque(contestant.epoch(), maxlen=0)
-    print((_resident("VmHWM") - before) / 1024)
-
-
-def _resident(field: str) -> int:
-    """A line of /proc/self/status, in KiB."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(field):
-            return int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {field}")
-
-
-if __name__ == "__main__":
-    _print_memory(sys.argv[1], json.loads(sys.argv[2]))
+def _words(values: Iterable[Any]) -> str:
+    return " ".join(map(str, values))

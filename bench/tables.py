@@ -13,7 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mixsize.bench import loader_report
+from mixsize.bench.fidelity import fidelity_table
 from mixsize.bench.spread import mean_and_spread
+from mixsize.bench.storage import storage_table
 from mixsize.recipes.markdown import markdown_table as _markdown
 from mixsize.recipes.plan_table import plans_table
 
@@ -43,7 +46,15 @@ def regimes_table(result: dict[str, Any]) -> str:
 
 
 def loader_table(result: dict[str, Any]) -> str:
-    """Images a second by size of a ``mixsize bench loader`` result."""
+    """Images a second by size of a ``mixsize bench loader`` result, ours and others'."""
+    if "choices" in result:
+        return _loader_table_before_peers(result)
+    lines = "".join(f"\n{line}\n" for line in loader_report.notes(result))
+    return _markdown(*loader_report.table(result)) + lines + _where(result)
+
+
+def _loader_table_before_peers(result: dict[str, Any]) -> str:
+    """Of a result file from before other loaders than FFCV's were timed."""
     rates = result["rates"]
     rows = []
     for choice in result["choices"]:
@@ -100,9 +111,11 @@ def overhead_table(result: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "calibration": calibration_table,
+    "fidelity": lambda result: fidelity_table(result) + _where(result),
     "loader": loader_table,
     "overhead": overhead_table,
     "regimes": regimes_table,
+    "storage": lambda result: storage_table(result) + _where(result),
 }
 #: Those that need no result file.
 RECIPE_TABLES: dict[str, Callable[[], str]] = {"plans": plans_table}

@@ -1,22 +1,16 @@
 """Open and check a ``.beton`` file: FFCV's data format, with what the converter keeps beside the samples.
 
-Layout of a file (little-endian, types from :mod:`ffcv.types`)::
-
-    header | field descriptors | one metadata row a sample | pages of samples | BetonInfo as JSON | allocation table
-
-Everything but the JSON is FFCV's own format. FFCV reads the allocation table from ``alloc_table_ptr`` to the end of the
-file, so the JSON stands before the table; where it is and how it is checked is kept in the first bytes of the image
-field's ``arguments``, which FFCV's ``RGBImageField`` does not read. A stock FFCV reader therefore sees a plain file.
+``docs/file-format.md`` describes the layout. Everything but the information block is FFCV's own format: where the block
+is and how it is checked stands in the first bytes of the image field's ``arguments``, which FFCV's ``RGBImageField``
+does not read. A stock FFCV reader therefore sees a plain file, and each level as an image field of its own.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import mmap
 import os
-import struct
 import zlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 
@@ -34,13 +28,21 @@ from ffcv.types import (
 )
 from ffcv.writer import MAX_PAGE_SIZE, MIN_PAGE_SIZE
 
-FORMAT = 1
-MAX_SIDE = 65_535
+from mixsize.ffcv_loaders.info import BetonInfo, InfoPointer, index_checksum, write_pointer
+from mixsize.ffcv_loaders.levels import field_name, level_side
 
 _TYPE_IDS = {handler: type_id for type_id, handler in TYPE_ID_HANDLER.items()}
 IMAGE_TYPE_ID = _TYPE_IDS[RGBImageField]
 LABEL_TYPE_ID = _TYPE_IDS[IntField]
 RAW_MODE, JPEG_MODE = 1, 0
+
+_LEVEL_TYPES = {
+    "heights": np.int64,
+    "widths": np.int64,
+    "is_jpeg": np.bool_,
+    "data_ptr": np.uint64,
+    "data_size": np.uint64,
+}
 
 
 class BetonError(ValueError):
@@ -48,146 +50,37 @@ class BetonError(ValueError):
 
 
 @dataclass(frozen=True)
-class BetonInfo:
-    """What the converter knows about a file's images and keeps inside the file.
+class Levels:
+    """Where and how large every stored resolution of every image is; read-only arrays of shape ``(L, N)``.
+
+    Row 0 is the full image, each further row a smaller copy of it. An image that has no copy of its own on a level
+    repeats the row above, ``data_ptr`` included. Positions scale in proportion to the sides, without an offset: row
+    ``y`` of the full image is row ``y * heights[l] / heights[0]`` of level ``l``.
+
+    They take 33 bytes a level and image.
 
     Attributes:
-        classes: class names; a sample's label is an index into them.
-        counts: images of each class, in the order of ``classes``.
-        mean: mean of each channel (R, G, B) over all pixels of all images, on the scale 0..1.
-        std: standard deviation (of the population) of the same pixels, on the scale 0..1.
-        min_size: smallest height and smallest width in pixels; they may come from different images.
-        max_size: largest height and largest width in pixels, likewise.
-        source: kind of source, such as ``"image folder"`` or ``"CIFAR-10"``; never a path.
-        skipped: names, relative to the source, of images that were left out.
-        format: version of this block.
-
-    Raises:
-        ValueError: a value is of the wrong type, out of range, or contradicts another.
+        heights, widths: int64, pixels.
+        is_jpeg: bool; True for JPEG bytes, False for raw ``(height, width, 3)`` uint8 RGB.
+        data_ptr: uint64, offset of the bytes in the file.
+        data_size: uint64, length of the bytes.
     """
 
-    classes: tuple[str, ...]
-    counts: tuple[int, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    min_size: tuple[int, int]
-    max_size: tuple[int, int]
-    source: str
-    skipped: tuple[str, ...] = ()
-    format: int = FORMAT
+    heights: np.ndarray
+    widths: np.ndarray
+    is_jpeg: np.ndarray
+    data_ptr: np.ndarray
+    data_size: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.format != FORMAT:
-            raise ValueError(f"format is {self.format!r}, this version of mixsize reads {FORMAT}")
-        _require_strings("classes", self.classes)
-        _require_strings("skipped", self.skipped)
-        if not self.classes or len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes is empty or names a class twice")
-        if not isinstance(self.source, str) or not self.source:
-            raise ValueError(f"source is {self.source!r}, not a text")
-        _require_integers("counts", self.counts, len(self.classes), 0, 2**63 - 1)
-        _require_integers("min_size", self.min_size, 2, 1, MAX_SIDE)
-        _require_integers("max_size", self.max_size, 2, 1, MAX_SIDE)
-        if any(low > high for low, high in zip(self.min_size, self.max_size, strict=True)):
-            raise ValueError(f"min_size {self.min_size} is above max_size {self.max_size}")
-        _require_unit_interval("mean", self.mean)
-        _require_unit_interval("std", self.std)
+        for field in fields(self):
+            values = getattr(self, field.name)
+            assert values.shape == self.heights.shape
+            values.setflags(write=False)
 
-    def to_json(self) -> str:
-        """One line of JSON, keys sorted, ASCII only; equal values give equal text."""
-        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> BetonInfo:
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            ValueError: not JSON, a missing or unknown key, or a value that the class refuses.
-        """
-        try:
-            values = json.loads(text)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
-        if not isinstance(values, dict):
-            raise ValueError("not a JSON object")
-        known = {field.name for field in fields(cls)}
-        if values.get("format") != FORMAT:
-            raise ValueError(f"format is {values.get('format')!r}, this version of mixsize reads {FORMAT}")
-        if set(values) != known:
-            raise ValueError(f"keys missing: {sorted(known - set(values))}, unknown: {sorted(set(values) - known)}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-
-def _require_strings(key: str, values: object) -> None:
-    if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{key} is not a list of texts")
-
-
-def _require_integers(key: str, values: object, length: int, low: int, high: int) -> None:
-    whole = isinstance(values, tuple) and all(type(value) is int and low <= value <= high for value in values)
-    if not whole or len(values) != length:
-        raise ValueError(f"{key} is {values!r}, not {length} integers of {low}..{high}")
-
-
-def _require_unit_interval(key: str, values: object) -> None:
-    real = isinstance(values, tuple) and all(type(value) in (int, float) for value in values)
-    if not real or len(values) != 3 or not all(math.isfinite(value) and 0 <= value <= 1 for value in values):
-        raise ValueError(f"{key} is {values!r}, not three numbers of 0..1")
-
-
-@dataclass(frozen=True)
-class InfoPointer:
-    """Where a file's :class:`BetonInfo` stands, kept at the start of the image field's ``arguments``.
-
-    Attributes:
-        ptr: offset of the JSON in the file, in bytes.
-        size: its length in bytes.
-        info_crc: its CRC-32.
-        index_crc: CRC-32 of all that tells where and what the samples are, see :func:`index_checksum`.
-    """
-
-    ptr: int
-    size: int
-    info_crc: int
-    index_crc: int = 0
-
-    _STRUCT = struct.Struct("<8sIIQQI")
-    _MAGIC = b"mixsize\0"
-
-    def pack(self) -> bytes:
-        """The bytes to place at the start of ``arguments``."""
-        return self._STRUCT.pack(self._MAGIC, FORMAT, self.index_crc, self.ptr, self.size, self.info_crc)
-
-    @classmethod
-    def unpack(cls, arguments: bytes) -> InfoPointer | None:
-        """Read a pointer back; None where ``arguments`` is blank, as FFCV's own writer leaves it.
-
-        Raises:
-            ValueError: the bytes are neither blank nor a pointer of a known version.
-        """
-        if not any(arguments):
-            return None
-        magic, version, index_crc, ptr, size, info_crc = cls._STRUCT.unpack_from(arguments)
-        if magic != cls._MAGIC or version != FORMAT:
-            raise ValueError("the image field's arguments are damaged, or written by a version this one does not know")
-        return cls(ptr=ptr, size=size, info_crc=info_crc, index_crc=index_crc)
-
-
-def write_pointer(descriptor: np.ndarray, pointer: InfoPointer) -> None:
-    """Place ``pointer`` in one field descriptor (a ``FieldDescType`` record), in place."""
-    packed = pointer.pack()
-    descriptor["arguments"][: len(packed)] = np.frombuffer(packed, np.uint8)
-
-
-def index_checksum(header: np.ndarray, descriptors: np.ndarray, metadata: np.ndarray, table: np.ndarray) -> int:
-    """CRC-32 over header, field descriptors, metadata rows and allocation table, in that order.
-
-    The descriptors must hold a pointer whose ``index_crc`` is 0: the checksum cannot cover itself.
-    """
-    checksum = 0
-    for part in (header, descriptors, metadata, table):
-        checksum = zlib.crc32(np.ascontiguousarray(part).view(np.uint8), checksum)
-    return checksum
+    def __len__(self) -> int:
+        """Number of levels L, at least 1."""
+        return len(self.heights)
 
 
 class Beton:
@@ -202,28 +95,27 @@ class Beton:
         data_ptr: ``(N,)`` uint64, offset of a sample's bytes in the file.
         data_size: ``(N,)`` uint64, length of a sample's bytes.
         labels: ``(N,)`` int64, none negative.
+        levels: the stored resolutions; ``heights`` to ``data_size`` above are their row 0.
         info: what the converter stored, or None for a file from FFCV's own writer.
+        page_bytes: a sample and its smaller copies lie within one of the stretches of so many bytes that make the file.
 
     All arrays are read-only. Made by :meth:`open`; usable as a context manager.
     """
 
     def __init__(
-        self,
-        path: Path,
-        samples: dict[str, np.ndarray],
-        info: BetonInfo | None,
-        data: np.memmap,
+        self, path: Path, levels: Levels, labels: np.ndarray, info: BetonInfo | None, page_bytes: int, data: np.memmap
     ):
-        for values in samples.values():
-            values.setflags(write=False)
+        labels.setflags(write=False)
         self.path = path
-        self.heights = samples["heights"]
-        self.widths = samples["widths"]
-        self.is_jpeg = samples["is_jpeg"]
-        self.data_ptr = samples["data_ptr"]
-        self.data_size = samples["data_size"]
-        self.labels = samples["labels"]
+        self.levels = levels
+        self.heights = self.levels.heights[0]
+        self.widths = self.levels.widths[0]
+        self.is_jpeg = self.levels.is_jpeg[0]
+        self.data_ptr = self.levels.data_ptr[0]
+        self.data_size = self.levels.data_size[0]
+        self.labels = labels
         self.info = info
+        self.page_bytes = page_bytes
         self.num_samples = len(self.labels)
         self.num_classes = len(info.classes) if info else int(self.labels.max()) + 1
         self._data: np.memmap | None = data
@@ -245,10 +137,13 @@ class Beton:
         reader = Reader(str(path))
         if pointer is not None:
             _check_index(path, header, descriptors, reader, pointer)
-        samples = _read_samples(path, reader, descriptors, names)
         data = np.memmap(path, np.uint8, "r")
-        info = None if pointer is None else _read_info(path, data, int(header["alloc_table_ptr"]), pointer, samples)
-        return cls(path, samples, info, data)
+        info = None if pointer is None else _read_info(path, data, int(header["alloc_table_ptr"]), pointer)
+        labels = _read_labels(path, reader, descriptors)
+        levels = _read_levels(path, reader, descriptors, () if info is None else info.denominators)
+        if info is not None:
+            _check_info(path, info, labels, levels)
+        return cls(path, levels, labels, info, int(header["page_size"]), data)
 
     @property
     def data(self) -> np.memmap:
@@ -260,6 +155,12 @@ class Beton:
         if self._data is None:
             raise BetonError(f"{self.path}: was closed")
         return self._data
+
+    def read_at_random(self) -> None:
+        """Have the kernel read no more of the file than is touched, rather than a stretch around it."""
+        if hasattr(mmap, "MADV_RANDOM"):
+            # numpy.memmap has no public way to its mapping's advice.
+            self.data._mmap.madvise(mmap.MADV_RANDOM)
 
     def close(self) -> None:
         """Let go of the mapped file; views of ``data`` held elsewhere keep it mapped until they go too."""
@@ -273,9 +174,13 @@ class Beton:
 
     @property
     def fingerprint(self) -> str:
-        """Eight hexadecimal digits that tell two data sets apart by their images' number, sizes, bytes and labels."""
+        """Eight hexadecimal digits that tell two data sets apart by their images' number, sizes, bytes and labels.
+
+        Levels count: the same images give other pixels where a smaller copy of them is decoded.
+        """
+        smaller = (self.levels.heights[1:], self.levels.widths[1:], self.levels.data_size[1:])
         checksum = 0
-        for values in (self.heights, self.widths, self.data_size, self.labels):
+        for values in (self.heights, self.widths, self.data_size, self.labels, *smaller):
             checksum = zlib.crc32(np.ascontiguousarray(values).view(np.uint8), checksum)
         return f"{checksum:08x}"
 
@@ -380,45 +285,70 @@ def _check_index(path: Path, header: np.ndarray, descriptors: np.ndarray, reader
         raise BetonError(f"{path}: is damaged: the checksum of its header, metadata and allocation table is wrong")
 
 
-def _read_samples(path: Path, reader: Reader, descriptors: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-    image_field = _only_field(path, descriptors, names, IMAGE_TYPE_ID, "image")
-    label_field = _only_field(path, descriptors, names, LABEL_TYPE_ID, "label")
-    image = reader.metadata[f"f{image_field}"]
-    samples = {
-        "heights": image["height"].astype(np.int64),
-        "widths": image["width"].astype(np.int64),
-        "is_jpeg": image["mode"] == JPEG_MODE,
-        "data_ptr": image["data_ptr"].astype(np.uint64),
-        "labels": reader.metadata[f"f{label_field}"].astype(np.int64),
-    }
-    pixels = samples["heights"] * samples["widths"]
-    _refuse(path, pixels == 0, "has a zero height or width")
-    _refuse(path, image["mode"] > RAW_MODE, "is stored in a way FFCV does not know")
-    _refuse(path, samples["labels"] < 0, "has a negative label")
-    samples["data_size"] = _sizes(path, reader, descriptors, samples["data_ptr"])
-    raw_size = (pixels * 3).astype(np.uint64)
-    _refuse(
-        path, ~samples["is_jpeg"] & (samples["data_size"] != raw_size), "is raw but not of height x width x 3 bytes"
-    )
-    return samples
+def _read_labels(path: Path, reader: Reader, descriptors: np.ndarray) -> np.ndarray:
+    field = _only_field(path, descriptors, reader.field_names, LABEL_TYPE_ID, "label")
+    labels = reader.metadata[f"f{field}"].astype(np.int64)
+    _refuse(path, labels < 0, "has a negative label")
+    return labels
 
 
-def _sizes(path: Path, reader: Reader, descriptors: np.ndarray, data_ptr: np.ndarray) -> np.ndarray:
-    """Length of each sample's bytes, looked up by offset in the allocation table."""
-    table_ptr = np.uint64(reader.header["alloc_table_ptr"])
+def _read_levels(path: Path, reader: Reader, descriptors: np.ndarray, denominators: tuple[int, ...]) -> Levels:
+    names = reader.field_names
+    columns = [_only_field(path, descriptors, names, IMAGE_TYPE_ID, "image")]
+    for denominator in denominators:
+        name = field_name(denominator)
+        if name not in names or descriptors["type_id"][names.index(name)] != IMAGE_TYPE_ID:
+            raise BetonError(f"{path}: is damaged: it has no image field {name!r} for its level 1/{denominator}")
+        columns.append(names.index(name))
+    shape = (len(columns), int(reader.num_samples))
+    levels = {name: np.empty(shape, dtype) for name, dtype in _LEVEL_TYPES.items()}
+    starts, lengths = _sorted_table(path, reader)
+    first = np.uint64(HeaderType.itemsize + descriptors.nbytes + reader.metadata.nbytes)
+    end = np.uint64(reader.header["alloc_table_ptr"])
+    for level, column in enumerate(columns):
+        image = reader.metadata[f"f{column}"]
+        where = f" in its field {names[column]!r}" if level else ""
+        heights, widths, is_jpeg, data_ptr, data_size = (levels[name][level] for name in _LEVEL_TYPES)
+        heights[:], widths[:], data_ptr[:] = image["height"], image["width"], image["data_ptr"]
+        is_jpeg[:] = image["mode"] == JPEG_MODE
+        pixels = heights * widths
+        _refuse(path, pixels == 0, f"has a zero height or width{where}")
+        _refuse(path, image["mode"] > RAW_MODE, f"is stored in a way FFCV does not know{where}")
+        place = np.minimum(np.searchsorted(starts, data_ptr), len(starts) - 1)
+        missing = starts[place] != data_ptr
+        _refuse(path, missing, f"is not in the allocation table{where} (is the file cut short?)")
+        data_size[:] = lengths[place]
+        # Where data_ptr > end the difference wraps around, but the sample is refused already.
+        outside = (data_ptr < first) | (data_ptr > end) | (data_size == 0) | (data_size > end - data_ptr)
+        _refuse(path, outside, f"has bytes outside the file's data region{where}")
+        wrong_size = ~is_jpeg & (data_size != (pixels * 3).astype(np.uint64))
+        _refuse(path, wrong_size, f"is raw but not of height x width x 3 bytes{where}")
+    for level, denominator in enumerate(denominators, 1):
+        _check_level(path, levels, level, denominator)
+    return Levels(**levels)
+
+
+def _sorted_table(path: Path, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets in the allocation table, ascending, and the lengths that belong to them."""
     if (reader.alloc_table["sample_id"] >= reader.num_samples).any():
         raise BetonError(f"{path}: is damaged: its allocation table speaks of more than {reader.num_samples} samples")
     order = np.argsort(reader.alloc_table["ptr"], kind="stable")
-    starts = reader.alloc_table["ptr"][order]
-    place = np.minimum(np.searchsorted(starts, data_ptr), len(starts) - 1)
-    _refuse(path, starts[place] != data_ptr, "is not in the allocation table (is the file cut short?)")
-    sizes = reader.alloc_table["size"][order][place]
-    metadata_end = np.uint64(HeaderType.itemsize + descriptors.nbytes + reader.metadata.nbytes)
-    outside = (data_ptr < metadata_end) | (data_ptr > table_ptr)
-    # Where data_ptr > table_ptr the difference wraps around, but the sample is refused already.
-    outside |= (sizes == 0) | (sizes > table_ptr - data_ptr)
-    _refuse(path, outside, "has bytes outside the file's data region")
-    return sizes
+    return reader.alloc_table["ptr"][order], reader.alloc_table["size"][order]
+
+
+def _check_level(path: Path, levels: dict[str, np.ndarray], level: int, denominator: int) -> None:
+    """Refuse images that neither repeat the level above nor have the size that belongs to this one."""
+    repeats = levels["data_ptr"][level] == levels["data_ptr"][level - 1]
+    same, scaled = np.ones((2, len(repeats)), np.bool_)
+    for name in ("heights", "widths"):
+        same &= levels[name][level] == levels[name][level - 1]
+        scaled &= levels[name][level] == level_side(levels[name][0], denominator)
+    same &= levels["is_jpeg"][level] == levels["is_jpeg"][level - 1]
+    name = field_name(denominator)
+    _refuse(path, repeats & ~same, f"has in its field {name!r} the bytes of the level above, but not its size and kind")
+    _refuse(
+        path, ~repeats & ~scaled, f"has in its field {name!r} a size that is not 1/{denominator} of the full image's"
+    )
 
 
 def _refuse(path: Path, wrong: np.ndarray, what: str) -> None:
@@ -426,19 +356,24 @@ def _refuse(path: Path, wrong: np.ndarray, what: str) -> None:
         raise BetonError(f"{path}: sample {int(wrong.argmax())} {what}")
 
 
-def _read_info(
-    path: Path, data: np.memmap, table_ptr: int, pointer: InfoPointer, samples: dict[str, np.ndarray]
-) -> BetonInfo:
+def _read_info(path: Path, data: np.memmap, table_ptr: int, pointer: InfoPointer) -> BetonInfo:
     if pointer.ptr + pointer.size > table_ptr:
         raise BetonError(f"{path}: is damaged: its information block lies outside the file")
     block = data[pointer.ptr : pointer.ptr + pointer.size].tobytes()
     if zlib.crc32(block) != pointer.info_crc:
         raise BetonError(f"{path}: is damaged: the checksum of its information block is wrong")
     try:
-        info = BetonInfo.from_json(block.decode("ascii"))
+        return BetonInfo.from_json(block.decode("ascii"))
     except ValueError as error:
         raise BetonError(f"{path}: its information block cannot be used: {error}") from error
-    counts = np.bincount(np.minimum(samples["labels"], len(info.classes)), minlength=len(info.classes))
+
+
+def _check_info(path: Path, info: BetonInfo, labels: np.ndarray, levels: Levels) -> None:
+    counts = np.bincount(np.minimum(labels, len(info.classes)), minlength=len(info.classes))
     if counts.tolist() != list(info.counts):
         raise BetonError(f"{path}: its labels do not agree with the images per class it records")
-    return info
+    for level, recorded in enumerate(info.levels):
+        own = levels.data_ptr[level] != levels.data_ptr[level - 1] if level else np.ones(len(labels), np.bool_)
+        num_bytes = int(levels.data_size[level].sum(where=own))
+        if (int(own.sum()), num_bytes) != (recorded.images, recorded.num_bytes):
+            raise BetonError(f"{path}: its level 1/{recorded.denominator} does not hold the images it records")

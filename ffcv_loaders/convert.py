@@ -3,7 +3,7 @@
 Example::
 
     mixsize convert digits data/digits                      # train.beton and test.beton
-    mixsize convert path/to/imagenet/train data/train.beton --max-side 500
+    mixsize convert path/to/imagenet/train data/train.beton --max-side 500 --levels 2,4
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mixsize.ffcv_loaders.beton import BetonInfo
 from mixsize.ffcv_loaders.encode import DEFAULT_QUALITY, RAW_UP_TO, STORES, Encoding
+from mixsize.ffcv_loaders.info import BetonInfo
+from mixsize.ffcv_loaders.levels import DENOMINATORS, MIN_SIDE, check_denominators, level_side
 from mixsize.ffcv_loaders.sources import (
     BUILT_IN,
     SPLITS,
     ArraySource,
+    ShuffledSource,
     Source,
     check_same_classes,
     find_splits,
@@ -39,6 +41,8 @@ def convert(
     store: str = "auto",
     quality: int | None = None,
     max_side: int | None = None,
+    levels: Sequence[int] = (),
+    shuffle: int | None = None,
     skip_broken: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
@@ -57,6 +61,11 @@ def convert(
         quality: JPEG quality 1..100 (default 90) of images that must be encoded, with 4:2:0 chroma subsampling. JPEG
             files that need no change keep their bytes.
         max_side: shrink images whose longer side exceeds this many pixels.
+        levels: smaller copies to store beside each JPEG: 2 for half its sides, 4 for a quarter, 8 for an eighth, in
+            ascending order. The loader decodes them where they suffice. A copy is left out where its shorter side would
+            be below 32 px, or where it would take more than three quarters of the bytes of the next larger one.
+        shuffle: store the samples in a random order drawn from this seed, for loaders that read in quasi-random order;
+            by default in the source's, class after class.
         skip_broken: leave out images that cannot be used, and say so on stderr.
         overwrite: replace ``out`` where it exists.
         workers: processes; default: one for each core.
@@ -75,10 +84,10 @@ def convert(
     EXIF orientation is ignored, as torchvision and timm ignore it.
     """
     check_destination(out, overwrite)
-    encoding = _encoding(store, quality, max_side)
+    encoding = _encoding(store, quality, max_side, levels)
     opened = _open(source, split, root, download)
-    _refuse_idle_quality(opened, encoding, quality)
-    return _write(opened, out, encoding, skip_broken, overwrite, workers, progress)
+    _refuse_idle_options(opened, encoding, quality)
+    return _write(_in_order(opened, shuffle), out, encoding, skip_broken, overwrite, workers, progress)
 
 
 def convert_splits(
@@ -88,6 +97,8 @@ def convert_splits(
     store: str = "auto",
     quality: int | None = None,
     max_side: int | None = None,
+    levels: Sequence[int] = (),
+    shuffle: int | None = None,
     skip_broken: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
@@ -111,7 +122,7 @@ def convert_splits(
     out = Path(out)
     if out.suffix == ".beton" or (out.exists() and not out.is_dir()):
         raise ConvertError(f"{out}: splits are written into a folder, not into a file")
-    encoding = _encoding(store, quality, max_side)
+    encoding = _encoding(store, quality, max_side, levels)
     sources: dict[str, Source]
     if str(source) in BUILT_IN:
         names = SPLITS
@@ -132,14 +143,16 @@ def convert_splits(
         sources = {name: _open(folders[name], None, root, download) for name in names}
     check_same_classes(sources)
     for opened in sources.values():
-        _refuse_idle_quality(opened, encoding, quality)
+        _refuse_idle_options(opened, encoding, quality)
     return {
-        files[name]: _write(opened, files[name], encoding, skip_broken, overwrite, workers, progress)
+        files[name]: _write(
+            _in_order(opened, shuffle), files[name], encoding, skip_broken, overwrite, workers, progress
+        )
         for name, opened in sources.items()
     }
 
 
-def _encoding(store: str, quality: int | None, max_side: int | None) -> Encoding:
+def _encoding(store: str, quality: int | None, max_side: int | None, levels: Sequence[int]) -> Encoding:
     if store not in STORES:
         raise ConvertError(f"--store {store}: must be one of {', '.join(STORES)}")
     if quality is not None and not 1 <= quality <= 100:
@@ -148,14 +161,27 @@ def _encoding(store: str, quality: int | None, max_side: int | None) -> Encoding
         raise ConvertError(f"--max-side {max_side}: must be at least 1")
     if store == "raw" and quality is not None:
         raise ConvertError("--quality has no effect with --store raw: nothing is encoded as JPEG")
-    return Encoding(store, DEFAULT_QUALITY if quality is None else quality, max_side)
+    try:
+        denominators = check_denominators(levels)
+    except ValueError as error:
+        raise ConvertError(f"--levels: {error}") from error
+    if store == "raw" and denominators:
+        raise ConvertError("--levels has no effect with --store raw: smaller copies are kept of JPEG images only")
+    quality = DEFAULT_QUALITY if quality is None else quality
+    return Encoding(store, quality, max_side, levels=denominators)
 
 
-def _refuse_idle_quality(source: Source, encoding: Encoding, quality: int | None) -> None:
-    if quality is None or not isinstance(source, ArraySource):
+def _refuse_idle_options(source: Source, encoding: Encoding, quality: int | None) -> None:
+    if not isinstance(source, ArraySource):
         return
     height, width = encoding.size_of(*source.pixels.shape[1:3])
-    if not encoding.is_jpeg(height, width):
+    is_jpeg = encoding.is_jpeg(height, width)
+    if encoding.levels and not (is_jpeg and level_side(min(height, width), encoding.levels[0]) >= MIN_SIDE):
+        raise ConvertError(
+            f"--levels has no effect here: JPEG images have smaller copies, of at least {MIN_SIDE} px on the shorter"
+            f" side, and images of {source.kind} have {height} x {width}"
+        )
+    if quality is not None and not is_jpeg:
         raise ConvertError(
             f"--quality has no effect here: --store auto keeps images of up to {RAW_UP_TO} pixels raw, and those of"
             f" {source.kind} have {height} x {width}; add --store jpg"
@@ -184,6 +210,14 @@ def _open(
     if root is None:
         raise ConvertError(f"{name}: needs --root, the folder that holds its files or that --download puts them into")
     return open_cifar(name, root, split, download)
+
+
+def _in_order(source: Source, shuffle: int | None) -> Source:
+    if shuffle is None:
+        return source
+    if shuffle < 0:
+        raise ConvertError(f"--shuffle {shuffle}: must be at least 0")
+    return ShuffledSource.of(source, shuffle)
 
 
 def _write(
@@ -239,6 +273,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " JPEG files that need no change keep their bytes",
     )
     parser.add_argument("--max-side", type=int, metavar="PX", help="shrink images whose longer side exceeds this")
+    parser.add_argument(
+        "--levels",
+        metavar="D,...",
+        help="store smaller copies beside each JPEG, which decode faster where they suffice: 2 for half the sides, 2,4"
+        f" for half and quarter; of {', '.join(map(str, DENOMINATORS))}, ascending (default: none). 2,4 takes a quarter"
+        " to a good third more space",
+    )
+    parser.add_argument(
+        "--shuffle",
+        type=int,
+        metavar="SEED",
+        help="store samples in random order, which reading in quasi-random order needs (default: class after class)",
+    )
     parser.add_argument("--skip-broken", action="store_true", help="leave out images that cannot be used")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
@@ -252,7 +299,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Do what the parsed options of :func:`add_arguments` ask.
 
     Returns:
-        What prints one line for each file written; its result is the exit status, 0.
+        What prints :func:`summary` of each file written; its result is the exit status, 0.
 
     Raises:
         ValueError: as :func:`convert` does; the message is meant for the user.
@@ -261,6 +308,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         "store": args.store,
         "quality": args.quality,
         "max_side": args.max_side,
+        "levels": _denominators(args.levels),
+        "shuffle": args.shuffle,
         "skip_broken": args.skip_broken,
         "overwrite": args.overwrite,
         "workers": args.workers,
@@ -282,8 +331,17 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     return show
 
 
+def _denominators(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConvertError(f"--levels {text}: must be whole numbers separated by commas, such as 2,4") from None
+
+
 def summary(file: Path, info: BetonInfo) -> str:
-    """One line about a file that was written."""
+    """A line about a file that was written, and one about each level below the full images."""
 
     def numbers(values: tuple[float, ...]) -> str:
         return " ".join(f"{value:.4f}" for value in values)
@@ -291,7 +349,12 @@ def summary(file: Path, info: BetonInfo) -> str:
     size = "x".join(map(str, info.min_size))
     if info.min_size != info.max_size:
         size += " to " + "x".join(map(str, info.max_size))
-    return (
+    lines = [
         f"{file}: {sum(info.counts):,} images, {len(info.classes)} classes, {size} px (height x width),"
         f" mean {numbers(info.mean)}, std {numbers(info.std)}, {len(info.skipped)} left out"
-    )
+    ]
+    for level in info.levels[1:]:
+        share = 100 * level.num_bytes / info.levels[0].num_bytes
+        size = f"{level.num_bytes:,} bytes, {share:.1f} % of the full images'"
+        lines.append(f"  level 1/{level.denominator}: {level.images:,} images, {size}")
+    return "\n".join(lines)

@@ -1,9 +1,11 @@
 """From stored bytes to views: decode, cut, resize, mirror, straight into the batch.
 
-FFCV's own JPEG decoder and area resize do the work, called from compiled code that holds no
-interpreter lock. Unlike FFCV's pipeline, one compiled function serves every size, batch and number
-of duplicates, scratch memory is kept per thread rather than per sample, and a JPEG that fails to
-decode is reported instead of passing on the previous image's pixels.
+A JPEG is decoded only where its views need it, from the stored copy and at the ratio that
+:mod:`~mixsize.ffcv_loaders.copies` finds cheapest, by :mod:`~mixsize.ffcv_loaders.jpegcrop`. A view that is read from
+the full image at its full size has, to the last bit, the pixels of FFCV's decoder and resize; where the extension is
+not built, these do all the work. Unlike FFCV's pipeline, one compiled function serves every size, batch and number of
+duplicates, without the interpreter lock; scratch memory is kept per thread rather than per sample, and a JPEG that
+fails to decode is reported instead of passing on the previous image's pixels.
 """
 
 from __future__ import annotations
@@ -13,14 +15,40 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
-from ffcv.libffcv import ctypes_imdecode, ctypes_resize
+from ffcv.libffcv import ctypes_imdecode
 
-from mixsize.ffcv_loaders.augment import FLIP, FRAME_HEIGHT, FRAME_WIDTH, HEIGHT, LEFT, TOP, WIDTH
+from mixsize.ffcv_loaders.augment import FLIP, FRAME_HEIGHT, FRAME_WIDTH
 from mixsize.ffcv_loaders.beton import Beton, BetonError
+from mixsize.ffcv_loaders.copies import (
+    NEED,
+    RATIOS,
+    SERVES,
+    WHOLE,
+    cheapest,
+    crop_in,
+    group_views,
+    shown_part,
+    sources_that_serve,
+)
+from mixsize.ffcv_loaders.cut import cut, cut_reduced, cut_resized, cuts_from_part
+from mixsize.ffcv_loaders.jpegcrop import BROKEN, DONE, MESSAGE_BYTES, explain, is_built, jpeg_crop
+
+#: Default of ``threshold``.
+THRESHOLD = 1.1
 
 # Enough pieces that a slow image does not leave the other threads idle, few enough that the
 # interpreter is hardly asked.
 _PIECES_PER_THREAD = 4
+
+
+#: Heights, widths, kinds, offsets and lengths of every stored copy, each ``(L, N)``, as compiled code takes them.
+Index = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def index_of(beton: Beton) -> Index:
+    """Where the stored copies of a file's images are."""
+    levels = beton.levels
+    return levels.heights, levels.widths, levels.is_jpeg, levels.data_ptr, levels.data_size
 
 
 class Decoder:
@@ -29,19 +57,26 @@ class Decoder:
     Args:
         beton: the data set.
         threads: decoding threads, at least 1.
+        threshold: side that a view's window must have in a smaller copy of its image for the view to be read from it,
+            along both axes and in multiples of the view's own side S; above 0. With ``math.inf`` every view is read
+            from the full image at its full size.
 
     Raises:
-        ValueError: ``threads`` below 1.
+        ValueError: ``threads`` below 1, or ``threshold`` not above 0.
     """
 
-    def __init__(self, beton: Beton, threads: int) -> None:
+    def __init__(self, beton: Beton, threads: int, threshold: float = THRESHOLD) -> None:
         if threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
-        self._beton = beton
+        if not threshold > 0:
+            raise ValueError(f"threshold is {threshold}; it must be above 0")
+        self._path = beton.path
         self._data = np.asarray(beton.data)
-        self._sides = np.stack([beton.heights, beton.widths], axis=1).astype(np.int64)
+        self._index = index_of(beton)
+        self._threshold = float(threshold)
+        self._has_extension = is_built()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mixsize-decode") if threads > 1 else None
-        largest = int(self._sides.prod(axis=1).max()) * 3
+        largest = int((beton.heights * beton.widths).max()) * 3
         # Pages that no image reaches are never touched, so the largest image costs memory only once it comes up.
         self._scratch = [_Scratch(largest) for _ in range(threads)]
 
@@ -68,31 +103,31 @@ class Decoder:
         def work(scratch: _Scratch) -> None:
             scratch.fit_resized(resized)
             for start in starts:
-                broken = _decode_piece(
-                    self._data,
-                    self._beton.data_ptr,
-                    self._beton.data_size,
-                    self._beton.is_jpeg,
-                    self._sides,
-                    samples[start : start + piece],
-                    duplicates,
-                    windows[start * duplicates : (start + piece) * duplicates],
-                    scratch.frame,
-                    scratch.padded,
-                    scratch.resized,
-                    out[start * duplicates : (start + piece) * duplicates],
-                )
-                if broken >= 0:
-                    raise BetonError(
-                        f"{self._beton.path}: image {samples[start + broken]} does not decode as a JPEG; "
-                        "the file is damaged: convert the images again"
-                    )
+                views = slice(start * duplicates, (start + piece) * duplicates)
+                self._decode_piece(samples[start : start + piece], duplicates, windows[views], scratch, out[views])
 
         if self._pool is None:
             work(self._scratch[0])
             return
         for future in [self._pool.submit(work, scratch) for scratch in self._scratch]:
             future.result()
+
+    def _decode_piece(
+        self, samples: np.ndarray, duplicates: int, windows: np.ndarray, scratch: _Scratch, out: np.ndarray
+    ) -> None:
+        views = (samples, duplicates, windows)
+        memory = (scratch.frame, scratch.padded, scratch.resized)
+        if self._has_extension:
+            broken, code = _decode_piece(
+                self._data, self._index, *views, self._threshold, *memory, scratch.message, out
+            )
+        else:
+            broken, code = _decode_piece_with_ffcv(self._data, self._index, *views, *memory, out), BROKEN
+        if broken >= 0:
+            raise BetonError(
+                f"{self._path}: image {samples[broken]} does not decode as a JPEG: "
+                f"{explain(code, scratch.message)}; the file is damaged: convert the images again"
+            )
 
     def close(self) -> None:
         """End the threads; waits for the batch in hand."""
@@ -101,12 +136,13 @@ class Decoder:
 
 
 class _Scratch:
-    """A thread's memory for the frame at hand: as stored, shifted onto black, and resized."""
+    """A thread's memory for the frame at hand: as stored, shifted onto black, and resized; and libjpeg's last words."""
 
     def __init__(self, largest: int) -> None:
         self.frame = np.empty(largest, dtype=np.uint8)
         self.padded = np.empty(largest, dtype=np.uint8)
         self.resized = np.empty(0, dtype=np.uint8)
+        self.message = np.zeros(MESSAGE_BYTES, dtype=np.uint8)
 
     def fit_resized(self, num_bytes: int) -> None:
         if self.resized.size < num_bytes:
@@ -131,20 +167,103 @@ class _SharedRange:
 
 
 @numba.njit(nogil=True)
-def _decode_piece(
-    data, data_ptr, data_size, is_jpeg, sides, samples, duplicates, windows, decoded, padded, resized, out
-):
+def _decode_piece(data, index, samples, duplicates, windows, threshold, decoded, padded, resized, message, out):
+    """Returns the first sample (counted within this piece) that failed, or -1, and a code that tells why."""
+    is_jpeg = index[2]
+    views = view_memory(duplicates)
+    placed = np.empty(2, dtype=np.int64)
+    for i in range(len(samples)):
+        sample, first, end = samples[i], i * duplicates, (i + 1) * duplicates
+        if is_jpeg[0, sample]:
+            memory = (decoded, padded, resized, placed, message)
+            code = _decode_views(data, index, sample, windows[first:end], threshold, views, memory, out[first:end])
+        else:
+            frame = _stored_pixels(data, index, sample)
+            code = _cut_views(frame, first, end, windows, padded, resized, out)
+        if code != DONE:
+            return i, code
+    return -1, DONE
+
+
+@numba.njit(nogil=True)
+def view_memory(duplicates):
+    """Memory for :func:`group_image`: what each view needs, what each group of views needs, and each view's group."""
+    return np.empty((duplicates, NEED)), np.empty((duplicates, NEED)), np.empty(duplicates, dtype=np.int64)
+
+
+@numba.njit(nogil=True)
+def group_image(index, sample, windows, side, threshold, views):
+    """Which views of one JPEG, of ``windows`` and ``side``, are decoded together; fills ``views``.
+
+    Returns:
+        The number of groups.
+    """
+    heights, widths, is_jpeg = index[0][:, sample], index[1][:, sample], index[2][:, sample]
+    data_ptr, data_size = index[3][:, sample], index[4][:, sample]
+    needs, joint, group = views
+    for d in range(len(windows)):
+        shown_part(windows[d], heights[0], widths[0], needs[d])
+        needs[d, WHOLE] = not cuts_from_part(windows[d], heights[0], widths[0], side)
+        needs[d, SERVES] = sources_that_serve(needs[d], side, threshold, heights, widths, is_jpeg, data_ptr)
+    return group_views(needs, heights, widths, data_size, joint, group)
+
+
+@numba.njit(nogil=True)
+def _decode_views(data, index, sample, windows, threshold, views, memory, out):
+    """Fill the views of one JPEG."""
+    heights, widths = index[0][:, sample], index[1][:, sample]
+    data_ptr, data_size = index[3][:, sample], index[4][:, sample]
+    decoded, padded, resized, placed, message = memory
+    needs, joint, group = views
+    groups = group_image(index, sample, windows, out.shape[1], threshold, views)
+    for g in range(groups):
+        source = cheapest(joint[g], heights, widths, data_size)[0]
+        level = source // RATIOS
+        top, rows, left, columns = crop_in(source, joint[g], heights, widths)
+        code = jpeg_crop(
+            data[data_ptr[level] :].ctypes.data,
+            data_size[level],
+            heights[level],
+            widths[level],
+            1 << source % RATIOS,
+            top,
+            left,
+            rows,
+            columns,
+            decoded.ctypes.data,
+            decoded.size,
+            placed.ctypes.data,
+            message.ctypes.data,
+        )
+        if code != DONE:
+            return code
+        left, columns = placed[0], placed[1]
+        pixels = decoded[: rows * columns * 3].reshape((rows, columns, 3))
+        for d in range(len(windows)):
+            if group[d] != g:
+                continue
+            if source == 0:
+                code = _cut_view(pixels, top, left, heights[0], widths[0], windows[d], padded, resized, out[d])
+            else:
+                mirror = windows[d, FLIP]
+                code = cut_reduced(pixels, top, left, source, needs[d], heights, widths, mirror, out[d])
+            if code != DONE:
+                return code
+    return DONE
+
+
+@numba.njit(nogil=True)
+def _decode_piece_with_ffcv(data, index, samples, duplicates, windows, decoded, padded, resized, out):
     """Returns the first sample (counted within this piece) that failed, or -1."""
+    heights, widths, is_jpeg, data_ptr, data_size = index
     for i in range(len(samples)):
         sample = samples[i]
-        height, width = sides[sample, 0], sides[sample, 1]
-        start = data_ptr[sample]
-        stored = data[start : start + data_size[sample]]
-        if is_jpeg[sample]:
+        height, width = heights[0, sample], widths[0, sample]
+        if is_jpeg[0, sample]:
             frame = decoded[: height * width * 3].reshape((height, width, 3))
             failed = ctypes_imdecode(
-                stored.ctypes.data,
-                stored.size,
+                data[data_ptr[0, sample] :].ctypes.data,
+                data_size[0, sample],
                 height,
                 width,
                 frame.ctypes.data,
@@ -160,81 +279,29 @@ def _decode_piece(
             if failed != 0:
                 return i
         else:
-            frame = stored.reshape((height, width, 3))
-        for view in range(i * duplicates, (i + 1) * duplicates):
-            window = windows[view]
-            source = frame
-            if window[FRAME_HEIGHT] > 0:
-                pixels = window[FRAME_HEIGHT] * window[FRAME_WIDTH]
-                source = resized[: pixels * 3].reshape((window[FRAME_HEIGHT], window[FRAME_WIDTH], 3))
-                _resize(frame, 0, 0, height, width, source)
-            _cut(source, window[TOP], window[LEFT], window[HEIGHT], window[WIDTH], padded, out[view])
-            if window[FLIP]:
-                _mirror(out[view])
+            frame = _stored_pixels(data, index, sample)
+        _cut_views(frame, i * duplicates, (i + 1) * duplicates, windows, padded, resized, out)
     return -1
 
 
 @numba.njit(nogil=True)
-def _cut(frame, top, left, height, width, padded, view):
-    """Resize the window of ``frame`` to fill ``view``; black where the window leaves the frame."""
-    inside = top >= 0 and left >= 0 and top + height <= frame.shape[0] and left + width <= frame.shape[1]
-    same_size = height == view.shape[0] and width == view.shape[1]
-    if same_size:
-        if inside:
-            _copy(frame, top, left, 0, 0, height, width, view)
-        else:
-            _copy_padded(frame, top, left, height, width, view)
-    elif inside:
-        _resize(frame, top, left, height, width, view)
-    else:
-        canvas = padded[: height * width * 3].reshape((height, width, 3))
-        _copy_padded(frame, top, left, height, width, canvas)
-        _resize(canvas, 0, 0, height, width, view)
+def _stored_pixels(data, index, sample):
+    heights, widths, _, data_ptr, data_size = index
+    start = data_ptr[0, sample]
+    return data[start : start + data_size[0, sample]].reshape((heights[0, sample], widths[0, sample], 3))
 
 
 @numba.njit(nogil=True)
-def _resize(frame, top, left, height, width, view):
-    ctypes_resize(
-        0,
-        frame.ctypes.data,
-        frame.shape[0],
-        frame.shape[1],
-        top,
-        top + height,
-        left,
-        left + width,
-        view.ctypes.data,
-        view.shape[0],
-        view.shape[1],
-    )
+def _cut_views(frame, first, end, windows, padded, resized, out):
+    for i in range(first, end):
+        code = _cut_view(frame, 0, 0, frame.shape[0], frame.shape[1], windows[i], padded, resized, out[i])
+        if code != DONE:
+            return code
+    return DONE
 
 
 @numba.njit(nogil=True)
-def _copy_padded(frame, top, left, height, width, canvas):
-    canvas[:] = 0
-    first_row, first_col = max(0, top), max(0, left)
-    rows = min(frame.shape[0], top + height) - first_row
-    cols = min(frame.shape[1], left + width) - first_col
-    if rows > 0 and cols > 0:
-        _copy(frame, first_row, first_col, first_row - top, first_col - left, rows, cols, canvas)
-
-
-@numba.njit(nogil=True)
-def _copy(frame, from_row, from_col, to_row, to_col, rows, cols, canvas):
-    for r in range(rows):
-        for c in range(cols):
-            for channel in range(3):
-                canvas[to_row + r, to_col + c, channel] = frame[from_row + r, from_col + c, channel]
-
-
-@numba.njit(nogil=True)
-def _mirror(view):
-    side = view.shape[1]
-    for r in range(view.shape[0]):
-        row = view[r]
-        for c in range(side // 2):
-            # Channel by channel: as a loop over three this takes twice as long.
-            opposite = side - 1 - c
-            red, green, blue = row[c, 0], row[c, 1], row[c, 2]
-            row[c, 0], row[c, 1], row[c, 2] = row[opposite, 0], row[opposite, 1], row[opposite, 2]
-            row[opposite, 0], row[opposite, 1], row[opposite, 2] = red, green, blue
+def _cut_view(pixels, top, left, height, width, window, padded, resized, view):
+    if window[FRAME_HEIGHT] > 0:
+        return cut_resized(pixels, top, left, window, height, width, resized, padded, view)
+    return cut(pixels, top, left, window, padded, view)

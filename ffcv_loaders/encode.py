@@ -1,14 +1,10 @@
 """Read, check and encode images: the part of a conversion that worker processes run.
 
-Imports pillow and NumPy only, so that a worker starts in a fraction of a second; FFCV's decoder is reached through its
-shared library, because importing the ``ffcv`` package takes seconds.
+Imports pillow, NumPy and OpenCV only, so that a worker starts in a fraction of a second.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import importlib.util
 import io
 import multiprocessing
 import os
@@ -20,13 +16,17 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
+
+from mixsize.ffcv_loaders.ffcv_decoder import decode_as_ffcv_does, ffcv_library
+from mixsize.ffcv_loaders.info import MAX_SIDE
+from mixsize.ffcv_loaders.levels import MAX_SHARE, MIN_SIDE, check_denominators, encode_level, level_side, shrink
 
 STORES = ("auto", "raw", "jpg")
 DEFAULT_QUALITY = 90
 RAW_UP_TO = 64 * 64
-MAX_SIDE = 65_535
 MAX_BYTES = 1 << 31
 # Pillow's own default limit against images that unpack to more memory than a machine has.
 MAX_PIXELS = 89_478_485
@@ -49,6 +49,8 @@ class Encoding:
         quality: JPEG quality 1..100 for images that have to be encoded; Pillow's default 4:2:0 chroma subsampling.
         max_side: images whose longer side exceeds it, in pixels, are shrunk to it by averaging areas; None keeps all.
         max_pixels: images that declare more pixels are refused before they are unpacked.
+        levels: denominators of the smaller copies stored beside each JPEG, ascending, see
+            :mod:`~mixsize.ffcv_loaders.levels`.
 
     Raises:
         ValueError: a value is out of range.
@@ -58,6 +60,7 @@ class Encoding:
     quality: int = DEFAULT_QUALITY
     max_side: int | None = None
     max_pixels: int = MAX_PIXELS
+    levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.store not in STORES:
@@ -68,6 +71,7 @@ class Encoding:
             raise ValueError(f"max side is {self.max_side}, not of 1..{MAX_SIDE}")
         if not 1 <= self.max_pixels <= MAX_PIXELS:
             raise ValueError(f"max pixels is {self.max_pixels}, not of 1..{MAX_PIXELS}")
+        check_denominators(self.levels)
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """Height and width at which an image is stored."""
@@ -86,12 +90,25 @@ class Encoding:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """One image as it goes into the file: JPEG bytes, or ``height * width * 3`` bytes of RGB."""
+    """One image as it goes into the file.
+
+    Attributes:
+        data: JPEG bytes, or ``height * width * 3`` bytes of RGB.
+        is_jpeg: which of the two.
+        height, width: pixels.
+        levels: its smaller copies, in the order of :attr:`Encoding.levels`; None for one that is not worth its bytes.
+    """
 
     data: bytes
     is_jpeg: bool
     height: int
     width: int
+    levels: tuple[EncodedImage | None, ...] = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the image and its smaller copies."""
+        return len(self.data) + sum(len(level.data) for level in self.levels if level is not None)
 
 
 @dataclass(frozen=True)
@@ -118,7 +135,7 @@ def encode_chunk(items: Sequence[str | np.ndarray], encoding: Encoding) -> Encod
         Results for at least one item, and for fewer than ``items`` where they grew too large.
     """
     if encoding.store != "raw":
-        _ffcv_library()  # where it is missing, that is an error of the installation, not of each image
+        ffcv_library()  # where it is missing, that is an error of the installation, not of each image
     results: list[EncodedImage | str] = []
     histogram = np.zeros((3, 256), np.int64)
     held = 0
@@ -130,7 +147,7 @@ def encode_chunk(items: Sequence[str | np.ndarray], encoding: Encoding) -> Encod
             continue
         results.append(image)
         histogram += image_histogram
-        held += len(image.data)
+        held += image.num_bytes
         if held > _RESULT_BYTES:
             break
     return EncodedChunk(results, histogram)
@@ -165,9 +182,10 @@ def encode_image(item: str | np.ndarray, encoding: Encoding) -> tuple[EncodedIma
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             _check_declared_size(image, encoding)
             if _may_keep_bytes(image, data, encoding):
-                kept = _decode_as_ffcv_does(data, image.height, image.width)
+                kept = decode_as_ffcv_does(data, image.height, image.width)
                 if kept is not None:
-                    encoded = EncodedImage(data, True, image.height, image.width)
+                    copies = _smaller_copies(kept, len(data), encoding.levels)
+                    encoded = _of_a_page(EncodedImage(data, True, image.height, image.width, copies))
                     return encoded, _histogram(Image.fromarray(kept))
             image.load()
             return _encode_pixels(_to_rgb(image), encoding)
@@ -216,31 +234,6 @@ def _is_plain_jpeg(data: bytes) -> bool:
     return False
 
 
-@functools.cache
-def _ffcv_library() -> ctypes.CDLL:
-    spec = importlib.util.find_spec("ffcv")
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError("the ffcv package is not installed")
-    found = [path for folder in spec.submodule_search_locations for path in Path(folder).glob("_libffcv*")]
-    if not found:
-        raise ImportError(f"ffcv's compiled library is missing from {list(spec.submodule_search_locations)}")
-    library = ctypes.CDLL(os.fspath(found[0]))
-    pointer, u32 = ctypes.c_void_p, ctypes.c_uint32
-    library.imdecode.argtypes = [pointer, ctypes.c_uint64, u32, u32, pointer, *[u32] * 6, ctypes.c_bool, ctypes.c_bool]
-    library.imdecode.restype = ctypes.c_int
-    return library
-
-
-def _decode_as_ffcv_does(data: bytes, height: int, width: int) -> np.ndarray | None:
-    """``(height, width, 3)`` uint8 pixels of a JPEG, or None where libjpeg reports an error or a warning."""
-    source = np.frombuffer(data, np.uint8)
-    pixels = np.empty((height, width, 3), np.uint8)
-    failed = _ffcv_library().imdecode(
-        source.ctypes.data, source.size, height, width, pixels.ctypes.data, height, width, 0, 0, 1, 1, False, False
-    )
-    return None if failed else pixels
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB; alpha is dropped, CMYK and palettes are converted, 16-bit grey is scaled rather than clipped."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
@@ -265,9 +258,34 @@ def _encode_pixels(image: Image.Image, encoding: Encoding) -> tuple[EncodedImage
         data = buffer.getvalue()
     else:
         data = image.tobytes()
-    if len(data) > MAX_BYTES:
-        raise UnusableImage(f"takes {len(data)} bytes, a .beton page holds at most {MAX_BYTES}")
-    return EncodedImage(data, is_jpeg, height, width), _histogram(image)
+    # Raw pixels are read without decoding, which is what a smaller copy spares.
+    copies: tuple[EncodedImage | None, ...] = (None,) * len(encoding.levels)
+    if is_jpeg and encoding.levels:
+        copies = _smaller_copies(np.asarray(image), len(data), encoding.levels)
+    return _of_a_page(EncodedImage(data, is_jpeg, height, width, copies)), _histogram(image)
+
+
+def _smaller_copies(
+    pixels: np.ndarray, num_bytes: int, denominators: tuple[int, ...]
+) -> tuple[EncodedImage | None, ...]:
+    """Copies of a JPEG image of so many bytes; None in place of one that is too small or saves too little."""
+    copies: list[EncodedImage | None] = []
+    for denominator in denominators:
+        height, width = (level_side(side, denominator) for side in pixels.shape[:2])
+        copy = None
+        if min(height, width) >= MIN_SIDE:
+            data = encode_level(shrink(pixels, denominator))
+            if len(data) <= MAX_SHARE * num_bytes:
+                copy = EncodedImage(data, True, height, width)
+                num_bytes = len(data)
+        copies.append(copy)
+    return tuple(copies)
+
+
+def _of_a_page(image: EncodedImage) -> EncodedImage:
+    if image.num_bytes > MAX_BYTES:
+        raise UnusableImage(f"takes {image.num_bytes} bytes, a .beton page holds at most {MAX_BYTES}")
+    return image
 
 
 def _histogram(image: Image.Image) -> np.ndarray:
@@ -278,6 +296,8 @@ def start_worker() -> None:
     """Prepare a worker process: it ignores Ctrl-C and ends with its parent."""
     # Ctrl-C reaches every process of the terminal; the parent ends the conversion in order, a worker need not react.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # There are as many workers as cores.
+    cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None
     # Without this, workers whose parent was killed wait for work for ever.

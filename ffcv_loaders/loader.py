@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from mixsize.algorithms.progression import Progression
 from mixsize.algorithms.regime import Regime
 from mixsize.ffcv_loaders.augment import Augment, CenterCrop, RandomResizedCrop, augment_at, check_crops
 from mixsize.ffcv_loaders.beton import Beton
+from mixsize.ffcv_loaders.decode import THRESHOLD
 from mixsize.ffcv_loaders.plan import EpochPlan, Step, plan_evaluation
 from mixsize.ffcv_loaders.planned import PlannedDataset, PlannedLoader, WholeBatchLoader
+from mixsize.ffcv_loaders.quasi_random import QuasiRandom
 from mixsize.ffcv_loaders.ranks import default_threads, process_rank
 from mixsize.ffcv_loaders.staging import IMAGENET_MEAN, IMAGENET_STD, Stager
 from mixsize.ffcv_loaders.stream import stream_batches
@@ -31,6 +34,7 @@ class BetonSource:
         std: Sequence[float] | None,
         threads: int | None,
         prefetch: int,
+        threshold: float,
         device: str | torch.device | None,
         dtype: torch.dtype,
         channels_last: bool,
@@ -39,6 +43,7 @@ class BetonSource:
         self.augment = augment
         self.threads = default_threads() if threads is None else threads
         self.prefetch = prefetch
+        self.threshold = threshold
         info = self.beton.info
         self.stager = Stager(
             mean if mean is not None else info.mean if info else IMAGENET_MEAN,
@@ -49,7 +54,12 @@ class BetonSource:
         )
 
     def stream(
-        self, plan: EpochPlan, augment: Augment, seed: int, first_step: int = 0
+        self,
+        plan: EpochPlan,
+        augment: Augment,
+        seed: int,
+        first_step: int = 0,
+        quasi_random: QuasiRandom | None = None,
     ) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
         """Serve the steps of a plan."""
         return stream_batches(
@@ -60,6 +70,8 @@ class BetonSource:
             seed=seed,
             threads=self.threads,
             prefetch=self.prefetch,
+            threshold=self.threshold,
+            quasi_random=quasi_random,
             first_step=first_step,
         )
 
@@ -68,10 +80,18 @@ class PlannedImages(PlannedDataset):
     """A ``.beton`` file's images, batch by batch; see :class:`MixSizeLoader`, which is the public face of it."""
 
     def __init__(
-        self, source: BetonSource, regime: Regime | Progression, seed: int, rank: int | None, world_size: int | None
+        self,
+        source: BetonSource,
+        regime: Regime | Progression,
+        seed: int,
+        window_mib: int | None,
+        rank: int | None,
+        world_size: int | None,
     ) -> None:
         self.source = source
-        super().__init__(regime, seed, source.beton.num_samples, source.beton.fingerprint, rank, world_size)
+        quasi_random = None if window_mib is None else QuasiRandom.of_file(source.beton, window_mib)
+        beton = source.beton
+        super().__init__(regime, seed, beton.num_samples, beton.fingerprint, rank, world_size, quasi_random)
 
     def bind(self, regime: Regime | Progression) -> None:
         """Also refuses crop areas where the loader's views are not cut by area."""
@@ -81,7 +101,11 @@ class PlannedImages(PlannedDataset):
     def serve(self, plan: EpochPlan, first_step: int) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
         """Decode ahead of the step in use."""
         augment = augment_at(self.source.augment, self.regime, plan.epoch)
-        return self.source.stream(plan, augment, self.seed, first_step)
+        return self.source.stream(plan, augment, self.seed, first_step, self.quasi_random)
+
+    def identity(self) -> dict[str, Any]:
+        """Also which copies of an image its views are read from: their pixels depend on it."""
+        return super().identity() | {"threshold": self.source.threshold}
 
 
 class EvaluationImages(IterableDataset):
@@ -121,6 +145,12 @@ class MixSizeLoader(PlannedLoader):
         seed: everything that is drawn derives from it; at least 0.
         threads: decoding threads; by default the machine's cores divided among its ranks.
         prefetch: batches decoded ahead; memory is ``prefetch + 1`` times the regime's costliest batch.
+        threshold: a view is read from a smaller copy of its image, stored or made while decoding, where its window
+            measures ``threshold`` times the view's side or more in it, along both axes. With ``math.inf`` every view is
+            read from the full image and has, to the last bit, the pixels that FFCV's decoder and resize give.
+        window_mib: None for a wholly random order. A number gives a quasi-random order, which reads the file page after
+            page: its pages are shuffled, and samples within windows of so many MiB. For storage that is slow at reading
+            here and there; two windows should fit into memory, and samples of a class should not lie together.
         device: where batches go; by default CUDA where there is one.
         dtype: of the images.
         channels_last: memory format of the images.
@@ -151,6 +181,8 @@ class MixSizeLoader(PlannedLoader):
         seed: int = 0,
         threads: int | None = None,
         prefetch: int = 2,
+        threshold: float = THRESHOLD,
+        window_mib: int | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
@@ -158,8 +190,8 @@ class MixSizeLoader(PlannedLoader):
         world_size: int | None = None,
     ) -> None:
         augment = RandomResizedCrop() if augment is None else augment
-        source = BetonSource(data, augment, mean, std, threads, prefetch, device, dtype, channels_last)
-        super().__init__(PlannedImages(source, regime, seed, rank, world_size))
+        source = BetonSource(data, augment, mean, std, threads, prefetch, threshold, device, dtype, channels_last)
+        super().__init__(PlannedImages(source, regime, seed, window_mib, rank, world_size))
 
 
 class EvalLoader(WholeBatchLoader):
@@ -174,6 +206,7 @@ class EvalLoader(WholeBatchLoader):
         std: likewise.
         threads: likewise.
         prefetch: likewise.
+        threshold: likewise.
         device: likewise.
         dtype: likewise.
         channels_last: likewise.
@@ -198,6 +231,7 @@ class EvalLoader(WholeBatchLoader):
         std: Sequence[float] | None = None,
         threads: int | None = None,
         prefetch: int = 2,
+        threshold: float = THRESHOLD,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
@@ -205,7 +239,7 @@ class EvalLoader(WholeBatchLoader):
         world_size: int | None = None,
     ) -> None:
         augment = CenterCrop() if augment is None else augment
-        source = BetonSource(data, augment, mean, std, threads, prefetch, device, dtype, channels_last)
+        source = BetonSource(data, augment, mean, std, threads, prefetch, threshold, device, dtype, channels_last)
         super().__init__(EvaluationImages(source, size_px, batch_size, rank, world_size))
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mixsize.algorithms.progression import Progression
 from mixsize.algorithms.regime import Regime
+from mixsize.ffcv_loaders.quasi_random import QuasiRandom
 
 # Streams of one epoch that must not share draws.
 _ORDER, _SHAPES, _EPOCH_CHOICE = range(3)
@@ -52,6 +53,7 @@ class EpochPlan:
         batch_size: distinct images at each step on this rank, shape ``(steps,)``.
         duplicates: augmented copies at each step, shape ``(steps,)``.
         samples: this rank's image indices, step after step, shape ``(sum of batch_size,)``.
+        pages: of a quasi-random order, the file's pages in the order in which this rank comes to them; else None.
     """
 
     epoch: int
@@ -60,6 +62,7 @@ class EpochPlan:
     batch_size: np.ndarray
     duplicates: np.ndarray
     samples: np.ndarray
+    pages: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         offsets = np.concatenate([[0], np.cumsum(self.batch_size, dtype=np.int64)])
@@ -106,7 +109,13 @@ class EpochPlan:
 
 
 def plan_epoch(
-    regime: Regime, num_samples: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+    regime: Regime,
+    num_samples: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    quasi_random: QuasiRandom | None = None,
 ) -> EpochPlan:
     """Draw an epoch.
 
@@ -120,6 +129,7 @@ def plan_epoch(
         epoch: from 0.
         rank: this process, from 0.
         world_size: number of ranks.
+        quasi_random: how the file is gone through; by default in wholly random order.
 
     Returns:
         This rank's steps. About 9 bytes an image of the data set are held while drawing, and 4 bytes for each of
@@ -135,9 +145,15 @@ def plan_epoch(
     size_px, batch_size, duplicates = np.ascontiguousarray(table[choice_of_step].T)
 
     order = np.arange(num_samples, dtype=np.uint32 if num_samples <= 2**32 else np.uint64)
-    _generator(seed, epoch, _ORDER).shuffle(order)
+    generator = _generator(seed, epoch, _ORDER)
+    generator.shuffle(order)
+    pages = None
+    if quasi_random is not None:
+        pages = quasi_random.draw_pages(generator)
+        order = quasi_random.gather(quasi_random.sort(order, pages), batch_size)
+        pages = quasi_random.pages_of_rank(pages, rank, world_size)
     samples = _rank_part(order, batch_size, rank, world_size)
-    return EpochPlan(epoch, world_size, size_px, batch_size // world_size, duplicates, samples)
+    return EpochPlan(epoch, world_size, size_px, batch_size // world_size, duplicates, samples, pages)
 
 
 def check_plannable(regime: Regime | Progression, num_samples: int, rank: int = 0, world_size: int = 1) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from mixsize.algorithms.progression import Progression
 from mixsize.algorithms.regime import Regime
 from mixsize.ffcv_loaders.plan import EpochPlan, Step, check_plannable, plan_epoch, plan_length
+from mixsize.ffcv_loaders.quasi_random import QuasiRandom
 from mixsize.ffcv_loaders.ranks import process_rank
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class PlannedDataset(IterableDataset):
         fingerprint: tells this data set from others when a run resumes.
         rank: by default the process group's or the launcher's.
         world_size: likewise.
+        quasi_random: how the file is gone through; by default in wholly random order.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class PlannedDataset(IterableDataset):
         fingerprint: str,
         rank: int | None = None,
         world_size: int | None = None,
+        quasi_random: QuasiRandom | None = None,
     ) -> None:
         if seed < 0:
             raise ValueError(f"seed is {seed}; it must be at least 0")
@@ -49,6 +52,7 @@ class PlannedDataset(IterableDataset):
         self.num_samples = num_samples
         self.fingerprint = fingerprint
         self.seed = seed
+        self.quasi_random = quasi_random
         self.epoch = 0
         #: The step that the last batch belongs to; None before the first.
         self.current_step: Step | None = None
@@ -68,7 +72,9 @@ class PlannedDataset(IterableDataset):
     def plan(self) -> EpochPlan:
         """The current epoch's steps on this rank."""
         regime = self.regime.at_epoch(self.epoch)
-        return plan_epoch(regime, self.num_samples, self.seed, self.epoch, self.rank, self.world_size)
+        return plan_epoch(
+            regime, self.num_samples, self.seed, self.epoch, self.rank, self.world_size, self.quasi_random
+        )
 
     def num_steps(self) -> int:
         """Steps of the current epoch."""
@@ -83,7 +89,10 @@ class PlannedDataset(IterableDataset):
         """What a run must not change when it resumes: plain values, comparable one by one."""
         regime = asdict(self.regime)
         del regime["stride_px"]
-        return {"regime": regime, "images": self.num_samples, "data": self.fingerprint, "seed": self.seed}
+        identity = {"regime": regime, "images": self.num_samples, "data": self.fingerprint, "seed": self.seed}
+        if self.quasi_random is not None:
+            identity["window_pages"] = self.quasi_random.window
+        return identity
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if self._delivered:

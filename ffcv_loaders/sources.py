@@ -53,6 +53,39 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
+class ShuffledSource:
+    """Another source's samples in random order, the same wherever the seed is the same."""
+
+    source: Source
+    order: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, source: Source, seed: int) -> ShuffledSource:
+        """A source shuffled by a seed of at least 0."""
+        order = np.random.default_rng(seed).permutation(len(source.labels))
+        return cls(source, order, source.labels[order])
+
+    @property
+    def kind(self) -> str:
+        """The other source's."""
+        return self.source.kind
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The other source's."""
+        return self.source.classes
+
+    def name(self, index: int) -> str:
+        """The other source's."""
+        return self.source.name(int(self.order[index]))
+
+    def item(self, index: int) -> str | np.ndarray:
+        """The other source's."""
+        return self.source.item(int(self.order[index]))
+
+
+@dataclass(frozen=True)
 class FolderSource:
     """Image files in class folders; ``files`` are paths relative to ``root``."""
 

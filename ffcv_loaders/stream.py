@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections import deque
@@ -13,9 +14,11 @@ import torch
 
 from mixsize.ffcv_loaders.augment import Augment, draw_windows
 from mixsize.ffcv_loaders.beton import Beton
-from mixsize.ffcv_loaders.decode import Decoder
+from mixsize.ffcv_loaders.decode import THRESHOLD, Decoder
 from mixsize.ffcv_loaders.plan import EpochPlan, Step
 from mixsize.ffcv_loaders.policy import PolicyStage, open_stage
+from mixsize.ffcv_loaders.quasi_random import QuasiRandom
+from mixsize.ffcv_loaders.readahead import Readahead, open_readahead
 from mixsize.ffcv_loaders.staging import Staged, Stager
 
 
@@ -44,6 +47,8 @@ def stream_batches(
     seed: int,
     threads: int,
     prefetch: int,
+    threshold: float = THRESHOLD,
+    quasi_random: QuasiRandom | None = None,
     first_step: int = 0,
 ) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
     """Serve the steps of a plan.
@@ -58,6 +63,8 @@ def stream_batches(
         seed: the run's seed.
         threads: decoding threads.
         prefetch: batches decoded ahead of the one in use, at least 1.
+        threshold: which views are read from smaller copies, see :class:`~mixsize.ffcv_loaders.decode.Decoder`.
+        quasi_random: what the plan's order was drawn from, where it is quasi-random.
         first_step: where to start; the steps before are not decoded.
 
     Yields:
@@ -65,7 +72,7 @@ def stream_batches(
 
     Raises:
         BetonError: an image that does not decode.
-        ValueError: ``prefetch`` below 1, or an augmentation that these images cannot have.
+        ValueError: ``prefetch`` below 1, ``threshold`` not above 0, or an augmentation that these images cannot have.
     """
     if prefetch < 1:
         raise ValueError(f"prefetch is {prefetch}; it must be at least 1")
@@ -74,48 +81,77 @@ def stream_batches(
     ready: queue.SimpleQueue[_Decoded | BaseException | None] = queue.SimpleQueue()
     for _ in range(prefetch + 1):
         free.put(_Slot(stager.buffer(plan.max_step_pixels * 3)))
-    decoder = Decoder(beton, threads)
+    decoder = Decoder(beton, threads, threshold)
+    readahead = open_readahead(beton, plan, quasi_random, threshold)
     stop = threading.Event()
+    drawn = _draw_ahead(beton, plan, augment, seed, first_step, readahead)
     producer = threading.Thread(
         target=_produce,
-        args=(beton, plan, augment, decoder, stage, seed, first_step, free, ready, stop),
+        args=(beton, plan, drawn, decoder, stage, seed, free, ready, stop),
         name="mixsize-prefetch",
         daemon=True,
     )
-    producer.start()
-    try:
-        yield from _consume(free, ready, stager)
-    finally:
+
+    def end() -> None:
         stop.set()
         free.put(None)
         producer.join()
+
+    producer.start()
+    # Whoever keeps a half-used iterator to the end of the program: the interpreter must not go while a thread decodes.
+    atexit.register(end)
+    try:
+        yield from _consume(free, ready, stager)
+    finally:
+        atexit.unregister(end)
+        end()
         decoder.close()
+        if readahead is not None:
+            readahead.close()
         if stage is not None:
             stage.close()
+
+
+def _draw_ahead(
+    beton: Beton, plan: EpochPlan, augment: Augment, seed: int, first_step: int, readahead: Readahead | None
+) -> Iterator[tuple[Step, np.ndarray]]:
+    """Each step with its views' windows, announced as long before as ``readahead`` wants."""
+    waiting: deque[tuple[Step, np.ndarray]] = deque()
+    images = 0
+    for index in range(first_step, len(plan)):
+        step = plan[index]
+        heights, widths = beton.heights[step.samples], beton.widths[step.samples]
+        windows = draw_windows(augment, heights, widths, step.samples, step.duplicates, step.size_px, seed, plan.epoch)
+        if readahead is None:
+            yield step, windows
+            continue
+        readahead.announce(index, step, windows)
+        waiting.append((step, windows))
+        images += step.batch_size
+        while images - waiting[0][0].batch_size >= readahead.images_ahead:
+            images -= waiting[0][0].batch_size
+            yield waiting.popleft()
+            if not waiting:
+                break
+    yield from waiting
 
 
 def _produce(
     beton: Beton,
     plan: EpochPlan,
-    augment: Augment,
+    drawn: Iterator[tuple[Step, np.ndarray]],
     decoder: Decoder,
     stage: PolicyStage | None,
     seed: int,
-    first_step: int,
     free: queue.SimpleQueue,
     ready: queue.SimpleQueue,
     stop: threading.Event,
 ) -> None:
     try:
-        for index in range(first_step, len(plan)):
+        for step, windows in drawn:
             slot = free.get()
             if slot is None or stop.is_set():
                 return
-            step = plan[index]
-            heights, widths = beton.heights[step.samples], beton.widths[step.samples]
-            windows = draw_windows(
-                augment, heights, widths, step.samples, step.duplicates, step.size_px, seed, plan.epoch
-            )
             shape = (step.num_images, step.size_px, step.size_px, 3)
             pixels = slot.memory[: int(np.prod(shape))].view(shape)
             if slot.free_after is not None:

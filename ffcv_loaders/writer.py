@@ -4,10 +4,6 @@ Why not FFCV's ``DatasetWriter``: it waits for ever when a worker dies or raises
 killed, writes under the final name from the start, and its bytes depend on which worker was faster. Here workers only
 read, check and encode; this process writes what they return, in order, so that a source gives the same bytes for any
 number of workers, and the final name only ever holds a whole file.
-
-The format is FFCV's: an image field ``image`` and a label field ``label``, samples that do not cross a page, pages of a
-power of two. The page size starts at FFCV's default of 8 MiB and doubles until the largest sample fits. That can happen
-midway: a sample within a page of 8 MiB is also within one page of any larger size.
 """
 
 from __future__ import annotations
@@ -18,78 +14,28 @@ import math
 import multiprocessing
 import os
 import sys
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from ffcv.fields import IntField, RGBImageField
-from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, FieldDescType, HeaderType, get_metadata_type
-from ffcv.utils import align_to_page
-from ffcv.writer import MIN_PAGE_SIZE
 from tqdm import tqdm
 
-from mixsize.ffcv_loaders.beton import (
-    IMAGE_TYPE_ID,
-    JPEG_MODE,
-    LABEL_TYPE_ID,
-    RAW_MODE,
-    BetonInfo,
-    InfoPointer,
-    index_checksum,
-    write_pointer,
-)
-from mixsize.ffcv_loaders.encode import EncodedChunk, EncodedImage, Encoding, encode_chunk, start_worker
+from mixsize.ffcv_loaders.encode import EncodedChunk, Encoding, encode_chunk, start_worker
+from mixsize.ffcv_loaders.info import BetonInfo
+from mixsize.ffcv_loaders.pages import PageWriter
 from mixsize.ffcv_loaders.sources import Source
 
-PAGE_SIZE = 4 * MIN_PAGE_SIZE
 CHUNK = 64
 _LISTED = 20
 
 
 class ConvertError(ValueError):
     """A conversion that cannot be done; the message names the file, folder or option concerned."""
-
-
-@dataclass
-class _Layout:
-    """What has been written so far, and where the next sample goes."""
-
-    metadata: np.ndarray
-    table: np.ndarray
-    data_start: int
-    end: int
-    page_size: int = PAGE_SIZE
-    count: int = 0
-    histogram: np.ndarray = field(default_factory=lambda: np.zeros((3, 256), np.int64))
-
-    @classmethod
-    def for_samples(cls, count: int) -> _Layout:
-        metadata = np.zeros(count, get_metadata_type([RGBImageField(), IntField()]))
-        front = HeaderType.itemsize + 2 * FieldDescType.itemsize + metadata.nbytes
-        start = align_to_page(front, PAGE_SIZE)
-        return cls(metadata, np.zeros(count, ALLOC_TABLE_TYPE), start, start)
-
-    def place(self, image: EncodedImage, label: int) -> int:
-        """Note a sample, and return the offset at which its bytes go."""
-        size = len(image.data)
-        while size > self.page_size:
-            self.page_size *= 2
-        if self.end % self.page_size + size > self.page_size:
-            self.end = align_to_page(self.end, self.page_size)
-        ptr, row = self.end, self.count
-        mode = JPEG_MODE if image.is_jpeg else RAW_MODE
-        self.metadata[row] = ((mode, image.width, image.height, ptr), label)
-        self.table[row] = (row, ptr, size)
-        self.end += size
-        self.count += 1
-        return ptr
 
 
 def check_destination(out: str | os.PathLike[str], overwrite: bool) -> None:
@@ -148,17 +94,20 @@ def write_beton(
     broken: dict[str, str] = {}
     try:
         with _partial_file(out, overwrite) as file:
-            layout = _Layout.for_samples(total)
+            pages = PageWriter(file, total, encoding.levels)
+            histogram = np.zeros((3, 256), np.int64)
             with (
                 closing(_encoded(source, encoding, workers)) as chunks,
                 tqdm(total=total, unit="img", desc=out.name, file=sys.stderr, disable=not progress) as bar,
             ):
                 for start, chunk in chunks:
-                    _write_chunk(file, layout, source, start, chunk, broken, skip_broken)
+                    _add_chunk(pages, source, start, chunk, broken, skip_broken)
+                    histogram += chunk.histogram
                     bar.update(len(chunk.results))
             _refuse_broken(broken, total, skip_broken)
-            info = _info(source, layout, tuple(broken))
-            _finish(file, layout, info)
+            pages.end_page()
+            info = _info(source, pages, histogram, tuple(broken))
+            pages.finish(info)
     except BrokenProcessPool as error:
         raise ConvertError(
             f"{out}: was not written: a worker process died (killed, out of memory, or, in a script without an"
@@ -169,22 +118,14 @@ def write_beton(
     return info, broken
 
 
-def _write_chunk(
-    file: BinaryIO,
-    layout: _Layout,
-    source: Source,
-    start: int,
-    chunk: EncodedChunk,
-    broken: dict[str, str],
-    skip_broken: bool,
+def _add_chunk(
+    pages: PageWriter, source: Source, start: int, chunk: EncodedChunk, broken: dict[str, str], skip_broken: bool
 ) -> None:
     for index, result in enumerate(chunk.results, start):
         if isinstance(result, str):
             broken[source.name(index)] = result
         elif skip_broken or not broken:
-            file.seek(layout.place(result, int(source.labels[index])))
-            file.write(result.data)
-    layout.histogram += chunk.histogram
+            pages.add(result, int(source.labels[index]))
 
 
 def _refuse_broken(broken: dict[str, str], total: int, skip_broken: bool) -> None:
@@ -197,19 +138,18 @@ def _refuse_broken(broken: dict[str, str], total: int, skip_broken: bool) -> Non
     raise ConvertError("\n".join([f"{len(broken)} of {total} images cannot be used{hint}", *lines]))
 
 
-def _info(source: Source, layout: _Layout, skipped: tuple[str, ...]) -> BetonInfo:
-    rows = layout.metadata[: layout.count]
-    heights, widths = rows["f0"]["height"], rows["f0"]["width"]
-    mean, std = _mean_and_std(layout.histogram)
+def _info(source: Source, pages: PageWriter, histogram: np.ndarray, skipped: tuple[str, ...]) -> BetonInfo:
+    mean, std = _mean_and_std(histogram)
     return BetonInfo(
         classes=tuple(source.classes),
-        counts=tuple(np.bincount(rows["f1"], minlength=len(source.classes)).tolist()),
+        counts=tuple(np.bincount(pages.labels, minlength=len(source.classes)).tolist()),
         mean=mean,
         std=std,
-        min_size=(int(heights.min()), int(widths.min())),
-        max_size=(int(heights.max()), int(widths.max())),
+        min_size=tuple(pages.sizes.min(axis=0).tolist()),
+        max_size=tuple(pages.sizes.max(axis=0).tolist()),
         source=source.kind,
         skipped=skipped,
+        levels=pages.levels,
     )
 
 
@@ -223,34 +163,6 @@ def _mean_and_std(histogram: np.ndarray) -> tuple[tuple[float, float, float], tu
         means.append(first / (255 * count))
         stds.append(math.sqrt(count * second - first * first) / (255 * count))
     return tuple(means), tuple(stds)
-
-
-def _finish(file: BinaryIO, layout: _Layout, info: BetonInfo) -> None:
-    """Write all that surrounds the samples."""
-    block = info.to_json().encode("ascii")
-    block_ptr = align_to_page(layout.end, layout.page_size)
-    table_ptr = align_to_page(block_ptr + len(block), 8)
-    header = np.zeros((), HeaderType)
-    header["version"] = CURRENT_VERSION
-    header["num_fields"] = 2
-    header["page_size"] = layout.page_size
-    header["num_samples"] = layout.count
-    header["alloc_table_ptr"] = table_ptr
-    descriptors = np.zeros(2, FieldDescType)
-    for descriptor, type_id, name in zip(descriptors, (IMAGE_TYPE_ID, LABEL_TYPE_ID), ("image", "label"), strict=True):
-        descriptor["type_id"] = type_id
-        descriptor["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
-    metadata, table = layout.metadata[: layout.count], layout.table[: layout.count]
-    place = {"ptr": block_ptr, "size": len(block), "info_crc": zlib.crc32(block)}
-    write_pointer(descriptors[0], InfoPointer(**place))
-    index_crc = index_checksum(header, descriptors, metadata, table)
-    write_pointer(descriptors[0], InfoPointer(**place, index_crc=index_crc))
-    file.seek(block_ptr)
-    file.write(block)
-    file.seek(table_ptr)
-    file.write(table.tobytes())
-    file.seek(0)
-    file.write(header.tobytes() + descriptors.tobytes() + metadata.tobytes())
 
 
 @contextmanager

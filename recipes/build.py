@@ -248,6 +248,7 @@ def build_calibration_loader(recipe: schema.Recipe, train: Beton, size_px: int, 
         std=recipe.data.std,
         seed=recipe.seed,
         threads=recipe.loader.threads,
+        threshold=recipe.loader.copies_from,
         device=device,
         channels_last=recipe.channels_last,
     )
@@ -266,6 +267,8 @@ def build_loader(
         seed=recipe.seed,
         threads=recipe.loader.threads,
         prefetch=recipe.loader.prefetch,
+        threshold=recipe.loader.copies_from,
+        window_mib=recipe.loader.window_mib,
         device=device,
         channels_last=recipe.channels_last,
     )
@@ -288,6 +291,7 @@ def build_evaluators(
             mean=recipe.data.mean or (info.mean if info else None),
             std=recipe.data.std or (info.std if info else None),
             threads=recipe.loader.threads,
+            threshold=recipe.loader.copies_from,
             device=device,
             channels_last=recipe.channels_last,
         )

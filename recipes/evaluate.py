@@ -376,6 +376,7 @@ def _evaluation_loader(
         mean=recipe.data.mean or (info.mean if info else None),
         std=recipe.data.std or (info.std if info else None),
         threads=recipe.loader.threads,
+        threshold=recipe.loader.copies_from,
         device=device,
         channels_last=recipe.channels_last,
     )

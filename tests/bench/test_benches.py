@@ -16,19 +16,6 @@ def run(argv, tmp_path):
     return json.loads(out.read_text())
 
 
-def test_loader(digits, tmp_path, capsys):
-    options = ["--sizes", "s28", "--base-size", "32", "--base-batch", "16", "--epoch-images", "1437", "--rounds", "2"]
-    result = run(["loader", str(digits / "train.beton"), "--pad-crop", "--threads", "1", *options], tmp_path)
-    assert {row["size_px"] for row in result["choices"]} == {40, 32, 24, 16}
-    assert all(rate["n"] == 2 and rate["min"] > 0 for rate in result["rates"].values())
-    assert not any(name.startswith("ffcv") for name in result["rates"])  # It serves 8 px only, which is not asked for.
-    # 40 px: round(16 * 0.64) = 10 images of 1,600 pixels; 32 px: 16 of 1,024, the most
-    assert result["budget_bytes"] == 16 * 32**2 * 3
-    assert result["setting"]["data"]["file"] == "train.beton"
-    assert "mixing sizes takes" in capsys.readouterr().out
-    assert "| mixed |" in TABLES["loader"](result)
-
-
 def test_overhead(tmp_path, capsys):
     result = run(["overhead", "--model", "resnet10t", "--size", "32", "--batch", "2", "--pairs", "3"], tmp_path)
     counts = {name: row["n"] for name, row in result["comparisons"].items()}

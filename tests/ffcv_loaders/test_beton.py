@@ -341,7 +341,7 @@ def test_info_survives_json():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "format is 2"),
+        ({"format": 3}, "format is 3, this version of mixsize reads 1 and 2"),
         ({"format": None}, "format is None"),
         ({"classes": []}, "classes is empty"),
         ({"classes": ["cat", "cat"]}, "names a class twice"),
@@ -363,7 +363,7 @@ def test_info_survives_json():
 )
 def test_unusable_info_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        BetonInfo.from_json(json.dumps(dataclasses.asdict(INFO) | change))
+        BetonInfo.from_json(json.dumps(json.loads(INFO.to_json()) | change))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "1", "{", "{}", "[" * 100_000])

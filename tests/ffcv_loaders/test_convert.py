@@ -28,6 +28,7 @@ from mixsize.ffcv_loaders import encode, writer
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.convert import add_arguments, convert, convert_splits, prepare
 from mixsize.ffcv_loaders.encode import EncodedImage, Encoding, UnusableImage, encode_image
+from mixsize.ffcv_loaders.ffcv_decoder import decode_as_ffcv_does
 from mixsize.ffcv_loaders.sources import ArraySource, SourceError, open_cifar, open_folder
 from mixsize.ffcv_loaders.writer import ConvertError, write_beton
 
@@ -279,7 +280,7 @@ def test_jpegs_that_ffcv_cannot_read_are_encoded_again(tmp_path):
         path.write_bytes(content)
         image, _ = encode_image(str(path), Encoding(quality=95))
         assert image.data != content, what
-        assert encode._decode_as_ffcv_does(image.data, 90, 100) is not None, what
+        assert decode_as_ffcv_does(image.data, 90, 100) is not None, what
         if what != "damaged in the middle":
             with Image.open(io.BytesIO(image.data)) as again:
                 assert np.abs(np.asarray(again).astype(int) - pixels).mean() < 10, what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import cv2
 import numpy as np
@@ -20,7 +21,8 @@ def decode(beton, samples, windows, size_px, *, duplicates=1, threads=1):
     windows = np.asarray(windows, np.int64)
     windows = np.pad(windows, ((0, 0), (0, 7 - windows.shape[1])))
     out = np.full((len(windows), size_px, size_px, 3), 77, np.uint8)
-    decoder = Decoder(beton, threads)
+    # From the full images: what smaller copies give is a matter of test_jpegcrop.py and test_levels.py.
+    decoder = Decoder(beton, threads, math.inf)
     decoder.decode(np.asarray(samples), duplicates, windows, out)
     decoder.close()
     return out
