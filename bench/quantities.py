@@ -5,7 +5,8 @@ from __future__ import annotations
 from mixsize.bench.intervals import Difference, Estimate
 
 #: What stands where there is no value.
-NONE = "–"
+NONE = "\N{EN DASH}"
+_MINUS = "\N{MINUS SIGN}"
 _SECONDS = ((2 * 3600, 3600, "h"), (120, 60, "min"), (0, 1, "s"))
 _COUNTS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -16,7 +17,7 @@ def time_unit(seconds: float) -> tuple[float, str]:
 
 
 def time(seconds: float) -> str:
-    """A time with three significant digits or more."""
+    """A time to three significant digits."""
     unit, name = time_unit(seconds)
     return f"{digits(seconds / unit)} {name}"
 
@@ -26,12 +27,12 @@ def count(value: float, unit: str = "") -> str:
     for least, symbol in _COUNTS:
         if abs(value) >= least:
             return f"{digits(value / least)} {symbol}{unit}"
-    return f"{digits(value)} {unit}".rstrip()
+    return f"{value:.4g} {unit}".rstrip()
 
 
 def digits(value: float) -> str:
     """Three significant digits; whole numbers from a hundred on."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}".rstrip(".")
 
 
 def percent(fraction: float) -> str:
@@ -61,7 +62,7 @@ def points_interval(found: Difference | None) -> str:
 def signed(value: float) -> str:
     """One decimal, with its sign."""
     text = f"{value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", _MINUS)
 
 
 def ratio(value: float, baseline: float) -> str:
@@ -70,4 +71,4 @@ def ratio(value: float, baseline: float) -> str:
 
 
 def _span(low: float, high: float) -> str:
-    return f"{100 * low:.1f} to {100 * high:.1f}".replace("-", "−")
+    return f"{100 * low:.1f} to {100 * high:.1f}".replace("-", _MINUS)

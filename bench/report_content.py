@@ -15,7 +15,7 @@ class Table:
     Attributes:
         caption: what it shows.
         head: names of the columns.
-        rows: cells in words, as many in each row as there are columns.
+        rows: cells in words, as many in each row as there are columns; a cell may have two lines.
     """
 
     caption: str

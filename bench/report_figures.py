@@ -21,10 +21,12 @@ from mixsize.bench.intervals import Estimate
 from mixsize.bench.quantities import count, time, time_unit
 from mixsize.recipes.figures import COLOURS, GRID, INK, MARKERS, new_figure
 
-_WIDTH, _HEIGHT = 4.6, 3.4
+_WIDTH, _HEIGHT = 4.2, 3.1
 _MAX_TICKS = 9
 _LINES = ("-", "--", "-.", ":")
-_MAX_LABEL = 34
+_MAX_LABEL = 30
+# In points: of a letter, and of what stands around an entry in a legend.
+_LETTER, _ENTRY, _GAP = 6.1, 36, 20
 # What records say is text, never formulas.
 _in_style = mpl.rc_context({"text.parse_math": False, "axes.labelcolor": INK, "text.color": INK})
 
@@ -115,7 +117,11 @@ def draw_accuracy_by_size(
     figure, plot = _new(len(labels) + 2 * bool(calibrated))
     sizes = sorted({size for kind in (own, calibrated) for by_size in kind.values() for size in by_size})
     plot.axvline(base_px, color=INK, linestyle=":", linewidth=1, marker="")
-    _lines_over(plot, {label: {size: size for size in sizes} for label in labels}, own, calibrated, styles)
+    # Regimes stand side by side at each size, so that one's interval does not hide another's.
+    gap = 0.012 * (sizes[-1] - sizes[0])
+    shifts = {label: (index - (len(labels) - 1) / 2) * gap for index, label in enumerate(labels)}
+    places = {label: {size: size + shift for size in sizes} for label, shift in shifts.items()}
+    _lines_over(plot, places, own, calibrated, styles, intervals=True)
     step = math.ceil(len(sizes) / _MAX_TICKS)
     plot.set_xticks(sizes[::step], [str(size) for size in sizes[::step]])
     plot.set_xlabel("image size at evaluation, px")
@@ -141,7 +147,7 @@ def draw_accuracy_by_gflops(
     """
     labels = [label for label in styles if gflops.get(label)]
     figure, plot = _new(len(labels) + 2 * bool(calibrated))
-    _lines_over(plot, gflops, own, calibrated, styles)
+    _lines_over(plot, gflops, own, calibrated, styles, intervals=False)
     plot.set_xscale("log")
     values = [value for by_size in gflops.values() for value in by_size.values()]
     wide = max(values) / min(values) > 30
@@ -168,9 +174,10 @@ def draw_steps(steps: Mapping[str, Sequence[float]], baseline: str, styles: Mapp
     figure, plot = _new_bars(len(means))
     for row, (label, mean) in enumerate(means.items()):
         plot.barh(row, mean, height=0.36, color=styles[label].colour)
-        _above(plot, row, label, f"{mean:,.0f}{_of(mean, means[baseline])}")
+        _above(plot, row, label, f"{mean:,.0f}{'' if label == baseline else _of(mean, means[baseline])}")
     plot.set_xlabel("optimisation steps")
-    plot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+    small = max(means.values()) < 100_000
+    plot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if small else count(value)))
     plot.xaxis.set_major_locator(MaxNLocator(5))
     return figure
 
@@ -197,12 +204,12 @@ def draw_times(durations: Mapping[str, Duration], baseline: str, styles: Mapping
         if len(found.training) > 1:
             places = [seconds / unit for seconds in found.training]
             plot.plot(places, [row] * len(places), linestyle="none", marker="o", **_dot())
-        _above(plot, row, label, f"{time(mean)}{_of(mean, means[baseline])}")
+        _above(plot, row, label, f"{time(mean)}{'' if label == baseline else _of(mean, means[baseline])}")
     plot.set_xlabel(f"time, {name}")
     plot.xaxis.set_major_locator(MaxNLocator(5))
     key: dict[str, Any] = {"training": Patch(color=INK)}
     if besides:
-        key["evaluation and set-up"] = Patch(color=INK, alpha=0.35)
+        key["evaluation etc."] = Patch(color=INK, alpha=0.35)
     if several:
         key["single runs"] = Line2D([], [], linestyle="none", marker="o", **_dot())
     _legend(figure, key)
@@ -217,21 +224,21 @@ def draw_shapes(shares: Mapping[str, Mapping[int, float]], styles: Mapping[str, 
         shares: label -> side in pixels -> share of the steps, from 0 to 1.
         styles: label -> how it is drawn.
     """
-    figure, plot = _new_bars(len(shares), row_height=0.72)
+    figure, plot = _new_bars(len(shares), row_height=0.85)
     sizes = sorted({size for by_size in shares.values() for size in by_size})
     largest = 620 / max(1.0, len(sizes) / 6) ** 2
     for row, (label, by_size) in enumerate(shares.items()):
         places = [sizes.index(size) for size in by_size]
         areas = [largest * share for share in by_size.values()]
         plot.scatter(places, [row] * len(places), s=areas, color=styles[label].colour, marker="o", zorder=3)
-        plot.text(-0.6, row - 0.42, _short(label), ha="left", va="bottom", fontweight="bold")
+        plot.text(-0.6, row - 0.3, _short(label), ha="left", va="bottom", fontweight="bold")
         for place, share in zip(places, by_size.values(), strict=True):
             if len(sizes) <= _MAX_TICKS:
-                plot.text(place, row + 0.47, f"{100 * share:.0f} %", ha="center", va="bottom", fontsize=8.5)
+                plot.text(place, row + 0.33, f"{100 * share:.0f} %", ha="center", va="center", fontsize=8.5)
     step = math.ceil(len(sizes) / _MAX_TICKS)
     plot.set_xticks(range(0, len(sizes), step), [str(size) for size in sizes[::step]])
     plot.set_xlim(-0.65, len(sizes) - 0.35)
-    plot.set_ylim(len(shares) - 0.45, -0.85)
+    plot.set_ylim(len(shares) - 0.5, -0.6)
     plot.set_xlabel("image size, px")
     return figure
 
@@ -299,18 +306,20 @@ def _lines_over(
     own: Mapping[str, Mapping[int, Estimate]],
     calibrated: Mapping[str, Mapping[int, Estimate]],
     styles: Mapping[str, Style],
+    intervals: bool,
 ) -> None:
     for label, where in places.items():
         for found, hollow in ((own.get(label, {}), False), (calibrated.get(label, {}), True)):
             sizes = [size for size in found if size in where]
             values = [found[size] for size in sizes]
+            below = [value.mean - value.low if intervals and value.low is not None else 0.0 for value in values]
             style = _line(styles[label])
             if hollow:
                 style |= {"linestyle": "--", "markerfacecolor": "white"}
             plot.errorbar(
                 [where[size] for size in sizes],
                 [100 * value.mean for value in values],
-                yerr=[[100 * (v.mean - (v.mean if v.low is None else v.low)) for v in values]] * 2,
+                yerr=[100 * half for half in below] if any(below) else None,
                 elinewidth=0.9,
                 capsize=2.5,
                 **style,
@@ -392,13 +401,13 @@ def _of(value: float, baseline: float) -> str:
 def _legend(figure: Figure, entries: Mapping[str, Any]) -> None:
     """Below the axes, where it hides nothing."""
     names = [_short(name) for name in entries]
-    columns = 1 if max(map(len, names)) > _MAX_LABEL // 2 else 2 if max(map(len, names)) > 9 else 3
+    columns = int((72 * _WIDTH + _GAP) // (_LETTER * max(map(len, names)) + _ENTRY + _GAP))
     legend = figure.legend(
         list(entries.values()),
         # matplotlib leaves out what begins with an underscore: names are put in afterwards.
         [str(index) for index in range(len(names))],
         loc="outside lower center",
-        ncols=columns,
+        ncols=max(1, min(3, columns)),
         frameon=False,
     )
     for text, name in zip(legend.get_texts(), names, strict=True):

@@ -51,7 +51,8 @@ def _plot(plot: Plot, figures: str) -> Sequence[str]:
 
 
 def _table(table: Table) -> str:
-    return markdown_table(list(map(escape, table.head)), [list(map(escape, row)) for row in table.rows])
+    rows = [[escape(cell.replace("\n", ", ")) for cell in row] for row in table.rows]
+    return markdown_table(list(map(escape, table.head)), rows)
 
 
 def _quote(text: str) -> str:

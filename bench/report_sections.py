@@ -12,7 +12,6 @@ from mixsize.bench.intervals import Estimate, estimate
 from mixsize.bench.quantities import (
     NONE,
     count,
-    digits,
     percent,
     percent_interval,
     points_interval,
@@ -23,6 +22,7 @@ from mixsize.bench.quantities import (
 from mixsize.bench.report_content import Plot, Report, Section, Table
 from mixsize.recipes.run_record import GradientNormRow, RunRecord
 
+_DIFFERENCE = "difference, points"
 _MISSING_IN_OLD = "records of version 3 have them, these do not"
 
 
@@ -89,7 +89,7 @@ def _workload_sections(found: Comparison, alone: bool) -> tuple[list[Section], l
             _by_gflops(found, slug, styles),
         ),
         *section("Cost", _steps(found, slug, styles), _times(found, slug, styles)),
-        *section("Inside training", _shapes(found, slug, styles), _norms(found, slug, styles)),
+        *section("Shapes and gradients", _shapes(found, slug, styles), _norms(found, slug, styles)),
     ]
     return sections, left_out
 
@@ -99,14 +99,14 @@ def _headline(found: Comparison, prefix: str) -> Section:
     head = ["regime", "runs", f"top-1 at {found.size_px} px, %"]
     if calibrated:
         head.append("calibrated, %")
-    head += ["difference, points", "verdict", "steps", "training time", "pixels"]
+    head += [_DIFFERENCE, "steps", "training time", "pixels"]
     rows = []
     for label, standing in found.end.standings.items():
         row = [label, str(standing.runs), percent_interval(standing.estimate)]
         if calibrated:
             row.append(percent_interval(calibrated.get(label, {}).get(found.size_px)))
-        row += [points_interval(standing.difference), _verdict(found, label, standing)]
         row += [
+            _difference(found, label, standing),
             _spent(found, "steps", label, lambda mean: f"{mean:,.0f}"),
             _spent(found, "seconds", label, time),
             _spent(found, "pixels", label, count),
@@ -137,11 +137,12 @@ def _sentence(found: Comparison, label: str) -> str | None:
     else:
         text = f"{label}: no difference shown {size} ({signed(100 * there.mean)} points{span})"
         text = text.replace(") (", ", ").replace(" points (", " points, ").replace("))", ")")
-    costs = [
-        f"{_ratio(found.spent[axis], label, found.baseline)} {words}"
-        for axis, words in (("steps", "the steps"), ("seconds", "the time"), ("pixels", "the pixels"))
-        if _ratio(found.spent[axis], label, found.baseline) != NONE
-    ]
+    costs = []
+    for axis, words in (("steps", "the steps"), ("seconds", "the time"), ("pixels", "the pixels")):
+        times, spent = _ratio(found.spent[axis], label, found.baseline), found.spent[axis].standings[label].difference
+        if times != NONE:
+            unsure = axis == "seconds" and spent is not None and not spent.shown
+            costs.append(f"{times} {words}" + (f" ({spent.verdict})" if unsure else ""))
     return f"{text}; {', '.join(costs)}." if costs else f"{text}."
 
 
@@ -184,15 +185,14 @@ def _budgets(found: Comparison, prefix: str) -> Section:
 
 def _equal_table(found: Comparison) -> Table:
     words: dict[Axis, Callable[[float], str]] = {
-        "epochs": lambda amount: f"{digits(amount)} epochs",
+        "epochs": lambda amount: f"{amount:g} epochs",
         "seconds": time,
-        "pixels": lambda amount: f"{count(amount)} pixels" if amount < 1000 else f"{count(amount)}px",
+        "pixels": lambda amount: count(amount, "px"),
     }
     head, columns = ["regime"], []
     for axis, view in found.equal.items():
-        budget = "equal " + {"epochs": "epochs", "seconds": "time", "pixels": "pixels"}[axis]
-        after = f" ({words[axis](view.amount)})" if view.amount is not None else ""
-        head += [f"{budget}{after}, %", "difference, points"]
+        kind = {"epochs": "epochs", "seconds": "time", "pixels": "pixels"}[axis]
+        head += [f"equal {kind}, %" if view.amount is None else f"after {words[axis](view.amount)}, %", _DIFFERENCE]
         columns.append(view)
     rows = [
         [
@@ -215,11 +215,12 @@ def _known(standing: Standing) -> str:
 
 
 def _difference(found: Comparison, label: str, standing: Standing) -> str:
+    """The difference to the baseline, and on a second line what may be said of it."""
     if label == found.baseline:
         return "baseline"
-    if standing.difference is not None and standing.difference.shown is False:
-        return f"{points_interval(standing.difference)}, no difference shown"
-    return points_interval(standing.difference)
+    if standing.difference is None:
+        return NONE
+    return f"{points_interval(standing.difference)}\n{standing.difference.verdict}"
 
 
 def _reaching_table(found: Comparison) -> Table:
@@ -230,17 +231,19 @@ def _reaching_table(found: Comparison) -> Table:
     }
     rows = []
     for label in found.runs:
-        standing = found.reaching["seconds"].standings[label]
-        reached = found.reaching["steps"].standings[label]
-        row = [label, f"{len(reached.values)} of {standing.runs}"]
+        standing = found.reaching["steps"].standings[label]
+        row = [label, f"{len(standing.values)} of {standing.runs}"]
         for axis, view in found.reaching.items():
             there = view.standings[label]
             if there.estimate is None:
                 row.append("not reached" if not there.values else "not reached by all")
-            else:
-                row.append(_with_ratio(there.estimate, words[axis], _ratio(view, label, found.baseline)))
+                continue
+            cost = _with_ratio(there.estimate, words[axis], _ratio(view, label, found.baseline))
+            more = [_interval(there.estimate, words[axis])] if there.estimate.low != there.estimate.high else []
+            more += [] if there.difference is None else [there.difference.verdict]
+            row.append("\n".join([cost, ", ".join(more)]) if more else cost)
         rows.append(row)
-    head = ["regime", "runs that reached it", "training time", "steps", "pixels"]
+    head = ["regime", "reached by", "training time", "steps", "pixels"]
     return Table(f"What it took to reach {found.baseline}'s accuracy at {found.size_px} px", head, rows)
 
 
@@ -251,11 +254,17 @@ def _over_time(found: Comparison, slug: str, styles: Mapping[str, draw.Style]) -
     if any(point.seconds is None for runs in curves.values() for points in runs for point in points):
         return "Accuracy over wall-clock time: the time of training is not known for all runs."
     rows = [
-        [f"{label}, seed {run.seed}", digits(p.epochs or 0), f"{p.steps:,.0f}", time(p.seconds or 0), percent(p.accuracy)]
+        [
+            f"{label}, seed {run.seed}",
+            f"{p.epochs or 0:g}",
+            f"{p.steps or 0:,.0f}",
+            time(p.seconds or 0),
+            percent(p.accuracy),
+        ]
         for label, runs in found.runs.items()
         for run, points in zip(runs, curves[label], strict=True)
         for p in points
-    ]  # fmt: skip
+    ]
     last = [
         f"{label} ends at {percent(standing.estimate.mean)} %"
         for label, standing in found.end.standings.items()
@@ -410,14 +419,11 @@ def _shapes(found: Comparison, slug: str, styles: Mapping[str, draw.Style]) -> P
             size: sum(n for shape, n in steps.items() if shape[0] == size) / total
             for size in sorted({shape[0] for shape in steps})
         }
-        for (size, batch, duplicates), n in sorted(steps.items()):
-            seconds = [row.seconds for run in runs for row in run.shapes
-                       if (row.size_px, row.batch_size, row.duplicates) == (size, batch, duplicates)
-                       and row.seconds is not None]  # fmt: skip
-            taken = f"{1000 * statistics.fmean(seconds):,.4g} ms" if seconds else NONE
-            rows.append(
-                [label, str(size), f"{batch:,}", str(duplicates), f"{n / len(runs):,.0f}", f"{100 * n / total:.1f}", taken]
-            )  # fmt: skip
+        for shape, n in sorted(steps.items()):
+            taken = _mean(
+                runs, lambda run, shape=shape: _step_seconds(run, shape), lambda mean: f"{1000 * mean:,.4g} ms"
+            )
+            rows.append([label, *map(str, shape), f"{n / len(runs):,.0f}", f"{100 * n / total:.1f}", taken])
     if not shares:
         return "Shapes drawn: none in the records."
     words = (
@@ -475,7 +481,9 @@ def _norms(found: Comparison, slug: str, styles: Mapping[str, draw.Style]) -> Pl
 def _pooled(rows: Sequence[GradientNormRow]) -> draw.Norms:
     """Rows of several runs as one: what the mean and deviation over all their steps are."""
 
-    def pool(mean: Callable[[GradientNormRow], float | None], std: Callable[[GradientNormRow], float | None]):
+    def pool(
+        mean: Callable[[GradientNormRow], float | None], std: Callable[[GradientNormRow], float | None]
+    ) -> tuple[float | None, float | None]:
         known = [(row.steps, value, std(row) or 0.0) for row in rows if (value := mean(row)) is not None]
         if not known:
             return None, None
@@ -530,7 +538,11 @@ def _environments(records: Sequence[RunRecord]) -> Section:
         found[key] = found.get(key, 0) + 1
     head = ["runs", "commit", "CPU", "cores", "GPU", "ranks", "Python", "PyTorch", "Composer", "timm", "FFCV"]
     rows = [[str(n), *key] for key, n in found.items()]
-    notes = ["The runs were not all made in the same place: their times do not compare."] if len(rows) > 1 else []
+    notes = []
+    if len({key[0] for key in found}) > 1:
+        notes.append("The runs are not all of the same source.")
+    if len({key[1:] for key in found}) > 1:
+        notes.append("The runs were not all made in the same place: their times do not compare.")
     return Section("Environment", tables=[Table("Where and with what", head, rows)], notes=notes)
 
 
@@ -554,24 +566,31 @@ def _all_sizes(*kinds: Mapping[str, Mapping[int, Estimate]]) -> list[int]:
     return sorted({size for kind in kinds for by_size in kind.values() for size in by_size})
 
 
-def _verdict(found: Comparison, label: str, standing: Standing) -> str:
-    if label == found.baseline:
-        return "baseline"
-    return standing.difference.verdict if standing.difference is not None else NONE
-
-
 def _spent(found: Comparison, axis: Axis, label: str, words: Callable[[float], str]) -> str:
-    there = found.spent[axis].standings[label].estimate
-    return NONE if there is None else _with_ratio(there, words, _ratio(found.spent[axis], label, found.baseline))
+    """What training cost; for time, which varies, also what may be said of the difference."""
+    there = found.spent[axis].standings[label]
+    if there.estimate is None:
+        return NONE
+    cost = _with_ratio(there.estimate, words, _ratio(found.spent[axis], label, found.baseline))
+    return f"{cost}\n{there.difference.verdict}" if axis == "seconds" and there.difference is not None else cost
 
 
 def _ratio(view: View, label: str, baseline: str) -> str:
+    if label == baseline:
+        return NONE
     there, base = view.standings[label].estimate, view.standings[baseline].estimate
     return NONE if there is None or base is None else ratio(there.mean, base.mean)
 
 
 def _with_ratio(found: Estimate, words: Callable[[float], str], times: str) -> str:
     return words(found.mean) if times == NONE else f"{words(found.mean)} ({times})"
+
+
+def _interval(found: Estimate, words: Callable[[float], str]) -> str:
+    assert found.low is not None
+    assert found.high is not None
+    # Nothing costs less than nothing.
+    return f"{words(max(0.0, found.low))} to {words(found.high)}"
 
 
 def _with_std(mean: float | None, std: float | None) -> str:
@@ -587,6 +606,10 @@ def _values(runs: Iterable[RunRecord], value: Callable[[RunRecord], float | None
 def _mean(runs: Iterable[RunRecord], value: Callable[[RunRecord], float | None], words: Callable[[float], str]) -> str:
     found = _values(runs, value)
     return words(statistics.fmean(found)) if found else NONE
+
+
+def _step_seconds(run: RunRecord, shape: tuple[int, int, int]) -> float | None:
+    return next((r.seconds for r in run.shapes if (r.size_px, r.batch_size, r.duplicates) == shape), None)
 
 
 def _besides(run: RunRecord) -> float:
