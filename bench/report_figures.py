@@ -21,12 +21,14 @@ from mixsize.bench.intervals import Estimate
 from mixsize.bench.quantities import count, time, time_unit
 from mixsize.recipes.figures import COLOURS, GRID, INK, MARKERS, new_figure
 
-_WIDTH, _HEIGHT = 4.2, 3.1
+_WIDTH, _HEIGHT = 4.2, 3.0
 _MAX_TICKS = 9
 _LINES = ("-", "--", "-.", ":")
 _MAX_LABEL = 30
 # In points: of a letter, and of what stands around an entry in a legend.
 _LETTER, _ENTRY, _GAP = 6.1, 36, 20
+# In inches.
+_LEGEND_ROW = 0.2
 # What records say is text, never formulas.
 _in_style = mpl.rc_context({"text.parse_math": False, "axes.labelcolor": INK, "text.color": INK})
 
@@ -78,7 +80,7 @@ def draw_learning_curves(
         target: accuracy of the baseline as a fraction, drawn as a dotted line.
         styles: label -> how it is drawn.
     """
-    figure, plot = _new(len(curves))
+    figure, plot = _new()
     unit, name = time_unit(max(p.seconds or 0.0 for runs in curves.values() for points in runs for p in points))
     plot.axhline(100 * target, color=INK, linestyle=":", linewidth=1, marker="")
     for label, runs in curves.items():
@@ -114,7 +116,7 @@ def draw_accuracy_by_size(
         styles: label -> how it is drawn.
     """
     labels = [label for label in styles if own.get(label) or calibrated.get(label)]
-    figure, plot = _new(len(labels) + 2 * bool(calibrated))
+    figure, plot = _new()
     sizes = sorted({size for kind in (own, calibrated) for by_size in kind.values() for size in by_size})
     plot.axvline(base_px, color=INK, linestyle=":", linewidth=1, marker="")
     # Regimes stand side by side at each size, so that one's interval does not hide another's.
@@ -146,7 +148,7 @@ def draw_accuracy_by_gflops(
         styles: label -> how it is drawn.
     """
     labels = [label for label in styles if gflops.get(label)]
-    figure, plot = _new(len(labels) + 2 * bool(calibrated))
+    figure, plot = _new()
     _lines_over(plot, gflops, own, calibrated, styles, intervals=False)
     plot.set_xscale("log")
     values = [value for by_size in gflops.values() for value in by_size.values()]
@@ -194,7 +196,7 @@ def draw_times(durations: Mapping[str, Duration], baseline: str, styles: Mapping
     means = {label: statistics.fmean(found.training) for label, found in durations.items()}
     besides = any(found.besides for found in durations.values())
     several = any(len(found.training) > 1 for found in durations.values())
-    figure, plot = _new_bars(len(means), key=1)
+    figure, plot = _new_bars(len(means))
     longest = max(max(*found.training, means[label] + found.besides) for label, found in durations.items())
     unit, name = time_unit(longest)
     for row, (label, found) in enumerate(durations.items()):
@@ -226,7 +228,7 @@ def draw_shapes(shares: Mapping[str, Mapping[int, float]], styles: Mapping[str, 
     """
     figure, plot = _new_bars(len(shares), row_height=0.85)
     sizes = sorted({size for by_size in shares.values() for size in by_size})
-    largest = 620 / max(1.0, len(sizes) / 6) ** 2
+    largest = 620 / max(1.0, len(sizes) / 6) ** 2 / max(max(by_size.values()) for by_size in shares.values())
     for row, (label, by_size) in enumerate(shares.items()):
         places = [sizes.index(size) for size in by_size]
         areas = [largest * share for share in by_size.values()]
@@ -252,7 +254,7 @@ def draw_gradient_norms(norms: Mapping[str, Mapping[int, Norms]], styles: Mappin
         styles: label -> how it is drawn.
     """
     smoothed = any(row.smoothed_mean is not None for by_size in norms.values() for row in by_size.values())
-    figure, plot = _new(len(norms) + 2 * smoothed)
+    figure, plot = _new()
     sizes = sorted({size for by_size in norms.values() for size in by_size})
     slots = len(norms) * (2 if smoothed else 1)
     pitch = 0.8 / slots
@@ -272,7 +274,8 @@ def draw_gradient_norms(norms: Mapping[str, Mapping[int, Norms]], styles: Mappin
     for place in range(1, len(sizes)):
         plot.axvline(place - 0.5, color=GRID, linewidth=0.8, marker="")
     plot.grid(visible=False, axis="x")
-    plot.set_xticks(range(len(sizes)), [str(size) for size in sizes])
+    step = math.ceil(len(sizes) / _MAX_TICKS)
+    plot.set_xticks(range(0, len(sizes), step), [str(size) for size in sizes[::step]])
     plot.set_xlim(-0.5, len(sizes) - 0.5)
     plot.set_ylim(bottom=0)
     plot.set_xlabel("image size, px")
@@ -284,15 +287,13 @@ def draw_gradient_norms(norms: Mapping[str, Mapping[int, Norms]], styles: Mappin
     return figure
 
 
-def _new(entries: int) -> tuple[Figure, Axes]:
-    """A figure with room for a legend of so many entries below its axes."""
-    # A legend's row takes a fifth of an inch.
-    figure, (plot,) = new_figure(width=_WIDTH, height=_HEIGHT + 0.2 * math.ceil(entries / 2))
+def _new() -> tuple[Figure, Axes]:
+    figure, (plot,) = new_figure(width=_WIDTH, height=_HEIGHT)
     return figure, plot
 
 
-def _new_bars(rows: int, key: int = 0, row_height: float = 0.52) -> tuple[Figure, Axes]:
-    figure, (plot,) = new_figure(width=_WIDTH, height=0.85 + row_height * rows + 0.25 * key)
+def _new_bars(rows: int, row_height: float = 0.52) -> tuple[Figure, Axes]:
+    figure, (plot,) = new_figure(width=_WIDTH, height=0.6 + row_height * rows)
     plot.set_yticks([])
     plot.spines["left"].set_visible(False)
     plot.grid(visible=False, axis="y")
@@ -399,15 +400,17 @@ def _of(value: float, baseline: float) -> str:
 
 
 def _legend(figure: Figure, entries: Mapping[str, Any]) -> None:
-    """Below the axes, where it hides nothing."""
+    """Below the axes, where it hides nothing; the figure grows by its height."""
     names = [_short(name) for name in entries]
-    columns = int((72 * _WIDTH + _GAP) // (_LETTER * max(map(len, names)) + _ENTRY + _GAP))
+    fitting = int((72 * _WIDTH + _GAP) // (_LETTER * max(map(len, names)) + _ENTRY + _GAP))
+    columns = max(1, min(3, fitting))
+    figure.set_figheight(figure.get_figheight() + 0.1 + _LEGEND_ROW * math.ceil(len(names) / columns))
     legend = figure.legend(
         list(entries.values()),
         # matplotlib leaves out what begins with an underscore: names are put in afterwards.
         [str(index) for index in range(len(names))],
         loc="outside lower center",
-        ncols=max(1, min(3, columns)),
+        ncols=columns,
         frameon=False,
     )
     for text, name in zip(legend.get_texts(), names, strict=True):

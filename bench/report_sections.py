@@ -467,8 +467,7 @@ def _norms(found: Comparison, slug: str, styles: Mapping[str, draw.Style]) -> Pl
         "Gradient norms by size",
         f"Mean and standard deviation of the whole network's gradient norm at each image size. {with_it}",
         "L2 norm of the whole network's gradient over all steps at a size: mean, and bars of one standard deviation. "
-        + ("Hollow: after gradient smoothing. " if smoothed else "")
-        + with_it,
+        + ("Hollow: after gradient smoothing." if smoothed else with_it),
         draw.draw_gradient_norms(norms, styles),
         Table(
             "Gradient norm, mean ± standard deviation over steps",
