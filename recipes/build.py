@@ -21,7 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from mixsize.algorithms import epoch_schedule
 from mixsize.algorithms.bn_calibrate import BNCalibrate
-from mixsize.algorithms.epoch_schedule import EpochSchedule, Schedule
+from mixsize.algorithms.epoch_schedule import EpochSchedule, Schedule, elapsed_fraction
 from mixsize.algorithms.grad_smoothing import GradSmoothing
 from mixsize.algorithms.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.progression import Progression
@@ -124,7 +124,7 @@ def build(recipe: schema.Recipe) -> Run:
     check_sizes(model.module, recipe.model.name, [*drawn, *recipe.evaluation.sizes])
     evaluators = build_evaluators(recipe, train, evaluation, network_stride(model.module), device)
     optimizer = build_optimizer(recipe.optimizer, model.module, regime)
-    schedule = build_schedule(recipe, epochs_of(recipe, regime, train.num_samples))
+    schedule = build_epoch_schedule(recipe, regime, train.num_samples)
     sampling = build_sampling(recipe, regime)
     smoothing = build_smoothing(recipe.smoothing)
     calibration = build_calibration(recipe, train, device)
@@ -147,7 +147,7 @@ def build(recipe: schema.Recipe) -> Run:
         eval_dataloader=evaluators,
         eval_interval=f"{recipe.evaluation.every_epochs}ep",
         optimizers=optimizer,
-        algorithms=[StepSeed(), sampling, EpochSchedule(schedule), *companions],
+        algorithms=[StepSeed(), sampling, schedule, *companions],
         max_duration=recipe.max_duration,
         seed=recipe.seed,
         precision=recipe.precision,
@@ -359,8 +359,9 @@ def build_optimizer(
 
 
 def epochs_of(recipe: schema.Recipe, regime: Regime | Progression, images: int) -> float:
-    """The run's length in epochs, the last one counted by its own length."""
+    """The run's length in epochs, the last one counted by its own length; it must not be a time."""
     length, unit = recipe.duration
+    assert unit != "sec"
     if unit == "ep":
         return float(length)
     epoch = 0
@@ -368,6 +369,15 @@ def epochs_of(recipe: schema.Recipe, regime: Regime | Progression, images: int) 
         length -= steps
         epoch += 1
     return epoch + length / steps
+
+
+def build_epoch_schedule(recipe: schema.Recipe, regime: Regime | Progression, images: int) -> EpochSchedule:
+    """What sets the learning rate, by epochs or, in a run whose length is a time, by the part of it that is over."""
+    if recipe.duration[1] == "sec" and not isinstance(recipe.schedule, schema.Constant):
+        return EpochSchedule(build_schedule(recipe, 1.0), elapsed_fraction)
+    if isinstance(recipe.schedule, schema.Constant):
+        return EpochSchedule(build_schedule(recipe, 1.0))
+    return EpochSchedule(build_schedule(recipe, epochs_of(recipe, regime, images)))
 
 
 def build_schedule(recipe: schema.Recipe, epochs: float) -> Schedule:
