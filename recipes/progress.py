@@ -9,6 +9,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 from tqdm import tqdm
 
+from mixsize.algorithms.epoch_schedule import elapsed_fraction
 from mixsize.ffcv_loaders.plan import Step
 
 
@@ -44,6 +45,8 @@ class Progress(Callback):
         assert state.max_duration is not None
         if state.max_duration.unit == TimeUnit.BATCH:
             self._bar.total = int(state.max_duration)
+        elif state.max_duration.unit == TimeUnit.SECOND:
+            self._bar.total = round(int(state.timestamp.batch) / max(elapsed_fraction(state), 1e-9))
         else:
             left = int(state.max_duration) - int(state.timestamp.epoch)
             done_before = int(state.timestamp.batch) - int(state.timestamp.batch_in_epoch)

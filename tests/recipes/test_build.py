@@ -26,11 +26,11 @@ def test_a_fit_leaves_a_record_of_what_was_drawn_and_reached(digits, tmp_path, c
     record = fit(run)
     assert (tmp_path / "runs/demo/record.json").is_file()
     # 1437 images: 287.4, 431.1, 431.1 and 287.4 in batches of 32
-    steps = {row["size_px"]: (row["steps"], row["duplicates"]) for row in record["shapes"]}
+    steps = {row.size_px: (row.steps, row.duplicates) for row in record.shapes}
     assert steps == {20: (8, 1), 16: (13, 1), 12: (13, 2), 8: (8, 4)}
-    assert record["samples"] == 32 * 42
-    assert set(record["accuracy"]) == {"8", "16"}
-    assert all(0 <= value <= 1 for value in record["accuracy"].values())
+    assert record.samples == 32 * 42
+    assert set(record.accuracy) == {"8", "16"}
+    assert all(0 <= value <= 1 for value in record.accuracy.values())
     composed = compose([str(tmp_path / "runs/demo/recipe.yaml")])
     assert composed == run.recipe
     out = capsys.readouterr().out
@@ -56,7 +56,7 @@ def test_accuracy_is_that_of_the_whole_test_set(digits, tmp_path):
     loader = run.trainer.state.evaluators[0].dataloader.dataloader
     with torch.no_grad():
         hits = [(network(images).argmax(1) == labels) for images, labels in loader]
-    assert record["accuracy"]["16"] == pytest.approx(torch.cat(hits).float().mean().item(), abs=1e-6)
+    assert record.accuracy["16"] == pytest.approx(torch.cat(hits).float().mean().item(), abs=1e-6)
     assert sum(map(len, hits)) == 360
 
 
@@ -112,7 +112,7 @@ def test_phases_train_at_their_sizes_and_end_a_cosine_at_the_runs_end(digits, tm
     run = build.build(recipe(digits, tmp_path, *items))
     record = fit(run)
     # 1437 // 128 at 8 px, 1437 // 32 at 16 px
-    assert {row["size_px"]: (row["batch_size"], row["steps"]) for row in record["shapes"]} == {
+    assert {row.size_px: (row.batch_size, row.steps) for row in record.shapes} == {
         8: (128, 11),
         16: (32, 44),
     }
@@ -140,7 +140,7 @@ def test_batches_divide_among_ranks_by_default():
 def test_any_timm_network_trains_by_name(digits, tmp_path):
     items = ["model.name=mobilenetv3_small_050", "model.kwargs={}", "regime.base.size_px=32", "max_duration=2ba"]
     record = fit(build.build(recipe(digits, tmp_path, *items, "evaluation.sizes=[32]")))
-    assert record["steps"] == 2
+    assert record.steps == 2
 
 
 @pytest.mark.parametrize(
