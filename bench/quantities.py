@@ -22,6 +22,17 @@ def time(seconds: float) -> str:
     return f"{digits(seconds / unit)} {name}"
 
 
+def time_span(low: float, high: float) -> str:
+    """From one time to another, in the longer one's unit."""
+    unit, name = time_unit(high)
+    return f"{digits(low / unit) if low else 0} to {digits(high / unit)} {name}"
+
+
+def count_span(low: float, high: float) -> str:
+    """From one large number to another."""
+    return f"{count(low)} to {count(high)}"
+
+
 def count(value: float, unit: str = "") -> str:
     """A large number in thousands, millions and so on, in the SI's symbols."""
     for least, symbol in _COUNTS:
@@ -41,12 +52,12 @@ def percent(fraction: float) -> str:
 
 
 def percent_interval(found: Estimate | None) -> str:
-    """A mean of fractions in per cent, and its interval where it has one."""
+    """A mean of accuracies in per cent, and its interval where it has one, within what an accuracy can be."""
     if found is None:
         return NONE
     if found.low is None or found.high is None:
         return percent(found.mean)
-    return f"{percent(found.mean)} ({_span(found.low, found.high)})"
+    return f"{percent(found.mean)} ({percent(max(0.0, found.low))} to {percent(min(1.0, found.high))})"
 
 
 def points_interval(found: Difference | None) -> str:
@@ -68,7 +79,3 @@ def signed(value: float) -> str:
 def ratio(value: float, baseline: float) -> str:
     """How many times the baseline's."""
     return f"{value / baseline:.2f}x" if baseline else NONE
-
-
-def _span(low: float, high: float) -> str:
-    return f"{100 * low:.1f} to {100 * high:.1f}".replace("-", _MINUS)

@@ -9,6 +9,11 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mixsize.bench.report_content import Report
+from mixsize.bench.report_html import render_html
+from mixsize.bench.report_markdown import render_markdown
+from mixsize.bench.report_sections import make_report
+from mixsize.recipes.figures import save
 from mixsize.recipes.files import write_text
 from mixsize.recipes.run_record import RUNS_FILE, RunRecord, read_records
 
@@ -44,29 +49,26 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     records = read_records(args.results)
     if not records:
         raise ValueError(f"{args.results}: holds no run records")
-    # matplotlib takes a second to import.
-    from mixsize.bench.report_content import Report
-    from mixsize.bench.report_sections import make_report
-
-    report: Report = make_report(_title(args.results, records), records, args.baseline, args.size)
+    report = make_report(_title(args.results, records), records, args.baseline, args.size)
     folder = args.out or report_folder(args.results)
 
     def write() -> int:
-        from mixsize.bench.report_html import render_html
-        from mixsize.bench.report_markdown import render_markdown
-        from mixsize.recipes.figures import save
-
-        write_text(folder / HTML_FILE, render_html(report))
-        for section in report.sections:
-            for plot in section.plots:
-                save(plot.figure, folder / FIGURES / f"{plot.name}.png")
-        write_text(folder / MARKDOWN_FILE, render_markdown(report, FIGURES))
+        write_report(report, folder)
         for reason in report.left_out:
             print(f"left out: {reason}")
         print(f"report: {folder / HTML_FILE}\nfor a README: {folder / MARKDOWN_FILE}")
         return 0
 
     return write
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write a report as ``report.html``, and as ``report.md`` with its plots in ``figures/``."""
+    write_text(folder / HTML_FILE, render_html(report))
+    for section in report.sections:
+        for plot in section.plots:
+            save(plot.figure, folder / FIGURES / f"{plot.name}.png")
+    write_text(folder / MARKDOWN_FILE, render_markdown(report, FIGURES))
 
 
 def report_folder(results: Path) -> Path:

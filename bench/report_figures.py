@@ -95,7 +95,7 @@ def draw_learning_curves(
         plot.plot(times, accuracies, markevery=max(1, len(means) // 8), **_line(style))
     plot.set_xlim(left=0)
     plot.set_xlabel(f"training time, {name}")
-    plot.set_ylabel("top-1 accuracy, %")
+    _label_accuracy(plot)
     _legend(figure, {label: _handle(styles[label]) for label in curves})
     return figure
 
@@ -127,7 +127,7 @@ def draw_accuracy_by_size(
     step = math.ceil(len(sizes) / _MAX_TICKS)
     plot.set_xticks(sizes[::step], [str(size) for size in sizes[::step]])
     plot.set_xlabel("image size at evaluation, px")
-    plot.set_ylabel("top-1 accuracy, %")
+    _label_accuracy(plot)
     _legend(figure, {label: _handle(styles[label]) for label in labels} | _statistics_key(calibrated))
     return figure
 
@@ -158,7 +158,7 @@ def draw_accuracy_by_gflops(
     plot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     plot.xaxis.set_minor_formatter(NullFormatter())
     plot.set_xlabel("GFLOPs of one image's forward pass")
-    plot.set_ylabel("top-1 accuracy, %")
+    _label_accuracy(plot)
     _legend(figure, {label: _handle(styles[label]) for label in labels} | _statistics_key(calibrated))
     return figure
 
@@ -301,6 +301,14 @@ def _new_bars(rows: int, row_height: float = 0.52) -> tuple[Figure, Axes]:
     return figure, plot
 
 
+def _label_accuracy(plot: Axes) -> None:
+    """Name the axis, and keep it to what an accuracy can be; intervals of few seeds go far beyond."""
+    low, high = plot.get_ylim()
+    # Markers at its ends stay whole.
+    plot.set_ylim(max(low, -2), min(high, 102))
+    plot.set_ylabel("top-1 accuracy, %")
+
+
 def _lines_over(
     plot: Axes,
     places: Mapping[str, Mapping[int, float]],
@@ -407,7 +415,7 @@ def _legend(figure: Figure, entries: Mapping[str, Any]) -> None:
     figure.set_figheight(figure.get_figheight() + 0.1 + _LEGEND_ROW * math.ceil(len(names) / columns))
     legend = figure.legend(
         list(entries.values()),
-        # matplotlib leaves out what begins with an underscore: names are put in afterwards.
+        # matplotlib before 3.10 leaves out what begins with an underscore: names are put in afterwards.
         [str(index) for index in range(len(names))],
         loc="outside lower center",
         ncols=columns,

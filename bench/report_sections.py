@@ -12,12 +12,14 @@ from mixsize.bench.intervals import Estimate, estimate
 from mixsize.bench.quantities import (
     NONE,
     count,
+    count_span,
     percent,
     percent_interval,
     points_interval,
     ratio,
     signed,
     time,
+    time_span,
 )
 from mixsize.bench.report_content import Plot, Report, Section, Table
 from mixsize.recipes.run_record import GradientNormRow, RunRecord
@@ -239,7 +241,10 @@ def _reaching_table(found: Comparison) -> Table:
                 row.append("not reached" if not there.values else "not reached by all")
                 continue
             cost = _with_ratio(there.estimate, words[axis], _ratio(view, label, found.baseline))
-            more = [_interval(there.estimate, words[axis])] if there.estimate.low != there.estimate.high else []
+            low, high = there.estimate.low, there.estimate.high
+            span = time_span if axis == "seconds" else count_span
+            # Nothing costs less than nothing.
+            more = [span(max(0.0, low), high)] if low is not None and high is not None and low < high else []
             more += [] if there.difference is None else [there.difference.verdict]
             row.append("\n".join([cost, ", ".join(more)]) if more else cost)
         rows.append(row)
@@ -583,13 +588,6 @@ def _ratio(view: View, label: str, baseline: str) -> str:
 
 def _with_ratio(found: Estimate, words: Callable[[float], str], times: str) -> str:
     return words(found.mean) if times == NONE else f"{words(found.mean)} ({times})"
-
-
-def _interval(found: Estimate, words: Callable[[float], str]) -> str:
-    assert found.low is not None
-    assert found.high is not None
-    # Nothing costs less than nothing.
-    return f"{words(max(0.0, found.low))} to {words(found.high)}"
 
 
 def _with_std(mean: float | None, std: float | None) -> str:

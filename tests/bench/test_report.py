@@ -174,7 +174,7 @@ def test_the_same_records_give_the_same_bytes():
 
 
 def test_what_records_say_is_shown_and_never_run_or_parsed():
-    vile = "</text><script>alert(1)</script> $\\frac{ & |x| `_*"
+    vile = "</text><script>alert(1)</script> & |x| $\\frac{$ `_*"
     label = vile.replace("/", "")  # A slash would part a recipe's name from the regime's.
     record = make_record(label, 1, [(1, 1, 1.0, 10, 0.25), (2, 2, 2.0, 20, 0.5)], name=vile, suite=vile, commit=vile)
     failed = make_record("_hidden", 2, outcome="failed", error=f"{vile}\n```\n# no heading")
@@ -266,6 +266,15 @@ def test_quantities_have_three_digits_and_their_unit():
     assert quantities.percent_interval(estimate([0.1234])) == "12.3"
     assert quantities.points_interval(difference({1: 0.5}, {1: 0.5211})) == f"{MINUS}2.1"
     assert quantities.signed(-0.04) == "0.0"
+
+
+def test_intervals_of_accuracies_end_where_accuracies_do():
+    # Of two seeds, Student's interval is 25 times as wide as the values are apart.
+    assert quantities.percent_interval(estimate([0.5, 0.6])) == "55.0 (0.0 to 100.0)"
+    records = [make_record("fixed", seed, [(1, 1, 1.0, 1, accuracy)]) for seed, accuracy in ((1, 0.5), (2, 0.6))]
+    (plot,) = [p for s in make_report("x", records).sections for p in s.plots if p.name == "accuracy-by-size"]
+    low, high = plot.figure.axes[0].get_ylim()
+    assert -5 <= low < high <= 105
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,8 @@ def reports(tmp_path_factory):
 
 
 def strained():
-    """Nine regimes with long names, thirteen sizes, and an error of one long line."""
-    sizes = range(32, 417, 32)
+    """Nine regimes with long names, 25 sizes, and an error of one long line."""
+    sizes = range(32, 417, 16)
     by_size = {str(size): 0.1 + size / 1000 for size in sizes}
     records = []
     for number in range(9):
