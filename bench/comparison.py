@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -151,6 +151,25 @@ def learning_curve(record: RunRecord, size_px: int) -> list[Point]:
     if end is not None and (not points or record.steps is None or points[-1].steps < record.steps):
         points.append(Point(record.epochs, record.steps, record.seconds.training, record.pixels, end))
     return points
+
+
+def mean_curve(curves: Sequence[Sequence[Point]]) -> list[Point]:
+    """The mean over runs of their first evaluations, their second ones and so on, as far as every run has one.
+
+    Evaluations of one regime fall on the same epochs in every run.
+    """
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if len(known) == len(values) else None
+
+    return [
+        Point(
+            **{axis: mean([getattr(point, axis) for point in points]) for axis in get_args(Axis)},
+            accuracy=statistics.fmean(point.accuracy for point in points),
+        )
+        for points in zip(*curves, strict=False)
+    ]
 
 
 def accuracy_at(points: Sequence[Point], axis: Axis, amount: float) -> float | None:

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from mixsize.bench.comparison import Point
+from mixsize.bench.comparison import Point, mean_curve
 from mixsize.bench.intervals import Estimate
 from mixsize.bench.quantities import count, time, time_unit
 from mixsize.recipes.figures import COLOURS, GRID, INK, MARKERS, new_figure
@@ -88,8 +88,7 @@ def draw_learning_curves(
         for points in runs if len(runs) > 1 else ():
             times, accuracies = _seconds_and_percent(points, unit)
             plot.plot(times, accuracies, color=style.colour, alpha=0.35, linewidth=0.8, marker="")
-        # Evaluations fall on the same epochs in every seed; where a run has more of them, they have no mean.
-        means = [_mean_point(points) for points in zip(*runs, strict=False)]
+        means = mean_curve(runs)
         times, accuracies = _seconds_and_percent(means, unit)
         # Enough markers to tell lines apart, not so many that they hide them.
         plot.plot(times, accuracies, markevery=max(1, len(means) // 8), **_line(style))
@@ -356,12 +355,6 @@ def _norms(
 def _seconds_and_percent(points: Sequence[Point], unit: float) -> tuple[list[float], list[float]]:
     known = [(point.seconds / unit, 100 * point.accuracy) for point in points if point.seconds is not None]
     return [seconds for seconds, _ in known], [accuracy for _, accuracy in known]
-
-
-def _mean_point(points: Sequence[Point]) -> Point:
-    seconds = [point.seconds for point in points if point.seconds is not None]
-    accuracy = statistics.fmean(point.accuracy for point in points)
-    return Point(None, None, statistics.fmean(seconds) if len(seconds) == len(points) else None, None, accuracy)
 
 
 def _line(style: Style) -> dict[str, Any]:

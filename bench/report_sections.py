@@ -7,7 +7,17 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mixsize.bench import report_figures as draw
-from mixsize.bench.comparison import Axis, Comparison, Standing, View, compare, latest, learning_curve
+from mixsize.bench.comparison import (
+    Axis,
+    Comparison,
+    Point,
+    Standing,
+    View,
+    compare,
+    latest,
+    learning_curve,
+    mean_curve,
+)
 from mixsize.bench.intervals import Estimate, estimate
 from mixsize.bench.quantities import (
     NONE,
@@ -24,6 +34,8 @@ from mixsize.bench.quantities import (
 from mixsize.bench.report_content import Plot, Report, Section, Table
 from mixsize.recipes.run_record import GradientNormRow, RunRecord
 
+# Rows of a learning curve's table, for each regime.
+_MAX_EVALUATIONS = 12
 _DIFFERENCE = "difference, points"
 _MISSING_IN_OLD = "records of version 3 have them, these do not"
 
@@ -259,16 +271,10 @@ def _over_time(found: Comparison, slug: str, styles: Mapping[str, draw.Style]) -
     if any(point.seconds is None for runs in curves.values() for points in runs for point in points):
         return "Accuracy over wall-clock time: the time of training is not known for all runs."
     rows = [
-        [
-            f"{label}, seed {run.seed}",
-            f"{p.epochs or 0:g}",
-            f"{p.steps or 0:,.0f}",
-            time(p.seconds or 0),
-            percent(p.accuracy),
-        ]
-        for label, runs in found.runs.items()
-        for run, points in zip(runs, curves[label], strict=True)
-        for p in points
+        [label, f"{point.epochs:g}", f"{point.steps:,.0f}", time(point.seconds), percent(point.accuracy)]
+        for label, runs in curves.items()
+        for point in _thinned(mean_curve(runs))
+        if point.epochs is not None and point.steps is not None and point.seconds is not None
     ]
     last = [
         f"{label} ends at {percent(standing.estimate.mean)} %"
@@ -282,7 +288,7 @@ def _over_time(found: Comparison, slug: str, styles: Mapping[str, draw.Style]) -
         "Time is that of training, without evaluations. Thick: mean of the seeds' evaluations; thin: single runs; "
         f"dotted: {found.baseline}'s accuracy at its end.",
         draw.draw_learning_curves(curves, found.targets[None], styles),
-        Table("Every evaluation", ["run", "epoch", "steps", "training time", "top-1, %"], rows),
+        Table("Evaluations, mean over seeds", ["regime", "epoch", "steps", "training time", "top-1, %"], rows),
     )
 
 
@@ -603,6 +609,12 @@ def _values(runs: Iterable[RunRecord], value: Callable[[RunRecord], float | None
 def _mean(runs: Iterable[RunRecord], value: Callable[[RunRecord], float | None], words: Callable[[float], str]) -> str:
     found = _values(runs, value)
     return words(statistics.fmean(found)) if found else NONE
+
+
+def _thinned(points: Sequence[Point]) -> list[Point]:
+    """Evenly chosen ones, the last among them."""
+    apart = math.ceil(len(points) / _MAX_EVALUATIONS)
+    return list(points[::-1][::apart][::-1]) if points else []
 
 
 def _step_seconds(run: RunRecord, shape: tuple[int, int, int]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from mixsize.bench.comparison import accuracy_at, compare, first_reaching, latest, learning_curve, reported
+from mixsize.bench.comparison import accuracy_at, compare, first_reaching, latest, learning_curve, mean_curve, reported
 
 from .run_records import make_record
 
@@ -29,6 +29,13 @@ def test_an_accuracy_is_reached_where_the_line_between_evaluations_crosses_it_fi
     assert first_reaching(points, "pixels", 0.75) == pytest.approx(4750)
     assert first_reaching(points, "steps", 0.1) == 10  # at its first evaluation or before
     assert first_reaching(points, "steps", 0.91) is None
+
+
+def test_mean_curves_average_evaluation_by_evaluation_as_far_as_all_runs_have_them():
+    first, second = (learning_curve(make_record(curve=curve), 16) for curve in (SLOW, FAST[:2]))
+    one, two = mean_curve([first, second])
+    assert (one.epochs, one.steps, one.seconds, one.pixels) == (1, 7.5, 75, 900)
+    assert (one.accuracy, two.accuracy) == pytest.approx((0.25, 0.45))
 
 
 def test_views_at_equal_budgets_take_the_largest_that_every_run_reached():

@@ -115,6 +115,14 @@ def test_gflops_are_twice_the_multiply_accumulates():
     assert rows["fixed"]["GFLOPs"] == "8.2"
 
 
+def test_long_learning_curves_are_told_in_a_dozen_rows_with_the_last_among_them():
+    curve = [(epoch, 10 * epoch, 2.0 * epoch, 100 * epoch, epoch / 200) for epoch in range(1, 101)]
+    report = make_report("x", [make_record("fixed", 1, curve)])
+    (plot,) = [p for s in report.sections for p in s.plots if p.name == "accuracy-over-time"]
+    assert [row[1] for row in plot.table.rows] == [str(epoch) for epoch in range(1, 101, 9)]
+    assert list(plot.table.rows[-1]) == ["fixed", "100", "1,000", "3.33 min", "50.0"]
+
+
 def test_shares_of_shapes_add_up_over_batches_and_seeds():
     def shape(size_px, steps, batch_size=8):
         return {"size_px": size_px, "batch_size": batch_size, "duplicates": 1, "steps": steps, "seconds": 0.5}
