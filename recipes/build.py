@@ -58,6 +58,7 @@ from mixsize.recipes.resume import (
 )
 from mixsize.recipes.shared_statistics import SharedStatistics
 from mixsize.recipes.times import Times
+from mixsize.recipes.wandb_log import run_id, settings
 
 ACCURACY = "MulticlassAccuracy"
 LOSS = "CrossEntropy"
@@ -154,7 +155,7 @@ def build(recipe: schema.Recipe) -> Run:
         device={"auto": None, "cpu": "cpu", "gpu": "gpu"}[recipe.device],
         device_train_microbatch_size=recipe.microbatch_images,
         run_name=recipe.name,
-        loggers=build_loggers(recipe),
+        loggers=build_loggers(recipe, folder),
         callbacks=[times, curve, gradient_norms, *build_callbacks(recipe, folder)],
         progress_bar=False,
         auto_log_hparams=False,
@@ -393,11 +394,14 @@ def build_schedule(recipe: schema.Recipe, epochs: float) -> Schedule:
     return epoch_schedule.constant(config.warmup_epochs)
 
 
-def build_loggers(recipe: schema.Recipe) -> list[LoggerDestination]:
-    """Where metrics go besides the terminal and the run's record."""
+def build_loggers(recipe: schema.Recipe, folder: Path) -> list[LoggerDestination]:
+    """Where metrics go besides the terminal and the run's record; the run's folder is there, and holds this run."""
     config = recipe.output.wandb
     if config is None:
         return []
+    rank, _ = process_rank()
+    # Rank zero alone logs.
+    identity = {"id": run_id(config.group, recipe.name, folder), "resume": "allow"} if rank == 0 else {}
     return [
         WandBLogger(
             project=config.project,
@@ -405,7 +409,12 @@ def build_loggers(recipe: schema.Recipe) -> list[LoggerDestination]:
             group=config.group,
             name=recipe.name,
             tags=list(config.tags),
-            init_kwargs={"mode": config.mode, "config": recipe.model_dump(mode="json")},
+            init_kwargs={
+                "mode": config.mode,
+                "config": recipe.model_dump(mode="json"),
+                "settings": settings(),
+                **identity,
+            },
         )
     ]
 

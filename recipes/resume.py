@@ -15,6 +15,7 @@ from mixsize.recipes import schema
 from mixsize.recipes.checkpoints import clear_checkpoints, latest_checkpoint
 from mixsize.recipes.compose import compose
 from mixsize.recipes.run_record import RunRecord, read_record
+from mixsize.recipes.wandb_log import WANDB_ID_FILE
 
 RECIPE_FILE = "recipe.yaml"
 DATA_FILE = "data.json"
@@ -104,7 +105,7 @@ def clear(folder: Path) -> None:
     """Remove what an earlier run of this name left, but for files that are not ours."""
     clear_checkpoints(folder / CHECKPOINT_FOLDER)
     logs = [path.name for path in folder.glob(BATCH_LOGS)]
-    for name in (*logs, RECORD_FILE, WEIGHTS_FILE, DATA_FILE, RECIPE_FILE):
+    for name in (*logs, RECORD_FILE, WEIGHTS_FILE, DATA_FILE, RECIPE_FILE, WANDB_ID_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
