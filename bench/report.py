@@ -6,12 +6,14 @@ A report reads records and never measures. PyTorch is not needed to make one.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mixsize.bench.comparison import latest
 from mixsize.bench.report_content import Report
 from mixsize.bench.report_html import render_html
-from mixsize.bench.report_markdown import render_markdown
+from mixsize.bench.report_markdown import render_markdown, render_table
 from mixsize.bench.report_sections import make_report
 from mixsize.recipes.figures import save
 from mixsize.recipes.files import write_text
@@ -35,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baseline", metavar="LABEL", help="regime that others are measured against (default: fixed, or the first)"
     )
     parser.add_argument(
+        "--wandb",
+        metavar="ENTITY/PROJECT",
+        help="also publish the runs at Weights & Biases, with a report over them; without a network or an account they "
+        "are written to disk, to be sent later",
+    )
+    parser.add_argument(
         "--size", type=int, metavar="PX", help="image size that accuracies are compared at (default: the baseline's)"
     )
 
@@ -51,13 +59,14 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         raise ValueError(f"{args.results}: holds no run records")
     report = make_report(_title(args.results, records), records, args.baseline, args.size)
     folder = args.out or report_folder(args.results)
+    place = None if args.wandb is None else wandb_place(args.wandb)
 
     def write() -> int:
         write_report(report, folder)
         for reason in report.left_out:
             print(f"left out: {reason}")
         print(f"report: {folder / HTML_FILE}\nfor a README: {folder / MARKDOWN_FILE}")
-        return 0
+        return 0 if place is None else _publish(records, report, place, folder)
 
     return write
 
@@ -69,6 +78,33 @@ def write_report(report: Report, folder: Path) -> None:
         for plot in section.plots:
             save(plot.figure, folder / FIGURES / f"{plot.name}.png")
     write_text(folder / MARKDOWN_FILE, render_markdown(report, FIGURES))
+
+
+def wandb_place(text: str) -> tuple[str | None, str]:
+    """Entity, None for the account's own, and project.
+
+    Raises:
+        ValueError: neither ``ENTITY/PROJECT`` nor ``PROJECT``.
+    """
+    entity, slash, project = text.rpartition("/")
+    if not project or "/" in entity or (slash and not entity):
+        raise ValueError(f"--wandb {text}: must be ENTITY/PROJECT, or PROJECT for your account's default entity")
+    return entity or None, project
+
+
+def _publish(records: Sequence[RunRecord], report: Report, place: tuple[str | None, str], folder: Path) -> int:
+    # The client takes seconds to import.
+    from mixsize.bench.wandb_report import publish
+
+    tables = [table for section in report.sections if section.compares for table in section.tables]
+    comparison = "\n".join(map(render_table, tables))
+    try:
+        published = publish(latest(records), *place, comparison=comparison, folder=folder)
+    except ValueError as error:
+        print(f"error: --wandb: {error}", file=sys.stderr)
+        return 2
+    print(published.advice)
+    return 0
 
 
 def report_folder(results: Path) -> Path:

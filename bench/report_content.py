@@ -55,6 +55,7 @@ class Section:
         plots: with their tables folded away.
         notes: how its figures came about.
         quotes: title -> output of a program, line by line.
+        compares: whether its tables put regimes side by side.
     """
 
     title: str
@@ -63,6 +64,7 @@ class Section:
     plots: Sequence[Plot] = ()
     notes: Sequence[str] = ()
     quotes: Sequence[tuple[str, str]] = ()
+    compares: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def render_markdown(report: Report, figures: str) -> str:
         parts.append(f"## {escape(section.title)}")
         parts += ["\n".join(f"- {escape(sentence)}" for sentence in section.sentences)] if section.sentences else []
         for table in section.tables:
-            parts += [f"**{escape(table.caption)}**", _table(table)]
+            parts.append(render_table(table))
         for plot in section.plots:
             parts += _plot(plot, figures)
         for title, text in section.quotes:
@@ -31,6 +31,11 @@ def render_markdown(report: Report, figures: str) -> str:
     if report.left_out:
         parts += ["## Left out", "\n".join(f"- {escape(reason)}" for reason in report.left_out)]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def render_table(table: Table) -> str:
+    """A table below its caption."""
+    return f"**{escape(table.caption)}**\n\n{_table(table)}"
 
 
 def escape(text: str) -> str:

@@ -131,6 +131,7 @@ def _headline(found: Comparison, prefix: str) -> Section:
         sentences=[*filter(None, (_sentence(found, label) for label in found.runs if label != found.baseline))],
         tables=[Table(f"Regimes at the end of training, against {found.baseline}", head, rows)],
         notes=[_how(found)],
+        compares=True,
     )
 
 
@@ -194,7 +195,7 @@ def _budgets(found: Comparison, prefix: str) -> Section:
         + ". Where seeds are the same, each run is held against the baseline's run of its seed, otherwise against the "
         "mean. A run that starts above it reached it at its first evaluation, or before.",
     ]
-    return Section(f"{prefix}At equal budgets", tables=tables, notes=notes)
+    return Section(f"{prefix}At equal budgets", tables=tables, notes=notes, compares=True)
 
 
 def _equal_table(found: Comparison) -> Table:

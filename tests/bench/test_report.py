@@ -15,6 +15,7 @@ from mixsize.bench.report_html import render_html
 from mixsize.bench.report_markdown import escape, render_markdown
 from mixsize.bench.report_sections import make_report
 from mixsize.bench.report_svg import inline_svg
+from mixsize.bench.wandb_report import Published
 from mixsize.cli import main
 from mixsize.recipes.figures import COLOURS, new_figure
 from mixsize.recipes.run_record import write_records
@@ -285,6 +286,46 @@ def test_intervals_of_accuracies_end_where_accuracies_do():
     assert -5 <= low < high <= 105
 
 
+def test_without_a_network_runs_are_kept_for_weights_and_biases_and_how_to_send_them_is_said(
+    tmp_path, wandb_runs, capsys
+):
+    write_records(tmp_path / "runs.jsonl", make_suite(seeds=1)[:1])
+    assert main(["report", str(tmp_path), "--wandb", "someone/digits"]) == 0
+    out = capsys.readouterr().out
+    assert "report.html" in out
+    assert f"wandb sync {tmp_path}/report/wandb/offline-run-*" in out
+    (run,) = wandb_runs()
+    assert (run["project"], run["name"]) == ("digits", "digits-fixed-seed17")
+
+
+def test_what_is_published_are_the_last_records_and_the_tables_that_compare(tmp_path, monkeypatch, capsys):
+    sent = []
+
+    def publish(records, entity, project, *, comparison, folder):
+        sent.append((len(records), entity, project, re.findall(r"^\*\*(.*)\*\*$", comparison, re.MULTILINE), folder))
+        return Published("https://example.org/report", (), None)
+
+    monkeypatch.setattr("mixsize.bench.wandb_report.publish", publish)
+    first = make_suite(seeds=1)
+    write_records(tmp_path / "runs.jsonl", [*first, first[0]])
+    assert main(["report", str(tmp_path), "--wandb", "digits"]) == 0
+    captions = [
+        "Regimes at the end of training, against fixed",
+        "Top-1 accuracy at 16 px after equal epochs, time and pixels",
+        "What it took to reach fixed's accuracy at 16 px",
+    ]
+    assert sent == [(len(first), None, "digits", captions, tmp_path / "report")]
+    assert "https://example.org/report" in capsys.readouterr().out
+
+
+def test_failed_runs_alone_are_not_published(tmp_path, capsys):
+    write_records(tmp_path / "runs.jsonl", [make_record("fixed", 1, outcome="failed", error="no")])
+    assert main(["report", str(tmp_path), "--wandb", "digits"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: --wandb: there is no finished run to publish\n"
+    assert (tmp_path / "report/report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -292,6 +333,8 @@ def test_intervals_of_accuracies_end_where_accuracies_do():
         (["runs.jsonl", "--baseline", "fixd"], "baseline fixd"),
         (["runs.jsonl", "--size", "17"], "size 17"),
         (["empty.jsonl"], "holds no run records"),
+        (["runs.jsonl", "--wandb", "a/b/c"], "--wandb a/b/c"),
+        (["runs.jsonl", "--wandb", "/b"], "--wandb /b"),
     ],
 )
 def test_mistakes_end_in_one_line(argv, words, tmp_path, monkeypatch, capsys):
