@@ -129,14 +129,18 @@ def workload_of(label: str) -> str:
     return label.rpartition("/")[0]
 
 
-def reported(record: RunRecord) -> dict[int, float]:
-    """Image side in pixels -> accuracy as a fraction, by the statistics that the run's learning curve is of.
+def reports_calibrated(record: RunRecord) -> bool:
+    """Whether the run's learning curve is of calibrated batch-norm statistics, not of the network's own.
 
-    Those are the network's own, or calibrated ones where the recipe calibrates before each evaluation.
+    It is where the recipe calibrates before each evaluation; some older records have no other accuracies.
     """
-    calibration = record.recipe.get("calibration")
-    calibrates = calibration is not None and calibration.get("when") == "each"
-    kind = record.calibrated_accuracy if calibrates or not record.accuracy else record.accuracy
+    calibration = record.recipe.get("calibration") or {}
+    return calibration.get("when") == "each" or not record.accuracy
+
+
+def reported(record: RunRecord) -> dict[int, float]:
+    """Image side in pixels -> accuracy as a fraction, by the statistics that the run's learning curve is of."""
+    kind = record.calibrated_accuracy if reports_calibrated(record) else record.accuracy
     return {int(size): value for size, value in sorted((kind or {}).items(), key=lambda item: int(item[0]))}
 
 

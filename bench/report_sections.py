@@ -17,6 +17,7 @@ from mixsize.bench.comparison import (
     latest,
     learning_curve,
     mean_curve,
+    reports_calibrated,
 )
 from mixsize.bench.intervals import Estimate, estimate
 from mixsize.bench.quantities import (
@@ -65,7 +66,7 @@ def make_report(
         sections += of_it
         left_out += without
     if not comparisons:
-        left_out.append("Comparison: no run finished.")
+        left_out.append("Comparison: no run finished with an accuracy.")
     if failed:
         sections.append(_failures(failed))
     sections += [_runs(counted), _environments(counted)]
@@ -109,7 +110,8 @@ def _workload_sections(found: Comparison, alone: bool) -> tuple[list[Section], l
 
 
 def _headline(found: Comparison, prefix: str) -> Section:
-    calibrated = _by_statistics(found, calibrated=True)
+    own = any(not reports_calibrated(run) for runs in found.runs.values() for run in runs)
+    calibrated = _by_statistics(found, calibrated=True) if own else {}
     head = ["regime", "runs", f"top-1 at {found.size_px} px, %"]
     if calibrated:
         head.append("calibrated, %")
@@ -176,12 +178,12 @@ def _how(found: Comparison) -> str:
 
 
 def _statistics(found: Comparison) -> str:
-    when = {(run.recipe.get("calibration") or {}).get("when") for runs in found.runs.values() for run in runs}
-    if when == {"each"}:
+    kinds = {reports_calibrated(run) for runs in found.runs.values() for run in runs}
+    if kinds == {True}:
         return "batch-norm statistics calibrated at each size"
-    if "each" in when:
-        return "each network's own batch-norm statistics, calibrated ones where the recipe calibrates each evaluation"
-    return "each network's own batch-norm statistics"
+    if kinds == {False}:
+        return "each network's own batch-norm statistics"
+    return "each network's own batch-norm statistics, calibrated ones where the recipe calibrates each evaluation"
 
 
 def _budgets(found: Comparison, prefix: str) -> Section:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html.parser
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -108,6 +110,32 @@ def test_one_seed_is_said_to_have_no_interval():
     report = make_report("x", [make_record(label, 1, [(1, 1, 1.0, 1, 0.5)]) for label in ("fixed", "mixed")])
     assert table(report, "Regimes at the end")["mixed"]["difference, points"] == "0.0\none seed: no interval"
     assert "one seed: no interval" in report.sections[0].sentences[0]
+
+
+def test_it_is_said_by_which_batch_norm_statistics_accuracies_are():
+    def headline(when, in_curve=0.25, **changes):
+        recipe = {"calibration": when and {"when": when}, "regime": {"base": {"size_px": 16}}}
+        record = make_record("fixed", 1, [(1, 1, 1.0, 1, in_curve)], recipe=recipe, **changes)
+        section = make_report("x", [record]).sections[0]
+        (row,) = section.tables[0].rows
+        return dict(zip(section.tables[0].head, row, strict=True)), section.notes[0]
+
+    row, note = headline(None)
+    assert (row["top-1 at 16 px, %"], "calibrated, %" in row) == ("25.0", False)
+    assert "with each network's own batch-norm statistics" in note
+    row, note = headline("last", calibrated_accuracy={"16": 0.5})
+    assert (row["top-1 at 16 px, %"], row["calibrated, %"]) == ("25.0", "50.0")
+    assert "own" in note
+    row, note = headline("each", 0.5, accuracy={"16": 0.25}, calibrated_accuracy={"16": 0.5})
+    assert (row["top-1 at 16 px, %"], "calibrated, %" in row) == ("50.0", False)
+    assert "with batch-norm statistics calibrated at each size" in note
+
+
+def test_a_report_is_made_without_pytorch(tmp_path):
+    write_records(tmp_path / "runs.jsonl", make_suite(seeds=1))
+    code = "import sys; from mixsize.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, "report", str(tmp_path)], capture_output=True, check=True)
+    assert done.stdout.split()[-1] == b"False"
 
 
 def test_gflops_are_twice_the_multiply_accumulates():
@@ -235,7 +263,7 @@ def test_several_recipes_are_reported_on_one_after_the_other():
 
 def test_a_suite_in_which_every_run_failed_still_shows_why():
     report = make_report("x", [make_record("fixed", 1, outcome="failed", error="RuntimeError: no")])
-    assert report.left_out == ["Comparison: no run finished."]
+    assert report.left_out == ["Comparison: no run finished with an accuracy."]
     assert report.sections[0].quotes == [("digits-fixed-seed1", "RuntimeError: no")]
     assert "RuntimeError: no" in render_html(report)
 
