@@ -38,7 +38,7 @@ def count(value: float, unit: str = "") -> str:
     for least, symbol in _COUNTS:
         if abs(value) >= least:
             return f"{digits(value / least)} {symbol}{unit}"
-    return f"{value:.4g} {unit}".rstrip()
+    return f"{value:,.0f} {unit}".rstrip()
 
 
 def digits(value: float) -> str:
