@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
-from composer.core import Algorithm, Event, State, TimeUnit
+from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 
 #: Position in epochs, fractions included -> factor of the base learning rate.
@@ -117,12 +117,14 @@ def position_in_epochs(state: State) -> float:
     return done + int(state.timestamp.batch_in_epoch) / int(state.dataloader_len)
 
 
-def elapsed_fraction(state: State) -> float:
-    """Seconds trained so far over those of ``max_duration``, which must be in seconds; evaluations are not counted."""
-    assert state.max_duration is not None
-    assert state.max_duration.unit == TimeUnit.SECOND
-    assert state.timestamp.total_wct is not None
-    return state.timestamp.total_wct.total_seconds() / int(state.max_duration)
+def elapsed_fraction(seconds: float) -> Callable[[State], float]:
+    """The part of a run of so many seconds of training that is over; evaluations are not counted."""
+
+    def position(state: State) -> float:
+        assert state.timestamp.total_wct is not None
+        return state.timestamp.total_wct.total_seconds() / seconds
+
+    return position
 
 
 def _warmed(schedule: Schedule, warmup_epochs: float) -> Schedule:

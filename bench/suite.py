@@ -7,6 +7,7 @@ and what the suite fixes for all: length, evaluation sizes, name, seed and folde
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python 3.11; in importlib.abc before
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
 class SuiteError(ValueError):
     """A suite that cannot be read or accepted; one line for each fault."""
 
 
 def _label(text: str) -> str:
-    if not all(character.isascii() and (character.isalnum() or character in "_-.+") for character in text):
-        raise fault("must be of letters, digits and _ - . +, as it names files")
+    if not _NAME.fullmatch(text):
+        raise fault("must be of letters, digits and _ - . +, with a letter or digit first, as it names files")
     return text
 
 

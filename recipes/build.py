@@ -57,6 +57,7 @@ from mixsize.recipes.resume import (
     find_start,
 )
 from mixsize.recipes.shared_statistics import SharedStatistics
+from mixsize.recipes.time_budget import NO_END, TimeBudget
 from mixsize.recipes.times import Times
 from mixsize.recipes.wandb_log import run_id, settings
 
@@ -149,7 +150,7 @@ def build(recipe: schema.Recipe) -> Run:
         eval_interval=f"{recipe.evaluation.every_epochs}ep",
         optimizers=optimizer,
         algorithms=[StepSeed(), sampling, schedule, *companions],
-        max_duration=recipe.max_duration,
+        max_duration=NO_END if recipe.duration[1] == "sec" else recipe.max_duration,
         seed=recipe.seed,
         precision=recipe.precision,
         device={"auto": None, "cpu": "cpu", "gpu": "gpu"}[recipe.device],
@@ -169,8 +170,10 @@ def build(recipe: schema.Recipe) -> Run:
 def build_callbacks(recipe: schema.Recipe, folder: Path) -> list[Callback]:
     """What watches the run and saves it."""
     callbacks: list[Callback] = [SharedStatistics()]
+    if recipe.duration[1] == "sec":
+        callbacks.append(TimeBudget(recipe.duration[0]))
     if recipe.progress_bar:
-        callbacks.append(Progress(ACCURACY))
+        callbacks.append(Progress(ACCURACY, recipe.duration[0] if recipe.duration[1] == "sec" else None))
     if recipe.output.log_batches:
         callbacks.append(BatchLog(folder))
     if recipe.output.save_every != "never":
@@ -375,7 +378,7 @@ def epochs_of(recipe: schema.Recipe, regime: Regime | Progression, images: int) 
 def build_epoch_schedule(recipe: schema.Recipe, regime: Regime | Progression, images: int) -> EpochSchedule:
     """What sets the learning rate, by epochs or, in a run whose length is a time, by the part of it that is over."""
     if recipe.duration[1] == "sec" and not isinstance(recipe.schedule, schema.Constant):
-        return EpochSchedule(build_schedule(recipe, 1.0), elapsed_fraction)
+        return EpochSchedule(build_schedule(recipe, 1.0), elapsed_fraction(recipe.duration[0]))
     if isinstance(recipe.schedule, schema.Constant):
         return EpochSchedule(build_schedule(recipe, 1.0))
     return EpochSchedule(build_schedule(recipe, epochs_of(recipe, regime, images)))

@@ -40,6 +40,10 @@ class LearningCurve(Callback):
 
     def eval_after_all(self, state: State, logger: Logger) -> None:
         """Note where the run stands."""
+        self.note(state)
+
+    def note(self, state: State) -> None:
+        """Add a point for the evaluation that the run has just had; one at the same step takes the other's place."""
         time = state.timestamp
         assert time.total_wct is not None
         metrics = state.eval_metrics
@@ -53,7 +57,6 @@ class LearningCurve(Callback):
                 str(size): float(metrics[label][self._accuracy].compute()) for label, size in self._labels.items()
             },
         )
-        # An evaluation may be repeated where the run ends.
         if self.points and self.points[-1].step == point.step:
             self.points[-1] = point.model_copy(update={"train_loss": self.points[-1].train_loss})
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import wandb
+from composer.core import State
 from composer.utils import dist
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +26,7 @@ from mixsize.recipes.files import in_one_piece, write_text
 from mixsize.recipes.recording import accuracies, make_record
 from mixsize.recipes.resume import RECORD_FILE, WEIGHTS_FILE, finished_record
 from mixsize.recipes.run_record import RunRecord
+from mixsize.recipes.time_budget import TimeBudget
 from mixsize.recipes.wandb_log import log_record
 
 
@@ -67,13 +69,12 @@ def fit(run: Run) -> RunRecord:
         if run.resumed is not None and dist.get_global_rank() == 0:
             time_now = state.timestamp
             print(f"going on from {run.resumed}: epoch {int(time_now.epoch)}, step {int(time_now.batch)}", flush=True)
-        assert state.max_duration is not None
         run.times.end_set_up()
-        if state.timestamp < state.max_duration:
+        if not _has_ended(state):
             run.trainer.fit()
         else:
-            # Stopped between its last checkpoint and its record.
             run.trainer.eval()
+            run.curve.note(state)
         calibrated = None if run.calibration is None else _set_calibrated_apart(run, run.calibration)
         record = make_record(run, source, calibrated)
         if dist.get_global_rank() == 0:
@@ -90,6 +91,13 @@ def fit(run: Run) -> RunRecord:
         print_record(record, Console())
         print(f"record: {run.folder / RECORD_FILE}")
     return record
+
+
+def _has_ended(state: State) -> bool:
+    """Whether no step is left, so that the run was stopped between its last checkpoint and its record."""
+    assert state.max_duration is not None
+    budgets = [callback for callback in state.callbacks if isinstance(callback, TimeBudget)]
+    return state.timestamp >= state.max_duration or any(budget.is_over(state) for budget in budgets)
 
 
 def _set_calibrated_apart(run: Run, calibration: BNCalibrate) -> dict[str, float]:

@@ -87,7 +87,10 @@ def test_further_items_reach_every_run_but_not_the_budget(tmp_path):
         ("[8, 16]", "[8, 8]", "evaluation_sizes: lists a size twice, got [8, 8]"),
         ("[8, 16]", "[8, -1]", "evaluation_sizes.1: must be at least 1, got -1"),
         ("[regime/fixed]", "regime/fixed", 'regimes.fixed: must be a list, got "regime/fixed"'),
-        ("fixed:", "a/b:", "regimes: the label must be of letters, digits and _ - . +, as it names files, got 'a/b'"),
+        ("fixed:", "a/b:", "regimes: the label must be of letters, digits and _ - . +, with a letter or digit first, "
+         "as it names files, got 'a/b'"),
+        ("name: small", "name: ..", "name: must be of letters, digits and _ - . +, with a letter or digit first, "
+         'as it names files, got ".."'),
         ("name: small", "", "name: required"),
         ("{demo: [demo]}", "{}", "recipes: must not be empty, got {}"),
         ("seeds: 2", "data: {source: cifar, folder: x}", "data.source: must be 'digits', got \"cifar\""),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from mixsize.ffcv_loaders.convert import convert
 from mixsize.recipes import build
 from mixsize.recipes.compose import compose
 from mixsize.recipes.model import create_network, network_stride, planned_network
+from mixsize.recipes.planning import make_plan
 from mixsize.recipes.regimes import build_regime
 from mixsize.recipes.train import fit
 
@@ -188,3 +191,35 @@ def test_an_empty_or_cut_file_is_refused(digits, tmp_path):
 
 def test_network_stride_is_one_where_timm_does_not_know():
     assert network_stride(torch.nn.Linear(1, 1)) == 1
+
+
+def test_a_run_whose_length_is_a_time_ends_at_the_step_that_reaches_it(digits, tmp_path, monkeypatch):
+    """Seconds come from a clock that each step moves by 0.4: the third step reaches 1 s, and the rate falls with it."""
+    run = build.build(recipe(digits, tmp_path, "max_duration=1sec", "evaluation.sizes=[16]", "optimizer.lr=1"))
+    rates = []
+    trainer = run.trainer
+
+    def accumulate(num_samples, num_tokens, batch_time):
+        return num_samples, num_tokens, datetime.timedelta(seconds=0.4)
+
+    monkeypatch.setattr(trainer, "_accumulate_time_across_ranks", accumulate)
+    trained = trainer._train_batch
+
+    def train_batch(*args):
+        rates.append(trainer.state.optimizers[0].param_groups[0]["lr"])
+        return trained(*args)
+
+    monkeypatch.setattr(trainer, "_train_batch", train_batch)
+    record = fit(run)
+    assert (record.steps, record.seconds.training) == (3, pytest.approx(1.2))
+    assert [point.step for point in record.curve] == [3]
+    # One cycle: .04 at the start, 1 at .3, 0 at the end, in a line: at .4 and .8 of the time 6/7 and 2/7.
+    assert rates == pytest.approx([0.04, 6 / 7, 2 / 7])
+    # Killed before it left its record, it is evaluated and not trained on.
+    (tmp_path / "runs/demo/record.json").unlink()
+    again = build.build(recipe(digits, tmp_path, "max_duration=1sec", "evaluation.sizes=[16]", "optimizer.lr=1"))
+    assert again.resumed is not None
+    second = fit(again)
+    assert (second.steps, second.accuracy, second.curve) == (3, record.accuracy, record.curve)
+    with pytest.raises(ValueError, match=r"max_duration is 1sec; how many steps that is, only training shows"):
+        make_plan(run.recipe)
