@@ -57,6 +57,7 @@ class BNCalibrate(Algorithm):
 
     Attributes:
         bank: the statistics last measured at each size; travels in checkpoints.
+        seconds: wall-clock time of all calibrations in this process, loading included.
 
     Raises:
         ValueError: at ``FIT_START``, evaluators whose size is not known or listed labels that no evaluator has.
@@ -87,6 +88,7 @@ class BNCalibrate(Algorithm):
             if size_px is not None and size_px < 1:
                 raise ValueError(f"sizes[{label!r}] is {size_px}; it must be at least 1, or None")
         self.bank = StatisticsBank()
+        self.seconds = 0.0
         self._loader_for = loader_for
         self._num_batches = num_batches
         self._when = when
@@ -153,11 +155,10 @@ class BNCalibrate(Algorithm):
                 max_batches=self._num_batches,
                 tolerance=self._tolerance,
             )
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
         logger.log_metrics(
-            {
-                f"calibration/{label}/batches": result.batches_used,
-                f"calibration/{label}/seconds": time.perf_counter() - started,
-            }
+            {f"calibration/{label}/batches": result.batches_used, f"calibration/{label}/seconds": seconds}
         )
         with ExitStack() as stack:
             own = stack.enter_context(self.bank.use(network, size_px))

@@ -1,9 +1,10 @@
-"""The network inside a Composer model."""
+"""The network inside a Composer model, and the parameters that are trained."""
 
 from __future__ import annotations
 
 from composer.core import State
-from torch import nn
+from composer.utils import ensure_tuple
+from torch import Tensor, nn
 
 
 def network_of(state: State) -> nn.Module:
@@ -20,3 +21,9 @@ def network_of(state: State) -> nn.Module:
             f"attribute 'module', as ComposerClassifier has it; {type(model).__name__} has none"
         )
     return network
+
+
+def trained_parameters(state: State) -> list[Tensor]:
+    """Parameters of the optimisers: the gradients of others are neither unscaled nor cleared between steps."""
+    groups = [group for optimizer in ensure_tuple(state.optimizers) for group in optimizer.param_groups]
+    return [parameter for group in groups for parameter in group["params"]]

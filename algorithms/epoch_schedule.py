@@ -86,13 +86,16 @@ class EpochSchedule(Algorithm):
 
     Args:
         schedule: for instance :func:`multistep` or :func:`cosine`.
+        position: where the run stands, in the schedule's unit; epochs, or :func:`elapsed_fraction` for a schedule made
+            for ``epochs=1`` and a run whose length is a time.
 
     Example:
         >>> Trainer(..., algorithms=[EpochSchedule(multistep([30, 60, 80], [0.1, 0.01, 0.001]))])
     """
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, position: Callable[[State], float] | None = None) -> None:
         self._schedule = schedule
+        self._position = position or position_in_epochs
 
     def match(self, event: Event, state: State) -> bool:
         """Run before each training batch."""
@@ -100,7 +103,7 @@ class EpochSchedule(Algorithm):
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Set every parameter group's learning rate."""
-        factor = self._schedule(position_in_epochs(state))
+        factor = self._schedule(self._position(state))
         for optimizer in state.optimizers:
             set_learning_rate(optimizer, factor)
         logger.log_metrics({"mixsize/lr": state.optimizers[0].param_groups[0]["lr"]})
@@ -112,6 +115,16 @@ def position_in_epochs(state: State) -> float:
     if state.dataloader_len is None:
         return float(done)
     return done + int(state.timestamp.batch_in_epoch) / int(state.dataloader_len)
+
+
+def elapsed_fraction(seconds: float) -> Callable[[State], float]:
+    """The part of a run of so many seconds of training that is over; evaluations are not counted."""
+
+    def position(state: State) -> float:
+        assert state.timestamp.total_wct is not None
+        return state.timestamp.total_wct.total_seconds() / seconds
+
+    return position
 
 
 def _warmed(schedule: Schedule, warmup_epochs: float) -> Schedule:

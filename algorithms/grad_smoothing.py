@@ -9,10 +9,10 @@ import torch
 from composer.algorithms import GradientClipping
 from composer.core import Algorithm, Event, State
 from composer.loggers import Logger, WandBLogger
-from composer.utils import ensure_tuple
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from mixsize.algorithms.composer_model import trained_parameters
 from mixsize.algorithms.smoothing import GradientSmoother, Smoothing, Update
 
 #: Where smoothing stands among the algorithms that change gradients.
@@ -85,6 +85,8 @@ class GradSmoothing(Algorithm):
             raise ValueError(f"log_interval is {log_interval}; it must be a whole number of steps, at least 1")
         self.smoother = GradientSmoother(alpha, eps, update)
         self.order, self.per_size, self.input_key, self.log_interval = order, per_size, input_key, log_interval
+        #: What was done to the newest step's gradients, None before the first and where there were none.
+        self.last: Smoothing | None = None
         self._unlogged: list[tuple[int, Smoothing]] = []
         self._logger: Logger | None = None
         self._shards: list[tuple[list[Tensor], torch.distributed.ProcessGroup]] = []
@@ -124,12 +126,12 @@ class GradSmoothing(Algorithm):
         self._shards = _fsdp1_shards(state.model)
 
     def _smooth(self, state: State, logger: Logger) -> None:
-        parameters = _trained(state)
+        parameters = trained_parameters(state)
         shards = self._shards
         if shards:
             parameters, shards = _set_apart(parameters, shards)
         key = self._size_px(state) if self.per_size else None
-        step = self.smoother.smooth(parameters, key=key, sharded=shards)
+        self.last = step = self.smoother.smooth(parameters, key=key, sharded=shards)
         if step is not None and logger.destinations:
             self._unlogged.append((int(state.timestamp.batch), step))
 
@@ -184,12 +186,6 @@ def _placed(smoothing: GradSmoothing, algorithms: Sequence[Algorithm], order: Or
         return list(algorithms)
     at = clipping[-1] + 1 if order == "before_clipping" else clipping[0]
     return [*rest[:at], smoothing, *rest[at:]]
-
-
-def _trained(state: State) -> list[Tensor]:
-    """Parameters of the optimisers: the gradients of others are neither unscaled nor cleared between steps."""
-    groups = [group for optimizer in ensure_tuple(state.optimizers) for group in optimizer.param_groups]
-    return [parameter for group in groups for parameter in group["params"]]
 
 
 def _fsdp1_shards(model: torch.nn.Module) -> list[tuple[list[Tensor], torch.distributed.ProcessGroup]]:

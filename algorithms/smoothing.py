@@ -60,6 +60,23 @@ def smooth_norm(
     return Smoothing(norm, torch.where(finite, updated, average), factor)
 
 
+@torch.no_grad()
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor | None:
+    """Global L2 norm over the gradients of ``parameters``, 0-dimensional, on their device; nothing is changed.
+
+    Args:
+        parameters: those without a gradient are passed over.
+
+    Returns:
+        None where no parameter has a gradient.
+
+    Raises:
+        ValueError: a sparse gradient, or a DTensor gradient not yet summed over its mesh.
+    """
+    sets = _by_layout(_gradients(parameters))
+    return _norm_of_sets(sets) if sets else None
+
+
 class GradientSmoother:
     """Scales gradients so that their global L2 norm follows its running average.
 
@@ -129,8 +146,7 @@ class GradientSmoother:
         sets = [*_by_layout(_gradients(parameters)), *_by_group(sharded)]
         if not sets:
             return None
-        norms = [_norm(*part) for part in sets]
-        norm = norms[0] if len(norms) == 1 else _norm_of_norms(norms)
+        norm = _norm_of_sets(sets)
         step = smooth_norm(norm, self._average(key, norm), alpha=self.alpha, eps=self.eps, update=self.update)
         for gradients, _ in sets:
             for group in _alike(gradients):
@@ -185,6 +201,11 @@ def _by_group(sharded: Sequence[Shards]) -> list[tuple[list[Tensor], _Spread]]:
         # A rank without a gradient in its part still owes the others its zero.
         sets.append((_gradients(parameters) or [parameters[0].new_zeros(())], group))
     return sets
+
+
+def _norm_of_sets(sets: list[tuple[list[Tensor], _Spread]]) -> Tensor:
+    norms = [_norm(*part) for part in sets]
+    return norms[0] if len(norms) == 1 else _norm_of_norms(norms)
 
 
 def _norm(gradients: list[Tensor], spread: _Spread) -> Tensor:

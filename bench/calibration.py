@@ -68,7 +68,11 @@ def train_and_evaluate(recipe: Recipe, sizes: list[int], batches: int) -> dict[s
             accuracy["own"][str(size_px)] = evaluate(network, recipe, train, size_px)
             with bank.use(network, size_px):
                 accuracy["calibrated"][str(size_px)] = evaluate(network, recipe, train, size_px)
-    return {"record": record, "train_images": run.loader.dataset.num_samples, "accuracy": accuracy}
+    return {
+        "record": record.model_dump(mode="json"),
+        "train_images": run.loader.dataset.num_samples,
+        "accuracy": accuracy,
+    }
 
 
 def evaluate(network: torch.nn.Module, recipe: Recipe, train: Beton, size_px: int) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import random
 import signal
@@ -18,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +27,7 @@ from mixsize.recipes.arguments import add_items
 from mixsize.recipes.build import run_folder
 from mixsize.recipes.compose import compose
 from mixsize.recipes.resume import RECORD_FILE, WEIGHTS_FILE
+from mixsize.recipes.run_record import read_record
 
 _POLL_SECONDS = 0.005
 #: A start that shows no new step for so long hangs.
@@ -222,11 +223,18 @@ def _compare(
     )
 
 
-def _outcome(folder: Path) -> tuple:
-
-    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    shapes = [(row["size_px"], row["batch_size"], row["duplicates"], row["steps"]) for row in record["shapes"]]
-    return shapes, record["sequence_crc"], record["steps"], record["samples"], record["accuracy"], record["loss"]
+def _outcome(folder: Path) -> dict[str, Any]:
+    """What a record says but for its name and what it cost."""
+    record = read_record(folder / RECORD_FILE)
+    kept = record.model_dump(
+        include={
+            "plan_digest", "sequence_crc", "steps", "epochs", "samples", "distinct_samples", "pixels", "accuracy",
+            "calibrated_accuracy", "loss", "gradient_norms",
+        }
+    )  # fmt: skip
+    kept["shapes"] = [row.model_dump(exclude={"seconds"}) for row in record.shapes]
+    kept["curve"] = [point.model_dump(exclude={"seconds"}) for point in record.curve]
+    return kept
 
 
 def _listed(places: Sequence[tuple[int, int]]) -> str:

@@ -9,21 +9,21 @@ from typing import Any
 
 import torch
 
+from mixsize.recipes.environment import environment
 from mixsize.recipes.files import write_json
-from mixsize.recipes.train import environment
 
 
 def result_path(suite: str, folder: Path = Path("bench/results")) -> Path:
     """A name that carries suite, hardware, torch version and date."""
     found = environment(1)
-    hardware = found["gpu"] or found["cpu"]
+    hardware = found.gpu or found.cpu
     slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
     day = datetime.date.today().isoformat()
-    return folder / f"{suite}-{slug}-{found['cores']}c-torch{torch.__version__.split('+')[0]}-{day}.json"
+    return folder / f"{suite}-{slug}-{found.cores}c-torch{torch.__version__.split('+')[0]}-{day}.json"
 
 
 def write_result(path: Path, suite: str, result: dict[str, Any]) -> None:
     """Write a result with its environment, in one piece."""
     path.parent.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    write_json(path, {"suite": suite, "measured": now, "environment": environment(1), **result})
+    write_json(path, {"suite": suite, "measured": now, "environment": environment(1).model_dump(), **result})

@@ -25,10 +25,11 @@ _BLOCK = re.compile(r"(<!-- table: (\w+)(?: (\S+))? -->\n).*?(<!-- end table -->
 
 def regimes_table(result: dict[str, Any]) -> str:
     """Steps, time, pixels and accuracy by size of a ``mixsize bench regimes`` result."""
-    records = result["records"]
+    records = {label: [run for run in runs if _finished(run)] for label, runs in result["records"].items()}
+    records = {label: runs for label, runs in records.items() if runs}
     first = next(iter(records.values()))
     base = str(first[0]["recipe"]["regime"]["base"]["size_px"])
-    sizes = list(first[0]["accuracy"])
+    sizes = list(_reported(first[0]))
     head = ["regime", "steps", "seconds", "pixels"]
     head += [f"**{size} px**" if size == base else f"{size} px" for size in sizes]
     rows = [
@@ -37,12 +38,14 @@ def regimes_table(result: dict[str, Any]) -> str:
             f"{runs[0]['steps']:,}",
             mean_and_spread([run["seconds"]["training"] for run in runs], digits=0),
             f"{runs[0]['pixels'] / first[0]['pixels']:.2f}x",
-            *(mean_and_spread([100 * run["accuracy"][size] for run in runs]) for size in sizes),
+            *(mean_and_spread([100 * _reported(run)[size] for run in runs]) for size in sizes),
         ]
         for label, runs in records.items()
     ]
     seeds = f"\nMean ± standard deviation of {len(first)} seeds.\n" if len(first) > 1 else ""
-    return _markdown(head, rows) + seeds + _where(result)
+    calibrates = any(run.get("calibrated_accuracy") for runs in records.values() for run in runs)
+    calibrated = "\nCalibrated batch norm where the recipe has it.\n" if calibrates else ""
+    return _markdown(head, rows) + seeds + calibrated + _where(result)
 
 
 def loader_table(result: dict[str, Any]) -> str:
@@ -131,6 +134,16 @@ def refresh(text: str, root: Path) -> str:
         return start + TABLES[kind](json.loads((root / file).read_text(encoding="utf-8"))) + end
 
     return _BLOCK.sub(table, text)
+
+
+def _finished(run: dict[str, Any]) -> bool:
+    """Records before version 3 are of finished runs alone."""
+    return run.get("outcome", "finished") == "finished"
+
+
+def _reported(run: dict[str, Any]) -> dict[str, float]:
+    """Size -> accuracy, with calibrated batch norm where the recipe has it; older records have one accuracy only."""
+    return run.get("calibrated_accuracy") or run["accuracy"]
 
 
 def _rate(rate: dict[str, float]) -> str:

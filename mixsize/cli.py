@@ -19,6 +19,7 @@ _COMMANDS = {
     "plan": ("mixsize.recipes.plan_report", "print what a recipe's regime amounts to, without touching data"),
     "train": ("mixsize.recipes.train", "train a recipe"),
     "eval": ("mixsize.recipes.evaluate", "evaluate trained weights over image sizes"),
+    "report": ("mixsize.bench.report", "compare runs in a web page, and in Markdown with plots"),
     "recipes": ("mixsize.recipes.listing", "list the packaged recipes"),
 }
 _BENCHES = {

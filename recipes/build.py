@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from composer import Evaluator, Trainer
-from composer.core import Algorithm, Callback
+from composer.core import Callback
 from composer.loggers import LoggerDestination, WandBLogger
 from composer.loss import soft_cross_entropy
 from composer.metrics import CrossEntropy
@@ -20,7 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from mixsize.algorithms import epoch_schedule
 from mixsize.algorithms.bn_calibrate import BNCalibrate
-from mixsize.algorithms.epoch_schedule import EpochSchedule, Schedule
+from mixsize.algorithms.epoch_schedule import EpochSchedule, Schedule, elapsed_fraction
 from mixsize.algorithms.grad_smoothing import GradSmoothing
 from mixsize.algorithms.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.progression import Progression
@@ -40,6 +41,8 @@ from mixsize.recipes.checkpoints import Checkpoints
 from mixsize.recipes.compose import to_yaml
 from mixsize.recipes.files import write_text
 from mixsize.recipes.finetuning import train_head_and_batch_norm
+from mixsize.recipes.gradient_norms import GradientNorms
+from mixsize.recipes.learning_curve import LearningCurve
 from mixsize.recipes.model import check_sizes, create_network, network_stride
 from mixsize.recipes.progress import Progress
 from mixsize.recipes.regimes import build_regime
@@ -54,7 +57,9 @@ from mixsize.recipes.resume import (
     find_start,
 )
 from mixsize.recipes.shared_statistics import SharedStatistics
+from mixsize.recipes.time_budget import NO_END, TimeBudget
 from mixsize.recipes.times import Times
+from mixsize.recipes.wandb_log import run_id, settings
 
 ACCURACY = "MulticlassAccuracy"
 LOSS = "CrossEntropy"
@@ -69,6 +74,10 @@ class Run:
     loader: MixSizeLoader
     sampling: MixSizeSampling
     times: Times
+    curve: LearningCurve
+    gradient_norms: GradientNorms
+    #: None where the recipe has no calibration.
+    calibration: BNCalibrate | None
     folder: Path
     #: The checkpoint that it goes on from, None where it starts anew.
     resumed: Path | None
@@ -91,6 +100,7 @@ def build(recipe: schema.Recipe) -> Run:
         ValueError: a recipe that the data, the network, the number of ranks or a stopped run of its name cannot serve.
         OSError: a file that cannot be read or written.
     """
+    began = time.perf_counter()
     device = _torch_device(recipe.device)
     join_ranks(device)
     rank, world_size = process_rank()
@@ -116,9 +126,14 @@ def build(recipe: schema.Recipe) -> Run:
     check_sizes(model.module, recipe.model.name, [*drawn, *recipe.evaluation.sizes])
     evaluators = build_evaluators(recipe, train, evaluation, network_stride(model.module), device)
     optimizer = build_optimizer(recipe.optimizer, model.module, regime)
-    schedule = build_schedule(recipe, epochs_of(recipe, regime, train.num_samples))
+    schedule = build_epoch_schedule(recipe, regime, train.num_samples)
     sampling = build_sampling(recipe, regime)
-    times = Times(sampling)
+    smoothing = build_smoothing(recipe.smoothing)
+    calibration = build_calibration(recipe, train, device)
+    times = Times(sampling, calibration, began)
+    curve = LearningCurve(sampling, ACCURACY, {evaluator_label(size): size for size in recipe.evaluation.sizes})
+    gradient_norms = GradientNorms(sampling, smoothing)
+    companions = [algorithm for algorithm in (smoothing, calibration) if algorithm is not None]
     # Nothing of an earlier run is touched before all of the above has been found to work.
     dist.barrier()
     if rank == 0 and start.checkpoint is None:
@@ -134,29 +149,31 @@ def build(recipe: schema.Recipe) -> Run:
         eval_dataloader=evaluators,
         eval_interval=f"{recipe.evaluation.every_epochs}ep",
         optimizers=optimizer,
-        algorithms=[StepSeed(), sampling, EpochSchedule(schedule), *build_companions(recipe, train, device)],
-        max_duration=recipe.max_duration,
+        algorithms=[StepSeed(), sampling, schedule, *companions],
+        max_duration=NO_END if recipe.duration[1] == "sec" else recipe.max_duration,
         seed=recipe.seed,
         precision=recipe.precision,
         device={"auto": None, "cpu": "cpu", "gpu": "gpu"}[recipe.device],
         device_train_microbatch_size=recipe.microbatch_images,
         run_name=recipe.name,
-        loggers=build_loggers(recipe),
-        callbacks=[times, *build_callbacks(recipe, folder)],
+        loggers=build_loggers(recipe, folder),
+        callbacks=[times, curve, gradient_norms, *build_callbacks(recipe, folder)],
         progress_bar=False,
         auto_log_hparams=False,
         load_path=None if start.checkpoint is None else str(start.checkpoint),
         # StepSeed sets them at every step, on any number of ranks.
         load_ignore_keys=["rng"],
     )
-    return Run(recipe, trainer, loader, sampling, times, folder, start.checkpoint)
+    return Run(recipe, trainer, loader, sampling, times, curve, gradient_norms, calibration, folder, start.checkpoint)
 
 
 def build_callbacks(recipe: schema.Recipe, folder: Path) -> list[Callback]:
     """What watches the run and saves it."""
     callbacks: list[Callback] = [SharedStatistics()]
+    if recipe.duration[1] == "sec":
+        callbacks.append(TimeBudget(recipe.duration[0]))
     if recipe.progress_bar:
-        callbacks.append(Progress(ACCURACY))
+        callbacks.append(Progress(ACCURACY, recipe.duration[0] if recipe.duration[1] == "sec" else None))
     if recipe.output.log_batches:
         callbacks.append(BatchLog(folder))
     if recipe.output.save_every != "never":
@@ -218,22 +235,21 @@ def build_sampling(recipe: schema.Recipe, regime: Regime | Progression) -> MixSi
     )
 
 
-def build_companions(recipe: schema.Recipe, train: Beton, device: torch.device) -> list[Algorithm]:
-    """Gradient smoothing and batch-norm calibration, where the recipe asks for them."""
-    companions: list[Algorithm] = []
-    if recipe.smoothing is not None:
-        config = recipe.smoothing
-        companions.append(GradSmoothing(config.alpha, config.eps, per_size=config.per_size))
-    if recipe.calibration is not None:
-        companions.append(
-            BNCalibrate(
-                lambda size_px: build_calibration_loader(recipe, train, size_px, device),
-                num_batches=recipe.calibration.batches,
-                when=recipe.calibration.when,
-                tolerance=recipe.calibration.tolerance,
-            )
-        )
-    return companions
+def build_smoothing(config: schema.Smoothing | None) -> GradSmoothing | None:
+    """Gradient smoothing, where the recipe asks for it."""
+    return None if config is None else GradSmoothing(config.alpha, config.eps, per_size=config.per_size)
+
+
+def build_calibration(recipe: schema.Recipe, train: Beton, device: torch.device) -> BNCalibrate | None:
+    """Batch-norm calibration, where the recipe asks for it."""
+    if recipe.calibration is None:
+        return None
+    return BNCalibrate(
+        lambda size_px: build_calibration_loader(recipe, train, size_px, device),
+        num_batches=recipe.calibration.batches,
+        when=recipe.calibration.when,
+        tolerance=recipe.calibration.tolerance,
+    )
 
 
 def build_calibration_loader(recipe: schema.Recipe, train: Beton, size_px: int, device: torch.device) -> MixSizeLoader:
@@ -351,8 +367,9 @@ def build_optimizer(
 
 
 def epochs_of(recipe: schema.Recipe, regime: Regime | Progression, images: int) -> float:
-    """The run's length in epochs, the last one counted by its own length."""
+    """The run's length in epochs, the last one counted by its own length; it must not be a time."""
     length, unit = recipe.duration
+    assert unit != "sec"
     if unit == "ep":
         return float(length)
     epoch = 0
@@ -360,6 +377,15 @@ def epochs_of(recipe: schema.Recipe, regime: Regime | Progression, images: int) 
         length -= steps
         epoch += 1
     return epoch + length / steps
+
+
+def build_epoch_schedule(recipe: schema.Recipe, regime: Regime | Progression, images: int) -> EpochSchedule:
+    """What sets the learning rate, by epochs or, in a run whose length is a time, by the part of it that is over."""
+    if recipe.duration[1] == "sec" and not isinstance(recipe.schedule, schema.Constant):
+        return EpochSchedule(build_schedule(recipe, 1.0), elapsed_fraction(recipe.duration[0]))
+    if isinstance(recipe.schedule, schema.Constant):
+        return EpochSchedule(build_schedule(recipe, 1.0))
+    return EpochSchedule(build_schedule(recipe, epochs_of(recipe, regime, images)))
 
 
 def build_schedule(recipe: schema.Recipe, epochs: float) -> Schedule:
@@ -375,11 +401,14 @@ def build_schedule(recipe: schema.Recipe, epochs: float) -> Schedule:
     return epoch_schedule.constant(config.warmup_epochs)
 
 
-def build_loggers(recipe: schema.Recipe) -> list[LoggerDestination]:
-    """Where metrics go besides the terminal and the run's record."""
+def build_loggers(recipe: schema.Recipe, folder: Path) -> list[LoggerDestination]:
+    """Where metrics go besides the terminal and the run's record; the run's folder is there, and holds this run."""
     config = recipe.output.wandb
     if config is None:
         return []
+    rank, _ = process_rank()
+    # Rank zero alone logs.
+    identity = {"id": run_id(config.group, recipe.name, folder), "resume": "allow"} if rank == 0 else {}
     return [
         WandBLogger(
             project=config.project,
@@ -387,7 +416,12 @@ def build_loggers(recipe: schema.Recipe) -> list[LoggerDestination]:
             group=config.group,
             name=recipe.name,
             tags=list(config.tags),
-            init_kwargs={"mode": config.mode, "config": recipe.model_dump(mode="json")},
+            init_kwargs={
+                "mode": config.mode,
+                "config": recipe.model_dump(mode="json"),
+                "settings": settings(),
+                **identity,
+            },
         )
     ]
 

@@ -33,13 +33,14 @@ from mixsize.recipes.build import (
     open_data,
 )
 from mixsize.recipes.compose import compose
+from mixsize.recipes.environment import environment
 from mixsize.recipes.eval_report import Accuracy, EvalRecord, SizeRow
 from mixsize.recipes.figures import save
 from mixsize.recipes.files import write_json, write_text
 from mixsize.recipes.flops import count_macs
 from mixsize.recipes.model import check_sizes, create_network, network_stride
 from mixsize.recipes.regimes import build_regime
-from mixsize.recipes.train import environment, share_cores
+from mixsize.recipes.train import share_cores
 from mixsize.recipes.weights import find_recipe, find_weights, load_weights, read_weights, sha256
 
 #: S = 224 + 32 m for m = -6..6 (MixSize paper, section 5).
@@ -434,7 +435,7 @@ def _record(job: Job, scores: Sequence[SizeScore], seconds: float, world_size: i
             )
             for score in scores
         ],
-        environment=environment(world_size),
+        environment=environment(world_size).model_dump(),
     )
 
 

@@ -20,9 +20,10 @@ from mixsize.recipes.schema import (
 )
 
 LONGEST_VALUE = 60
-_MISSING = object()
+MISSING = object()
 
-_WORDS = {
+#: Kinds of pydantic's errors, in words.
+WORDS = {
     "int_type": "must be a whole number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
@@ -52,11 +53,11 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
 
 
 def value_at(data: Any, path: Path) -> Any:
-    """Return what a recipe's data holds at a path; a private marker where it holds nothing."""
+    """Return what a recipe's data holds at a path; `MISSING` where it holds nothing."""
     for key in path:
         here = data if isinstance(data, Mapping) else dict(enumerate(data)) if isinstance(data, list) else {}
         if key not in here:
-            return _MISSING
+            return MISSING
         data = here[key]
     return data
 
@@ -76,7 +77,7 @@ def explain(error: ValidationError, data: Mapping[str, Any], source_of: Callable
             lines += [_missing_line(key, source_of) for key in _required(path)]
         elif details["type"] == "union_tag_not_found":
             lines += [
-                _missing_line(key, source_of) for key in _required(path) if value_at(data, key) in (_MISSING, None)
+                _missing_line(key, source_of) for key in _required(path) if value_at(data, key) in (MISSING, None)
             ]
         else:
             lines.append(_fault_line(details, path, data, source_of))
@@ -115,18 +116,19 @@ def _fault_line(
     elif kind == "too_long":
         problem = f"must have at most {details['ctx']['max_length']} entries"
     else:
-        problem = _WORDS.get(kind, details["msg"])
+        problem = WORDS.get(kind, details["msg"])
 
     if "[key]" in details["loc"]:
         problem = f"the size in pixels {problem}"
     elif kind not in ("extra_forbidden", "invalid_key"):
-        problem += _got(value_at(data, path))
+        problem += got(value_at(data, path))
     source = source_of(path)
     return f"{dotted(path)}: {problem}{f' ({source})' if source else ''}{hint}"
 
 
-def _got(value: Any) -> str:
-    if value is _MISSING:
+def got(value: Any) -> str:
+    """Return a faulty value in words, to end a sentence with."""
+    if value is MISSING:
         return ""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return f", got {text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + '...'}"
@@ -145,7 +147,7 @@ def _unknown(path: Path, data: Mapping[str, Any]) -> tuple[str, str]:
     if key in known:  # of another variant of this section
         chosen = value_at(data, (*section, VARIANT_KEYS[section]))
         takers = [name for name, variant in variants_at(section).items() if key in variant.model_fields]
-        chosen = DEFAULT_VARIANTS.get(section) if chosen in (_MISSING, None) else chosen
+        chosen = DEFAULT_VARIANTS.get(section) if chosen in (MISSING, None) else chosen
         return f"has no effect with {VARIANT_KEYS[section]}: {chosen}, only with {', '.join(takers)}", ""
     sibling = nearest(str(key), sorted(known))
     if sibling:

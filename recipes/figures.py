@@ -14,7 +14,8 @@ from mixsize.recipes.files import in_one_piece
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 #: Beside the colours, so that prints without any tell lines apart too.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_INK, _GRID = "#333333", "#DDDDDD"
+#: Of text and axes, and of the lines behind the data.
+INK, GRID = "#333333", "#DDDDDD"
 
 
 def new_figure(columns: int = 1, width: float = 7.0, height: float = 4.0) -> tuple[Figure, list[Axes]]:
@@ -31,11 +32,11 @@ def new_figure(columns: int = 1, width: float = 7.0, height: float = 4.0) -> tup
     axes = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
     for plot in axes:
         plot.set_prop_cycle(color=COLOURS, marker=MARKERS)
-        plot.grid(color=_GRID, linewidth=0.8)
+        plot.grid(color=GRID, linewidth=0.8)
         plot.set_axisbelow(True)
         plot.spines[["top", "right"]].set_visible(False)
-        plot.spines[["left", "bottom"]].set_color(_INK)
-        plot.tick_params(colors=_INK)
+        plot.spines[["left", "bottom"]].set_color(INK)
+        plot.tick_params(colors=INK)
     return figure, axes
 
 

@@ -177,7 +177,7 @@ def make_plan(recipe: Recipe, step_times: Mapping[Shape, float] | None = None, c
         costs: of the recipe's network, where they are at hand.
 
     Raises:
-        ValueError: no ``data.train_images``, or a regime that cannot be.
+        ValueError: no ``data.train_images``, a regime that cannot be, or a run whose length is a time.
     """
     images = recipe.data.train_images
     if images is None:
@@ -259,6 +259,11 @@ class _Run:
 def _walk(recipe: Recipe, regime: Regime | Progression, images: int) -> _Run:
     """Go through the run's epochs as they will be drawn."""
     length, unit = recipe.duration
+    if unit == "sec":
+        raise ValueError(
+            f"max_duration is {recipe.max_duration}; how many steps that is, only training shows: give epochs or "
+            "batches for a plan, for instance max_duration=1ep"
+        )
     steps = [[0.0] * len(part.choices) for part in regime.regimes]
     epochs = [0.0] * len(regime.regimes)
     sizes: list[int] = []

@@ -9,6 +9,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 from tqdm import tqdm
 
+from mixsize.algorithms.epoch_schedule import elapsed_fraction
 from mixsize.ffcv_loaders.plan import Step
 
 
@@ -19,10 +20,12 @@ class Progress(Callback):
 
     Args:
         accuracy: name of the evaluation metric to print, a fraction.
+        seconds: of a run whose length is a time.
     """
 
-    def __init__(self, accuracy: str) -> None:
+    def __init__(self, accuracy: str, seconds: int | None = None) -> None:
         self._accuracy = accuracy
+        self._elapsed = None if seconds is None else elapsed_fraction(seconds)
         self._bar: tqdm | None = None
 
     def fit_start(self, state: State, logger: Logger) -> None:
@@ -42,7 +45,9 @@ class Progress(Callback):
             return
         # Epochs may differ in length, so the total is an estimate from the current one's.
         assert state.max_duration is not None
-        if state.max_duration.unit == TimeUnit.BATCH:
+        if self._elapsed is not None:
+            self._bar.total = max(int(state.timestamp.batch), round(int(state.timestamp.batch) / self._elapsed(state)))
+        elif state.max_duration.unit == TimeUnit.BATCH:
             self._bar.total = int(state.max_duration)
         else:
             left = int(state.max_duration) - int(state.timestamp.epoch)

@@ -14,6 +14,8 @@ from mixsize.ffcv_loaders.planned import differences
 from mixsize.recipes import schema
 from mixsize.recipes.checkpoints import clear_checkpoints, latest_checkpoint
 from mixsize.recipes.compose import compose
+from mixsize.recipes.run_record import RunRecord, read_record
+from mixsize.recipes.wandb_log import WANDB_ID_FILE
 
 RECIPE_FILE = "recipe.yaml"
 DATA_FILE = "data.json"
@@ -103,24 +105,28 @@ def clear(folder: Path) -> None:
     """Remove what an earlier run of this name left, but for files that are not ours."""
     clear_checkpoints(folder / CHECKPOINT_FOLDER)
     logs = [path.name for path in folder.glob(BATCH_LOGS)]
-    for name in (*logs, RECORD_FILE, WEIGHTS_FILE, DATA_FILE, RECIPE_FILE):
+    for name in (*logs, RECORD_FILE, WEIGHTS_FILE, DATA_FILE, RECIPE_FILE, WANDB_ID_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
-def finished_record(recipe: schema.Recipe, folder: Path) -> dict[str, Any] | None:
-    """The record of a run that has already ended under this recipe, or None."""
+def finished_record(recipe: schema.Recipe, folder: Path) -> RunRecord | None:
+    """The record of a run that has already ended under this recipe, or None.
+
+    Raises:
+        ValueError: a file in the record's place that is none.
+    """
     file = folder / RECORD_FILE
     if recipe.output.restart or not file.exists():
         return None
-    record = json.loads(file.read_text(encoding="utf-8"))
-    asked = recipe.model_dump(mode="json")
+    record = read_record(file)
+    trained, asked = dict(record.recipe), recipe.model_dump(mode="json")
     # A record says how many ranks its batches are multiples of, which a recipe may leave open.
     if asked["regime"]["batch_multiple"] is None:
-        asked["regime"]["batch_multiple"] = record["recipe"]["regime"].get("batch_multiple")
-    for values in (asked, record["recipe"]):
+        asked["regime"]["batch_multiple"] = trained["regime"].get("batch_multiple")
+    for values in (asked, trained):
         values.pop("output", None)
         values.pop("progress_bar", None)
-    return None if differences(record["recipe"], asked) else record
+    return None if differences(trained, asked) else record
 
 
 def _settle(recipe: schema.Recipe, multiple: int) -> schema.Recipe:

@@ -533,17 +533,23 @@ class Wandb(Section):
     mode: Literal["online", "offline", "disabled"] = Field("online", description="where the log goes")
 
 
-_DURATION = re.compile(r"([1-9][0-9]*)(ep|ba)")
+_DURATION = re.compile(r"([1-9][0-9]*)(ep|ba|sec)")
+_INTERVAL = re.compile(r"[1-9][0-9]*(ep|ba)|never")
 
 
 def _duration(value: object) -> object:
     if not isinstance(value, str) or not _DURATION.fullmatch(value):
-        raise fault("must be a whole number of epochs ('90ep') or of batches ('500ba'); there is no other unit")
+        raise fault(
+            "must be a whole number of epochs ('90ep'), of batches ('500ba') or of seconds ('600sec'); there is no "
+            "other unit"
+        )
     return value
 
 
 def _interval(value: object) -> object:
-    return value if value == "never" else _duration(value)
+    if not isinstance(value, str) or not _INTERVAL.fullmatch(value):
+        raise fault("must be a whole number of epochs ('1ep') or of batches ('500ba'), or never")
+    return value
 
 
 class Output(Section):
@@ -568,7 +574,8 @@ class Recipe(Section):
 
     name: Text = Field(description="stem of the run's name")
     max_duration: Annotated[str, BeforeValidator(_duration)] = Field(
-        description="length of training: '<int>ep' (epochs) or '<int>ba' (batches, that is optimiser steps)"
+        description="length of training: '<int>ep' (epochs), '<int>ba' (batches, that is optimiser steps) or '<int>sec'"
+        " (seconds of training, evaluations not counted)"
     )
     seed: Seed = Field(17, description="seed of the initial weights, the epoch plans and the augmentation")
     precision: Literal["fp32", "amp_bf16", "amp_fp16"] = Field("fp32", description="arithmetic of the training step")
@@ -603,6 +610,22 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _schedule_fits_the_unit(self) -> "Recipe":
+        if self.duration[1] == "sec":
+            if isinstance(self.schedule, MultiStep):
+                raise fault(
+                    f"has milestones in epochs, of which max_duration {self.max_duration} has no known number; use "
+                    "cosine, one_cycle or constant",
+                    ("schedule", "name"),
+                )
+            if isinstance(self.schedule, Cosine) and self.schedule.warmup_epochs:
+                raise fault(
+                    f"is in epochs, of which max_duration {self.max_duration} has no known number; must be 0",
+                    ("schedule", "warmup_epochs"),
+                )
+        return self
+
+    @model_validator(mode="after")
     def _starts_from_trained_weights(self) -> "Recipe":
         started = self.model.pretrained or self.model.checkpoint is not None
         if self.optimizer.train != "all" and not started:
@@ -613,7 +636,7 @@ class Recipe(Section):
         return self
 
     @property
-    def duration(self) -> tuple[int, Literal["ep", "ba"]]:
+    def duration(self) -> tuple[int, Literal["ep", "ba", "sec"]]:
         """`max_duration` as (count, unit)."""
         match = _DURATION.fullmatch(self.max_duration)
         assert match is not None

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import wandb
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from wandb.proto import wandb_internal_pb2
+from wandb.sdk.internal.datastore import DataStore
 
 from mixsize.ffcv_loaders.convert import convert, convert_splits
 
@@ -57,3 +62,62 @@ def real_images(tmp_path_factory) -> Path:
     with tarfile.open(Path(archives) / "imagenet-sample-300.tar") as archive:
         archive.extractall(folder, filter="data")
     return folder
+
+
+@pytest.fixture
+def wandb_runs(tmp_path, monkeypatch) -> Iterator[Callable[[], list[dict]]]:
+    """Keeps Weights & Biases off the network, without an account and silent; reads the runs it left, oldest first.
+
+    With its own reader of its own files: identity, config, history, summary, and the folder of the run's files.
+    """
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-account"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    wandb.teardown()  # It reads the environment once.
+
+    def read() -> list[dict]:
+        wandb.teardown()  # Its service writes the last of a run's file after the run has finished.
+        return _offline_runs(tmp_path)
+
+    yield read
+    wandb.teardown()
+
+
+def _offline_runs(folder: Path) -> list[dict]:
+    runs = []
+    for file in sorted(folder.rglob("run-*.wandb"), key=lambda path: path.parent.name):
+        run: dict = {"history": [], "config": {}, "summary": {}, "files": file.parent / "files"}
+        for record in _wandb_records(file):
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                run |= {"id": record.run.run_id, "group": record.run.run_group, "name": record.run.display_name}
+                run |= {"job_type": record.run.job_type, "project": record.run.project, "tags": list(record.run.tags)}
+                run["config"] |= _values(record.run.config.update)
+            elif kind == "history":
+                run["history"].append(_values(record.history.item))
+            elif kind == "summary":
+                run["summary"] |= _values(record.summary.update)
+        runs.append(run)
+    return runs
+
+
+def _wandb_records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
+    store = DataStore()
+    store.open_for_scan(str(file))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        yield record
+    store._fp.close()  # Its own close() is for files that are written.
+
+
+def _values(items) -> dict:
+    found: dict = {}
+    for item in items:
+        *above, last = item.nested_key or [item.key]
+        place = found
+        for key in above:
+            place = place.setdefault(key, {})
+        place[last] = json.loads(item.value_json)
+    return found

@@ -56,7 +56,10 @@ def test_plan_with_whole_epochs_at_one_size_adds_up_the_epochs_that_will_be_draw
         (["plan", "cifar10/resnet44", "data.train_images=null"], "data.train_images"),
         (["train", "demo", "data.train=/nowhere.beton"], "/nowhere.beton"),
         (["convert", "/nowhere", "out.beton"], "/nowhere"),
-        (["bench", "regimes", "demo", "--regime", "regime/fixd"], "regime/fixed"),
+        (["bench", "regimes", "digit"], "did you mean digits"),
+        (["bench", "regimes", "digits", "--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["bench", "regimes", "digits", "optimizer.lr=-1"], "suite digits, fixed: optimizer.lr"),
+        (["bench", "regimes", "digits", "data.eval=/nowhere.beton"], "data.eval: /nowhere.beton is not there"),
         (["bench", "loader", "/nowhere.beton"], "/nowhere.beton"),
     ],
 )
@@ -82,32 +85,6 @@ def test_help_does_not_wait_for_pytorch():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split()[-1] == "False"
-
-
-@pytest.fixture
-def demo_items(digits, tmp_path) -> list[str]:
-    return [
-        "demo",
-        f"data.train={digits}/train.beton",
-        f"data.eval={digits}/test.beton",
-        f"output.folder={tmp_path}/runs",
-        "max_duration=4ba",
-        "evaluation.sizes=[8,16]",
-    ]
-
-
-def test_regimes_are_compared_in_one_table(demo_items, tmp_path, capfd):
-    out = tmp_path / "comparison.json"
-    argv = ["bench", "regimes", *demo_items, "progress_bar=false", "--seeds", "2", "--out", str(out)]
-    assert main([*argv, "--regime", "regime/fixed", "--regime", "regime/digits_bplus"]) == 0
-    printed = " ".join(capfd.readouterr().out.split())
-    assert "16 px*" in printed
-    records = json.loads(out.read_text())["records"]
-    assert list(records) == ["fixed", "digits_bplus"]
-    assert [run["name"] for run in records["fixed"]] == ["demo-fixed-seed17", "demo-fixed-seed18"]
-    assert [run["recipe"]["seed"] for run in records["digits_bplus"]] == [17, 18]
-    assert "mean ± standard deviation of 2 seeds" in printed
-    assert main([*argv, "--regime", "regime/fixed", "--regime", "regime/fixed"]) == 2
 
 
 @pytest.mark.data

@@ -28,7 +28,9 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
         archive.extractall(tmp_path / "site")
     recipes = {f"mixsize/recipes/{path.relative_to(ROOT / 'recipes')}" for path in (ROOT / "recipes").rglob("*.yaml")}
     assert len(recipes) > 10
-    assert recipes <= names
+    suites = {f"mixsize/bench/suites/{path.name}" for path in (ROOT / "bench/suites").glob("*.yaml")}
+    assert len(suites) == 7
+    assert recipes | suites <= names
     assert "mixsize/py.typed" in names
     assert not [name for name in names if not name.startswith(("mixsize/", "mixsize-"))]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from mixsize.ffcv_loaders.convert import convert
 from mixsize.recipes import build
 from mixsize.recipes.compose import compose
 from mixsize.recipes.model import create_network, network_stride, planned_network
+from mixsize.recipes.planning import make_plan
 from mixsize.recipes.regimes import build_regime
 from mixsize.recipes.train import fit
 
@@ -26,11 +29,11 @@ def test_a_fit_leaves_a_record_of_what_was_drawn_and_reached(digits, tmp_path, c
     record = fit(run)
     assert (tmp_path / "runs/demo/record.json").is_file()
     # 1437 images: 287.4, 431.1, 431.1 and 287.4 in batches of 32
-    steps = {row["size_px"]: (row["steps"], row["duplicates"]) for row in record["shapes"]}
+    steps = {row.size_px: (row.steps, row.duplicates) for row in record.shapes}
     assert steps == {20: (8, 1), 16: (13, 1), 12: (13, 2), 8: (8, 4)}
-    assert record["samples"] == 32 * 42
-    assert set(record["accuracy"]) == {"8", "16"}
-    assert all(0 <= value <= 1 for value in record["accuracy"].values())
+    assert record.samples == 32 * 42
+    assert set(record.accuracy) == {"8", "16"}
+    assert all(0 <= value <= 1 for value in record.accuracy.values())
     composed = compose([str(tmp_path / "runs/demo/recipe.yaml")])
     assert composed == run.recipe
     out = capsys.readouterr().out
@@ -56,7 +59,7 @@ def test_accuracy_is_that_of_the_whole_test_set(digits, tmp_path):
     loader = run.trainer.state.evaluators[0].dataloader.dataloader
     with torch.no_grad():
         hits = [(network(images).argmax(1) == labels) for images, labels in loader]
-    assert record["accuracy"]["16"] == pytest.approx(torch.cat(hits).float().mean().item(), abs=1e-6)
+    assert record.accuracy["16"] == pytest.approx(torch.cat(hits).float().mean().item(), abs=1e-6)
     assert sum(map(len, hits)) == 360
 
 
@@ -112,7 +115,7 @@ def test_phases_train_at_their_sizes_and_end_a_cosine_at_the_runs_end(digits, tm
     run = build.build(recipe(digits, tmp_path, *items))
     record = fit(run)
     # 1437 // 128 at 8 px, 1437 // 32 at 16 px
-    assert {row["size_px"]: (row["batch_size"], row["steps"]) for row in record["shapes"]} == {
+    assert {row.size_px: (row.batch_size, row.steps) for row in record.shapes} == {
         8: (128, 11),
         16: (32, 44),
     }
@@ -140,7 +143,7 @@ def test_batches_divide_among_ranks_by_default():
 def test_any_timm_network_trains_by_name(digits, tmp_path):
     items = ["model.name=mobilenetv3_small_050", "model.kwargs={}", "regime.base.size_px=32", "max_duration=2ba"]
     record = fit(build.build(recipe(digits, tmp_path, *items, "evaluation.sizes=[32]")))
-    assert record["steps"] == 2
+    assert record.steps == 2
 
 
 @pytest.mark.parametrize(
@@ -188,3 +191,35 @@ def test_an_empty_or_cut_file_is_refused(digits, tmp_path):
 
 def test_network_stride_is_one_where_timm_does_not_know():
     assert network_stride(torch.nn.Linear(1, 1)) == 1
+
+
+def test_a_run_whose_length_is_a_time_ends_at_the_step_that_reaches_it(digits, tmp_path, monkeypatch):
+    """Seconds come from a clock that each step moves by 0.4: the third step reaches 1 s, and the rate falls with it."""
+    run = build.build(recipe(digits, tmp_path, "max_duration=1sec", "evaluation.sizes=[16]", "optimizer.lr=1"))
+    rates = []
+    trainer = run.trainer
+
+    def accumulate(num_samples, num_tokens, batch_time):
+        return num_samples, num_tokens, datetime.timedelta(seconds=0.4)
+
+    monkeypatch.setattr(trainer, "_accumulate_time_across_ranks", accumulate)
+    trained = trainer._train_batch
+
+    def train_batch(*args):
+        rates.append(trainer.state.optimizers[0].param_groups[0]["lr"])
+        return trained(*args)
+
+    monkeypatch.setattr(trainer, "_train_batch", train_batch)
+    record = fit(run)
+    assert (record.steps, record.seconds.training) == (3, pytest.approx(1.2))
+    assert [point.step for point in record.curve] == [3]
+    # One cycle: .04 at the start, 1 at .3, 0 at the end, in a line: at .4 and .8 of the time 6/7 and 2/7.
+    assert rates == pytest.approx([0.04, 6 / 7, 2 / 7])
+    # Killed before it left its record, it is evaluated and not trained on.
+    (tmp_path / "runs/demo/record.json").unlink()
+    again = build.build(recipe(digits, tmp_path, "max_duration=1sec", "evaluation.sizes=[16]", "optimizer.lr=1"))
+    assert again.resumed is not None
+    second = fit(again)
+    assert (second.steps, second.accuracy, second.curve) == (3, record.accuracy, record.curve)
+    with pytest.raises(ValueError, match=r"max_duration is 1sec; how many steps that is, only training shows"):
+        make_plan(run.recipe)

@@ -287,8 +287,8 @@ def test_an_unknown_key_names_its_file_and_the_nearest_key(write):
         ("schedule.name=[1]", "schedule.name: must be one of multistep, cosine, one_cycle, constant, got [1]"
          " (on the command line)"),
         ("output.save_every=0",
-         "output.save_every: must be a whole number of epochs ('90ep') or of batches ('500ba'); there is no other "
-         "unit, got 0 (on the command line)"),
+         "output.save_every: must be a whole number of epochs ('1ep') or of batches ('500ba'), or never, "
+         "got 0 (on the command line)"),
         ("loader.prefetch=0", "loader.prefetch: must be at least 1, got 0 (on the command line)"),
     ],
 )  # fmt: skip
@@ -297,12 +297,30 @@ def test_a_faulty_override_of_a_good_recipe_gives_one_line(item, line):
 
 
 @pytest.mark.parametrize("value", ["2h", "200", "0ep", "-1ep", "1.5ep", "ep", "2 ep", "2epochs", "[2ep]", "true"])
-def test_a_duration_has_one_of_two_units(value):
+def test_a_duration_has_one_of_three_units(value):
     (line,) = refusal(RESNET, f"max_duration={value}")
     assert line.startswith(
-        "max_duration: must be a whole number of epochs ('90ep') or of batches ('500ba'); there is no other unit, got "
+        "max_duration: must be a whole number of epochs ('90ep'), of batches ('500ba') or of seconds ('600sec'); there "
+        "is no other unit, got "
     )
     assert compose([RESNET, "max_duration=500ba"]).duration == (500, "ba")
+
+
+def test_a_length_in_seconds_takes_schedules_that_need_no_epochs():
+    for items in (
+        ["schedule.name=one_cycle"],
+        ["schedule.name=cosine"],
+        ["schedule={name: constant, warmup_epochs: 1}"],
+    ):
+        assert compose([RESNET, *items, "max_duration=600sec"]).duration == (600, "sec")
+    (line,) = refusal(RESNET, "max_duration=600sec")
+    assert line.startswith(
+        "schedule.name: has milestones in epochs, of which max_duration 600sec has no known number; "
+    )
+    (line,) = refusal(RESNET, "max_duration=600sec", "schedule={name: cosine, warmup_epochs: 5}")
+    assert line.startswith("schedule.warmup_epochs: is in epochs, of which max_duration 600sec has no known number; ")
+    (line,) = refusal(RESNET, "output.save_every=600sec")
+    assert line.startswith("output.save_every: must be a whole number of epochs")
 
 
 @pytest.mark.parametrize(

@@ -245,5 +245,5 @@ def test_a_record_of_real_training_predicts_its_own_time(digits, tmp_path):
     record = fit(build(compose(items)))
     plan = plan_of(*items, step_times=read_step_times(tmp_path / "runs/demo/record.json"))
     assert plan.untimed == []
-    seconds = math.fsum(row["steps"] * row["seconds"] for row in record["shapes"])
+    seconds = math.fsum(row.steps * row.seconds for row in record.shapes)
     assert plan.seconds_total == pytest.approx(seconds)

@@ -49,7 +49,8 @@ def weights(path):
 # Dropout, stochastic depth, momentum, smoothing and batches of two sizes; an epoch has 55 steps.
 EVERYTHING = [
     *DROPOUT, "regime.mode=B+", "regime.sizes={32: 0.5, 64: 0.5}", "regime.base.batch_size=64", "max_duration=70ba",
-    "evaluation.sizes=[32]", "smoothing={}", "output.save_every=8ba", "output.log_batches=true",
+    "evaluation.sizes=[32]", "evaluation.every_epochs=1", "smoothing={}", "output.save_every=8ba",
+    "output.log_batches=true",
 ]  # fmt: skip
 
 
@@ -67,8 +68,14 @@ def test_a_run_stopped_anywhere_ends_with_the_same_weights_and_batches(digits, t
     again = build(recipe(digits, tmp_path, *EVERYTHING))
     assert int(again.trainer.state.timestamp.batch) == stop // 8 * 8
     record = fit(again)
-    for key in ("steps", "epochs", "samples", "sequence_crc", "accuracy", "loss", "regime_digest"):
-        assert record[key] == whole_record[key]
+    for key in (
+        "steps", "epochs", "samples", "distinct_samples", "pixels", "sequence_crc", "accuracy", "loss",
+        "regime_digest", "plan_digest", "gradient_norms", "macs",
+    ):  # fmt: skip
+        assert getattr(record, key) == getattr(whole_record, key)
+    curves = [[point.model_dump(exclude={"seconds"}) for point in run.curve] for run in (record, whole_record)]
+    assert curves[0] == curves[1]
+    assert [point.step for point in record.curve] == [55, 70]
     folder = tmp_path / "runs/demo"
     assert weights(folder / "model.safetensors") == weights(whole_folder / "model.safetensors")
     expected = (whole_folder / "batches-rank0.csv").read_text().splitlines()
@@ -119,7 +126,7 @@ def test_a_run_stopped_after_its_last_checkpoint_is_evaluated_alone(digits, tmp_
     record = fit(build(recipe(digits, tmp_path, *items)))
     (tmp_path / "runs/demo/record.json").unlink()
     again = build(recipe(digits, tmp_path, *items))
-    assert fit(again)["accuracy"] == record["accuracy"]
+    assert fit(again).accuracy == record.accuracy
 
 
 def test_what_differs_is_named_and_nothing_is_touched(digits, tmp_path):
@@ -219,15 +226,19 @@ def test_the_record_keeps_times_apart_over_all_starts(digits, tmp_path):
     items = ["max_duration=30ba", "output.save_every=5ba"]
     stop_after(build(recipe(digits, tmp_path, *items)), 17)
     run = build(recipe(digits, tmp_path, *items))
-    before = dict(run.times.seconds)
+    before = run.times.seconds_so_far()
     assert before["steps"] > 0
+    assert before["fit"] > before["steps"]
     record = fit(run)
-    seconds = record["seconds"]
-    assert seconds["steps"] > before["steps"]
-    assert 0 < seconds["data_wait"] + seconds["steps"] <= seconds["training"] * 1.01
-    (row,) = record["shapes"]
+    seconds = record.seconds
+    assert seconds.steps > before["steps"]
+    assert seconds.set_up > before["set_up"] > 0
+    assert 0 < seconds.data_wait + seconds.steps <= seconds.training * 1.01
+    assert seconds.fit > seconds.data_wait + seconds.steps + seconds.evaluation
+    assert seconds.calibration == 0
+    (row,) = record.shapes
     # Of the 30 steps, the first of either start are left out; together the rest cannot take longer than all.
-    assert 0 < row["seconds"] * 28 <= seconds["steps"]
+    assert 0 < row.seconds * 28 <= seconds.steps
 
 
 def test_a_resumed_run_on_another_number_of_ranks_has_the_same_images_in_the_same_steps(digits, tmp_path):

@@ -1,6 +1,6 @@
 """Copy the first 1,000 training and 200 test images of each class of an image folder, in the order of their names.
 
-python bench/suites/cifar10_cpu/subset.py SOURCE OUT
+python -m mixsize.bench.cifar10_subset SOURCE OUT
 """
 
 import shutil

@@ -1,0 +1,32 @@
+"""Training for a length of time."""
+
+from __future__ import annotations
+
+from composer.core import Callback, State
+from composer.loggers import Logger
+
+#: What Composer, which takes no length in seconds, is told instead: more than any run comes to.
+NO_END = "1000000ep"
+
+
+class TimeBudget(Callback):
+    """Ends training with the step that reaches a wall-clock time, evaluations not counted, over all starts of a run.
+
+    The evaluation and the checkpoint of the end follow as after any other.
+
+    Args:
+        seconds: of training, as Composer counts it; the ranks agree on it.
+    """
+
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Stop where the time is up."""
+        if self.is_over(state):
+            state.stop_training()
+
+    def is_over(self, state: State) -> bool:
+        """Whether the time is up."""
+        assert state.timestamp.total_wct is not None
+        return state.timestamp.total_wct.total_seconds() >= self.seconds
