@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mixsize.bench.gradients import setting_words, table_rows
 from mixsize.bench.spread import mean_and_spread
 from mixsize.recipes.markdown import markdown_table as _markdown
 from mixsize.recipes.plan_table import plans_table
@@ -98,8 +99,14 @@ def overhead_table(result: dict[str, Any]) -> str:
     return _markdown(["what", "ratio", "quartiles", "n", "target"], rows) + f"\n{notes}\n" + _where(result)
 
 
+def gradients_table(result: dict[str, Any]) -> str:
+    """Rank correlations and variances of a ``mixsize bench gradients`` result."""
+    return _markdown(*table_rows(result)) + f"\n{setting_words(result)}\n" + _where(result)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "calibration": calibration_table,
+    "gradients": gradients_table,
     "loader": loader_table,
     "overhead": overhead_table,
     "regimes": regimes_table,

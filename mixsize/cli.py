@@ -23,6 +23,7 @@ _COMMANDS = {
 }
 _BENCHES = {
     "calibration": ("mixsize.bench.calibration", "accuracy over sizes with and without calibrated batch norm"),
+    "gradients": ("mixsize.bench.gradients", "how alike gradients are between sizes and between images (table 2)"),
     "interruptions": ("mixsize.bench.interruptions", "kill a run at random and compare it with one left alone"),
     "loader": ("mixsize.bench.loader", "the loader at each size and mixed, beside FFCV's stock loader"),
     "overhead": ("mixsize.bench.overhead", "what the algorithms cost a training step, and calibration its passes"),
