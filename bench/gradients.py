@@ -44,6 +44,8 @@ PAPER = (
 )
 #: The paper compares 32 px with 24.
 _PAPER_RATIO = 24 / 32
+#: Checkpoints that fit beside each other on a terminal of 80 columns.
+_BESIDE = 3
 _EPOCH = re.compile(r"ep(\d+)-ba\d+\.pt")
 
 
@@ -227,14 +229,17 @@ def setting_words(result: dict[str, Any]) -> str:
 
 
 def print_table(result: dict[str, Any], console: Console) -> None:
-    """The paper's rows, and the paper's own figures beneath."""
-    head, rows = table_rows(result)
-    table = Table(title=f"{result['name']}: gradients between sizes and between images", caption=setting_words(result))
-    for index, words in enumerate(head):
-        table.add_column(words, justify="right" if index else "left", no_wrap=index == 0)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    """The paper's rows, three checkpoints beside each other, and the paper's own figures beneath."""
+    columns = result["checkpoints"]
+    for first in range(0, len(columns), _BESIDE):
+        head, rows = table_rows({**result, "checkpoints": columns[first : first + _BESIDE]})
+        table = Table(title=f"{result['name']}: gradients between sizes and between images")
+        for index, words in enumerate(head):
+            table.add_column(words, justify="right" if index else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print(setting_words(result))
     console.print(PAPER)
 
 

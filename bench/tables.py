@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mixsize.bench.gradients import setting_words, table_rows
+from mixsize.bench import gradients, peers
 from mixsize.bench.spread import mean_and_spread
 from mixsize.recipes.markdown import markdown_table as _markdown
 from mixsize.recipes.plan_table import plans_table
@@ -101,7 +101,12 @@ def overhead_table(result: dict[str, Any]) -> str:
 
 def gradients_table(result: dict[str, Any]) -> str:
     """Rank correlations and variances of a ``mixsize bench gradients`` result."""
-    return _markdown(*table_rows(result)) + f"\n{setting_words(result)}\n" + _where(result)
+    return _markdown(*gradients.table_rows(result)) + f"\n{gradients.setting_words(result)}\n" + _where(result)
+
+
+def peers_table(result: dict[str, Any]) -> str:
+    """Accuracy and wall-clock of a ``mixsize bench peers`` result."""
+    return _markdown(*peers.table_rows(result)) + f"\n{peers.setting_words(result)}\n" + _where(result)
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -109,6 +114,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "gradients": gradients_table,
     "loader": loader_table,
     "overhead": overhead_table,
+    "peers": peers_table,
     "regimes": regimes_table,
 }
 #: Those that need no result file.

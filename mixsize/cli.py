@@ -27,6 +27,7 @@ _BENCHES = {
     "interruptions": ("mixsize.bench.interruptions", "kill a run at random and compare it with one left alone"),
     "loader": ("mixsize.bench.loader", "the loader at each size and mixed, beside FFCV's stock loader"),
     "overhead": ("mixsize.bench.overhead", "what the algorithms cost a training step, and calibration its passes"),
+    "peers": ("mixsize.bench.peers", "accuracy and time under Composer's and timm's image sizes and ours"),
     "regimes": ("mixsize.bench.regimes", "train a recipe under several regimes and compare them"),
 }
 
