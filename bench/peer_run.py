@@ -1,7 +1,7 @@
 """One run of a peer: the recipe's network, data, epochs, optimiser and learning rates, with the peer's own image sizes.
 
-Started by ``mixsize bench peers`` as a process of its own: ``python -m mixsize.bench.peer_run JOB.json``. All runs go
-through Composer's Trainer, so that its clock times them alike and what differs is the loader and the sizes.
+Started by ``mixsize bench peers`` as a process of its own, in :data:`ENVIRONMENT`. All runs go through Composer's
+Trainer, so that its clock times them alike and what differs is the loader and the sizes.
 
 ``composer``
     Composer's ``ProgressiveResizing`` as it comes (from half the base's size, growing in the middle 30 % of the epochs,
@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numba
 import torch
 from composer import Trainer
 from composer.algorithms import ProgressiveResizing
@@ -56,6 +55,9 @@ from mixsize.recipes.train import environment
 
 Peer = Literal["composer", "timm", "timm_progressive"]
 PEERS: tuple[Peer, ...] = get_args(Peer)
+#: Importing FFCV starts numba's threads. Where they are TBB's and worker processes are forked beside them, numba waits
+#: for them for ever at the interpreter's end; so a peer's process is started with another kind.
+ENVIRONMENT = {"NUMBA_THREADING_LAYER": "omp"}
 #: The peers that take their sizes from a regime.
 MIXING: frozenset[Peer] = frozenset({"timm", "timm_progressive"})
 
@@ -222,9 +224,6 @@ def _record(job: PeerJob, recipe: schema.Recipe, state: State, shapes: Shapes) -
 
 def main(file: Path) -> None:
     """Train what a job's file says."""
-    # The evaluation's decoder would else start TBB's threads; once worker processes are forked beside those, numba
-    # waits for them for ever at the interpreter's end.
-    numba.config.THREADING_LAYER = "omp"
     torch.set_num_threads(default_threads())
     job = PeerJob.model_validate_json(file.read_text(encoding="utf-8"))
     write_json(job.out, train(job))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mixsize.bench.peer_loaders import check_images, torchvision_augment
-from mixsize.bench.peer_run import MIXING, PEERS, Peer, PeerJob, mixed_regime
+from mixsize.bench.peer_run import ENVIRONMENT, MIXING, PEERS, Peer, PeerJob, mixed_regime
 from mixsize.bench.records import result_path, write_result
 from mixsize.bench.spread import mean_and_spread
 from mixsize.ffcv_loaders.beton import Beton
@@ -182,8 +183,9 @@ def train_in_process(run: RunPlan, images: Path) -> dict[str, Any] | None:
             asked = PeerJob(peer=run.peer, items=run.items, images=images.absolute(), out=found)
             job.write_text(asked.model_dump_json(), encoding="utf-8")
             command = [sys.executable, "-m", "mixsize.bench.peer_run", str(job)]
+        environment = os.environ if run.peer is None else {**os.environ, **ENVIRONMENT}
         started = time.perf_counter()
-        code = subprocess.run(command, check=False).returncode
+        code = subprocess.run(command, env=environment, check=False).returncode
         seconds = time.perf_counter() - started
         if code:
             return None
