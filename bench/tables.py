@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mixsize.bench import loader_report
+from mixsize.bench import gradients, loader_report, peers
 from mixsize.bench.fidelity import fidelity_table
 from mixsize.bench.spread import mean_and_spread
 from mixsize.bench.storage import storage_table
@@ -112,11 +112,23 @@ def overhead_table(result: dict[str, Any]) -> str:
     return _markdown(["what", "ratio", "quartiles", "n", "target"], rows) + f"\n{notes}\n" + _where(result)
 
 
+def gradients_table(result: dict[str, Any]) -> str:
+    """Rank correlations and variances of a ``mixsize bench gradients`` result."""
+    return _markdown(*gradients.table_rows(result)) + f"\n{gradients.setting_words(result)}\n" + _where(result)
+
+
+def peers_table(result: dict[str, Any]) -> str:
+    """Accuracy and wall-clock of a ``mixsize bench peers`` result."""
+    return _markdown(*peers.table_rows(result)) + f"\n{peers.setting_words(result)}\n" + _where(result)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "calibration": calibration_table,
     "fidelity": lambda result: fidelity_table(result) + _where(result),
+    "gradients": gradients_table,
     "loader": loader_table,
     "overhead": overhead_table,
+    "peers": peers_table,
     "regimes": regimes_table,
     "storage": lambda result: storage_table(result) + _where(result),
 }

@@ -25,11 +25,13 @@ _COMMANDS = {
 _BENCHES = {
     "calibration": ("mixsize.bench.calibration", "accuracy over sizes with and without calibrated batch norm"),
     "fidelity": ("mixsize.bench.fidelity", "views from smaller stored copies against those of full images"),
+    "gradients": ("mixsize.bench.gradients", "how alike gradients are between sizes and between images (table 2)"),
     "interruptions": ("mixsize.bench.interruptions", "kill a run at random and compare it with one left alone"),
-    "loader": ("mixsize.bench.loader", "the loader at each size and mixed, beside FFCV's stock loader"),
+    "loader": ("mixsize.bench.loader", "the loader at each size, mixed and with duplicates, beside other libraries'"),
     "overhead": ("mixsize.bench.overhead", "what the algorithms cost a training step, and calibration its passes"),
-    "storage": ("mixsize.bench.storage", "the loader on a file larger than memory"),
+    "peers": ("mixsize.bench.peers", "accuracy and time under Composer's and timm's image sizes and ours"),
     "regimes": ("mixsize.bench.regimes", "train a recipe under several regimes and compare them"),
+    "storage": ("mixsize.bench.storage", "the loader on a file larger than memory"),
 }
 
 

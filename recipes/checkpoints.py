@@ -63,14 +63,20 @@ class Checkpoints(Callback):
     def _remove_older(self, newest: Path) -> None:
         if self.keep == 0:
             return
-        older = [path for path in _saved(self.folder) if path != newest]
+        older = [path for path in saved_checkpoints(self.folder) if path != newest]
         for path in older[: max(0, len(older) - self.keep + 1)]:
             path.unlink(missing_ok=True)
 
 
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints by the steps they have behind them, the fewest first."""
+    names = [match for path in folder.glob("ep*-ba*.pt") if (match := _NAME.fullmatch(path.name))]
+    return [folder / match[0] for match in sorted(names, key=lambda match: (int(match[2]), int(match[1])))]
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint in a folder, or None."""
-    for path in reversed(_saved(folder)):
+    for path in reversed(saved_checkpoints(folder)):
         if zipfile.is_zipfile(path):
             return path
         log.warning("%s is damaged; an older checkpoint is used if there is one", path)
@@ -79,11 +85,5 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 def clear_checkpoints(folder: Path) -> None:
     """Remove a run's checkpoints, whole or not."""
-    for path in [*_saved(folder), *folder.glob(".partial-ep*.pt")]:
+    for path in [*saved_checkpoints(folder), *folder.glob(".partial-ep*.pt")]:
         path.unlink(missing_ok=True)
-
-
-def _saved(folder: Path) -> list[Path]:
-    """Checkpoints by the steps they have behind them, the fewest first."""
-    names = [match for path in folder.glob("ep*-ba*.pt") if (match := _NAME.fullmatch(path.name))]
-    return [folder / match[0] for match in sorted(names, key=lambda match: (int(match[2]), int(match[1])))]

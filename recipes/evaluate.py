@@ -38,10 +38,11 @@ from mixsize.recipes.eval_report import Accuracy, EvalRecord, SizeRow
 from mixsize.recipes.figures import save
 from mixsize.recipes.files import write_json, write_text
 from mixsize.recipes.flops import count_macs
-from mixsize.recipes.model import check_sizes, create_network, network_stride
+from mixsize.recipes.model import check_sizes, network_stride
 from mixsize.recipes.regimes import build_regime
 from mixsize.recipes.train import share_cores
-from mixsize.recipes.weights import find_recipe, find_weights, load_weights, read_weights, sha256
+from mixsize.recipes.trained import recipe_for, trained_network
+from mixsize.recipes.weights import find_recipe, find_weights, sha256
 
 #: S = 224 + 32 m for m = -6..6 (MixSize paper, section 5).
 PAPER_SIZES = tuple(range(32, 417, 32))
@@ -213,12 +214,7 @@ def build_job(
         )
     weights = find_weights(checkpoint)
     own_recipe = find_recipe(weights)
-    if own_recipe is None and not items:
-        raise ValueError(
-            f"there is no recipe.yaml beside {weights} or one folder up; name the recipe: mixsize eval {checkpoint} "
-            "cifar10/resnet20"
-        )
-    recipe = compose([*([str(own_recipe)] if own_recipe else []), *items])
+    recipe = recipe_for(weights, items)
     device = _torch_device(recipe.device)
     if device.type == "cpu" and recipe.precision != "fp32":
         raise ValueError(f"precision: {recipe.precision} needs a GPU, and this runs on the CPU; give precision=fp32")
@@ -226,11 +222,9 @@ def build_job(
     num_classes = recipe.model.num_classes or (train or images).num_classes
     for beton in filter(None, (train, images)):
         beton.check_labels(num_classes)
-    model = recipe.model.model_copy(update={"pretrained": False, "checkpoint": None})
-    network = create_network(model, num_classes)
-    load_weights(network, read_weights(weights), weights, model.name)
+    network = trained_network(recipe, weights, num_classes)
     sizes = sorted(set(sizes_px or _default_sizes(recipe)))
-    check_sizes(network, model.name, sizes)
+    check_sizes(network, recipe.model.name, sizes)
     loaders = {size_px: _evaluation_loader(recipe, train, images, size_px, device) for size_px in sizes}
     calibration = None
     if calibrate and batch_norm_layers(network):
