@@ -51,7 +51,7 @@ from mixsize.recipes.compose import compose
 from mixsize.recipes.files import write_json
 from mixsize.recipes.model import network_stride
 from mixsize.recipes.regimes import build_regime
-from mixsize.recipes.train import environment
+from mixsize.recipes.environment import environment
 
 Peer = Literal["composer", "timm", "timm_progressive"]
 PEERS: tuple[Peer, ...] = get_args(Peer)
@@ -218,7 +218,7 @@ def _record(job: PeerJob, recipe: schema.Recipe, state: State, shapes: Shapes) -
             str(size): float(state.eval_metrics[evaluator_label(size)][ACCURACY].compute())
             for size in recipe.evaluation.sizes
         },
-        "environment": environment(1),
+        "environment": environment(1).model_dump(),
     }
 
 
