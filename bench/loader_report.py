@@ -45,10 +45,19 @@ def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         for loader in loaders:
             rate = rates[loader].get(name)
             cells.append(f"{rate['median']:,.0f} ({rate['min']:,.0f}-{rate['max']:,.0f})" if rate else "")
-        stock = rates["ffcv"].get(name) if compared else None
-        cells += [f"{rates[loader][name]['median'] / stock['median']:.2f}x" if stock else "" for loader in compared]
+        stock = _stock_rate(case, rates["ffcv"]) if compared else None
+        cells += [f"{rates[loader][name]['median'] / stock:.2f}x" if stock else "" for loader in compared]
         rows.append([name, _batch(case), *cells])
     return head, rows
+
+
+def _stock_rate(case: dict[str, Any], rates: Mapping[str, Any]) -> float | None:
+    """FFCV's images a second for a case; of a mix in its shares, and of duplicates, which it has none of, without."""
+    names = [f"{size} px" for size in case["sizes_px"]]
+    if not all(name in rates for name in names):
+        return None
+    shares = case["sample_shares"]
+    return sum(shares) / sum(share / rates[name]["median"] for name, share in zip(names, shares, strict=True))
 
 
 def notes(result: dict[str, Any]) -> list[str]:
@@ -60,6 +69,12 @@ def notes(result: dict[str, Any]) -> list[str]:
         f"images of {data['mean_height']:.0f} x {data['mean_width']:.0f} px on average, "
         f"{setting['epoch_images']:,} read in an epoch."
     ]
+    plain = all(len(case["sizes_px"]) == 1 and case["duplicates"] == [1] for case in result["cases"])
+    if result["rates"].get("ffcv") and not plain:
+        lines.append(
+            "FFCV serves neither mixes nor duplicates: a mix is compared with its share-weighted fixed sizes, an image "
+            "with duplicates with one without."
+        )
     if data["jpeg"] and not setting["jpeg_decoder_built"]:
         lines.append("mixsize's own JPEG decoder was not built; it fell back on FFCV's.")
     if not setting["images"] and not setting["pad_crop"]:

@@ -48,10 +48,10 @@ from mixsize.recipes.build import (
     open_data,
 )
 from mixsize.recipes.compose import compose
+from mixsize.recipes.environment import environment
 from mixsize.recipes.files import write_json
 from mixsize.recipes.model import network_stride
 from mixsize.recipes.regimes import build_regime
-from mixsize.recipes.environment import environment
 
 Peer = Literal["composer", "timm", "timm_progressive"]
 PEERS: tuple[Peer, ...] = get_args(Peer)

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from mixsize.bench.records import result_path, write_result
 from mixsize.ffcv_loaders.beton import Beton
+from mixsize.ffcv_loaders.levels import field_name
 from mixsize.recipes.markdown import markdown_table
 
 _BATCH = 64
@@ -138,6 +139,8 @@ def _ffcv(loader: str, data: Path, size_px: int, threads: int):
     mean, std = 255 * np.array(IMAGENET_MEAN), 255 * np.array(IMAGENET_STD)
     head = [RandomResizedCropRGBImageDecoder((size_px, size_px)), RandomHorizontalFlip()]
     quasi_random = loader == "ffcv quasi-random"
+    with Beton.open(data) as beton:
+        copies = [field_name(denominator) for denominator in (beton.info.denominators if beton.info else ())]
     return Loader(
         str(data),
         batch_size=_BATCH,
@@ -148,6 +151,7 @@ def _ffcv(loader: str, data: Path, size_px: int, threads: int):
         pipelines={
             "image": [*head, NormalizeImage(mean, std, np.float32), ToTensor(), ToTorchImage()],
             "label": [IntDecoder(), ToTensor()],
+            **dict.fromkeys(copies),
         },
     )
 

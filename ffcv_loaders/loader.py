@@ -14,7 +14,7 @@ from mixsize.algorithms.progression import Progression
 from mixsize.algorithms.regime import Regime
 from mixsize.ffcv_loaders.augment import Augment, CenterCrop, RandomResizedCrop, augment_at, check_crops
 from mixsize.ffcv_loaders.beton import Beton
-from mixsize.ffcv_loaders.decode import THRESHOLD
+from mixsize.ffcv_loaders.decode import EVALUATION_THRESHOLD, THRESHOLD
 from mixsize.ffcv_loaders.plan import EpochPlan, Step, plan_evaluation
 from mixsize.ffcv_loaders.planned import PlannedDataset, PlannedLoader, WholeBatchLoader
 from mixsize.ffcv_loaders.quasi_random import QuasiRandom
@@ -231,7 +231,7 @@ class EvalLoader(WholeBatchLoader):
         std: Sequence[float] | None = None,
         threads: int | None = None,
         prefetch: int = 2,
-        threshold: float = THRESHOLD,
+        threshold: float = EVALUATION_THRESHOLD,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,

@@ -6,7 +6,7 @@ import atexit
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,7 +147,13 @@ def _produce(
     ready: queue.SimpleQueue,
     stop: threading.Event,
 ) -> None:
+    def publish(step: Step, slot: _Slot, pixels: torch.Tensor, wait: Callable[[], None]) -> None:
+        wait()
+        labels = torch.from_numpy(np.repeat(beton.labels[step.samples], step.duplicates))
+        ready.put(_Decoded(step, slot, pixels, labels))
+
     try:
+        begun: tuple[Step, _Slot, torch.Tensor, Callable[[], None]] | None = None
         for step, windows in drawn:
             slot = free.get()
             if slot is None or stop.is_set():
@@ -157,17 +163,26 @@ def _produce(
             if slot.free_after is not None:
                 slot.free_after.synchronize()
             if stage is None:
-                decoder.decode(step.samples, step.duplicates, windows, pixels.numpy())
+                wait = decoder.submit(step.samples, step.duplicates, windows, pixels.numpy())
             else:
                 views = stage.canvas(step.num_images)
                 decoder.decode(step.samples, step.duplicates, windows, views)
                 stage.finish(views, step.samples, step.duplicates, seed, plan.epoch, pixels.numpy())
-            labels = torch.from_numpy(np.repeat(beton.labels[step.samples], step.duplicates))
-            ready.put(_Decoded(step, slot, pixels, labels))
+                wait = _is_done
+            # The batch before is waited for only now, with work for the threads that it leaves idle.
+            if begun is not None:
+                publish(*begun)
+            begun = (step, slot, pixels, wait)
+        if begun is not None:
+            publish(*begun)
         ready.put(None)
     except BaseException as error:
         # Whatever went wrong belongs to whoever waits for the batch.
         ready.put(error)
+
+
+def _is_done() -> None:
+    """What waits for nothing."""
 
 
 def _consume(

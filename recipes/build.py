@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -264,7 +265,7 @@ def build_calibration_loader(recipe: schema.Recipe, train: Beton, size_px: int, 
         std=recipe.data.std,
         seed=recipe.seed,
         threads=recipe.loader.threads,
-        threshold=recipe.loader.copies_from,
+        threshold=copies_from(recipe.evaluation.threshold),
         device=device,
         channels_last=recipe.channels_last,
     )
@@ -283,7 +284,7 @@ def build_loader(
         seed=recipe.seed,
         threads=recipe.loader.threads,
         prefetch=recipe.loader.prefetch,
-        threshold=recipe.loader.copies_from,
+        threshold=copies_from(recipe.loader.threshold),
         window_mib=recipe.loader.window_mib,
         device=device,
         channels_last=recipe.channels_last,
@@ -307,12 +308,17 @@ def build_evaluators(
             mean=recipe.data.mean or (info.mean if info else None),
             std=recipe.data.std or (info.std if info else None),
             threads=recipe.loader.threads,
-            threshold=recipe.loader.copies_from,
+            threshold=copies_from(recipe.evaluation.threshold),
             device=device,
             channels_last=recipe.channels_last,
         )
         evaluators.append(Evaluator(label=evaluator_label(size_px), dataloader=loader, metric_names=[ACCURACY, LOSS]))
     return evaluators
+
+
+def copies_from(threshold: float | None) -> float:
+    """A recipe's threshold as the loaders take it."""
+    return math.inf if threshold is None else threshold
 
 
 def evaluator_label(size_px: int) -> str:

@@ -29,6 +29,7 @@ from mixsize.recipes.build import (
     _torch_device,
     build_augment,
     build_calibration_loader,
+    copies_from,
     join_ranks,
     open_data,
 )
@@ -371,7 +372,7 @@ def _evaluation_loader(
         mean=recipe.data.mean or (info.mean if info else None),
         std=recipe.data.std or (info.std if info else None),
         threads=recipe.loader.threads,
-        threshold=recipe.loader.copies_from,
+        threshold=copies_from(recipe.evaluation.threshold),
         device=device,
         channels_last=recipe.channels_last,
     )

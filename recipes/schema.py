@@ -492,19 +492,14 @@ class Loader(Section):
     threads: PositiveInt | None = Field(None, description="decoding threads of a rank; null: cores / local ranks")
     prefetch: PositiveInt = Field(2, description="batches decoded ahead of the training step")
     threshold: PositiveFloat | None = Field(
-        1.1,
-        description="read a view from a smaller copy of its image, evaluation included, where its window has this many "
-        "times the view's side there; null: from the full image always",
+        1.0,
+        description="read a view from a smaller copy of its image where its window has this many times the view's side "
+        "there; null: from the full image always",
     )
     window_mib: PositiveInt | None = Field(
         None,
         description="null: random order; a number: quasi-random order, page by page, mixed in windows of so many MiB",
     )
-
-    @property
-    def copies_from(self) -> float:
-        """``threshold`` as the loaders take it."""
-        return math.inf if self.threshold is None else self.threshold
 
 
 def _distinct(sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -521,6 +516,9 @@ class Evaluation(Section):
     )
     batch_size: PositiveInt = Field(256, description="images in an evaluation batch, over all ranks together")
     every_epochs: PositiveInt = Field(1, description="epochs between evaluations")
+    threshold: PositiveFloat | None = Field(
+        1.1, description="as loader.threshold, for the images evaluated on and those that batch norm is calibrated on"
+    )
 
 
 class Wandb(Section):

@@ -297,7 +297,13 @@ def result() -> dict:
     cost = {"median": 1.01, "min": 0.99, "max": 1.04, "n": 5}
     return {
         "cases": [
-            {"name": name, "sizes_px": sizes, "batch_sizes": batches, "duplicates": duplicates}
+            {
+                "name": name,
+                "sizes_px": sizes,
+                "batch_sizes": batches,
+                "duplicates": duplicates,
+                "sample_shares": [1 / len(sizes)] * len(sizes),
+            }
             for name, sizes, batches, duplicates in cases
         ],
         "setting": {
@@ -338,6 +344,15 @@ def test_what_a_loader_cannot_do_is_left_empty_in_the_table(result):
         "| s144 |  | 2,000 (1,900-2,050) | 1,400 (1,300-1,450) |  |  |  |  |",
         "| 128 px, D = 3 | 16 | 6,000 (5,900-6,050) | 4,000 (3,900-4,050) |  |  |  |  |",
     ]
+
+
+def test_a_mix_is_compared_with_ffcvs_share_weighted_sizes_and_duplicates_with_one_view(result):
+    """Half of the images at 900 a second and half at 450 come to 600."""
+    result["rates"]["ffcv"] |= {"256 px": rate(450), "128 px": rate(800)}
+    rows = TABLES["loader"](result).splitlines()[2:5]
+    assert rows[1].endswith("| 3.33x | 2.33x |")
+    assert rows[2].endswith("| 7.50x | 5.00x |")
+    assert "a mix is compared with its share-weighted fixed sizes" in TABLES["loader"](result)
 
 
 def test_the_table_says_what_else_was_measured(result):

@@ -108,7 +108,7 @@ def test_batches_are_the_same_however_they_are_read(levels_file, monkeypatch):
 
 def test_steps_are_announced_in_time_and_in_order(levels_file, little_memory, monkeypatch):
     events = []
-    announce, decode = readahead.ImageReadahead.announce, Decoder.decode
+    announce, decode = readahead.ImageReadahead.announce, Decoder.submit
     monkeypatch.setattr(readahead.ImageReadahead, "images_ahead", 8)
 
     def noting_announce(self, index, step, windows):
@@ -117,10 +117,10 @@ def test_steps_are_announced_in_time_and_in_order(levels_file, little_memory, mo
 
     def noting_decode(self, samples, *rest):
         events.append(("read", *samples))
-        decode(self, samples, *rest)
+        return decode(self, samples, *rest)
 
     monkeypatch.setattr(readahead.ImageReadahead, "announce", noting_announce)
-    monkeypatch.setattr(Decoder, "decode", noting_decode)
+    monkeypatch.setattr(Decoder, "submit", noting_decode)
     loader = MixSizeLoader(levels_file, REGIME, threads=1, device="cpu")
     steps = [("ask", *step.samples) for step in loader.dataset.plan()]
     list(loader)
