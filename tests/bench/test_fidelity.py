@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -48,6 +49,8 @@ def test_the_psnr_is_that_of_the_views_from_copies(file):
 def test_the_command_writes_what_the_table_shows(file, tmp_path, capsys):
     out = tmp_path / "fidelity.json"
     assert main(["bench", "fidelity", str(file), "--sizes", "32", "--rounds", "1", "--out", str(out)]) == 0
-    assert "threshold 1.1" in capsys.readouterr().out
+    row = json.loads(out.read_text())["rows"][0]
+    assert row["size_px"] == 32
+    assert [found["threshold"] for found in row["by_threshold"]] == [0.9, 1.0, 1.1, 1.25]
     assert main(["bench", "fidelity", str(file), "--thresholds", "0"]) == 2
     assert "--thresholds: 0 must be above 0" in capsys.readouterr().err
