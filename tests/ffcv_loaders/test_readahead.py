@@ -59,14 +59,14 @@ def test_what_is_asked_for_is_what_decoding_reads(levels_file, size_px, duplicat
         windows = draw_windows(RandomResizedCrop(), beton.heights, beton.widths, samples, duplicates, size_px, 1, 0)
         copies = copies_of(beton, samples, duplicates, windows, size_px, 1.1)
         whole, partial = np.zeros((2, 24 * duplicates, size_px, size_px, 3), np.uint8)
-        Decoder(beton, 1).decode(samples, duplicates, windows, whole)
-        Decoder(_Patched(beton, copies), 1).decode(samples, duplicates, windows, partial)
+        Decoder(beton, 1, 1.1).decode(samples, duplicates, windows, whole)
+        Decoder(_Patched(beton, copies), 1, 1.1).decode(samples, duplicates, windows, partial)
         assert np.array_equal(whole, partial)
         # And no byte of it in vain: without any one of the copies an image is missing.
         for left_out in range(0, len(copies), 5):
             kept = [copy for copy in copies.tolist() if copy != copies[left_out].tolist()]
             with pytest.raises(BetonError):
-                Decoder(_Patched(beton, kept), 1).decode(samples, duplicates, windows, partial)
+                Decoder(_Patched(beton, kept), 1, 1.1).decode(samples, duplicates, windows, partial)
 
 
 def test_small_views_are_read_from_small_copies(levels_file):
