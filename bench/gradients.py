@@ -28,7 +28,8 @@ from mixsize.bench.records import result_path, write_result
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.loader import MixSizeLoader
 from mixsize.recipes import schema
-from mixsize.recipes.build import _torch_device, build_augment
+from mixsize.recipes.arguments import add_checkpoint
+from mixsize.recipes.build import build_augment, torch_device
 from mixsize.recipes.checkpoints import saved_checkpoints
 from mixsize.recipes.evaluate import parse_sizes
 from mixsize.recipes.model import check_sizes, network_stride
@@ -74,18 +75,7 @@ class Job:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``mixsize bench gradients``."""
-    parser.add_argument(
-        "checkpoint",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="folder of a run (runs/NAME), a checkpoint of it, or any PyTorch or safetensors file of weights",
-    )
-    parser.add_argument(
-        "items",
-        nargs="*",
-        metavar="ITEM",
-        help="as for mixsize train; applied on top of the run's own recipe.yaml, where there is one",
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--sizes",
         type=parse_sizes,
@@ -155,7 +145,7 @@ def build_job(
         raise ValueError(f"--batch-size is {batch_size}; it must be at least 2, as batch norm has no variance of one")
     weights = _every_checkpoint(checkpoint) if every_checkpoint else [find_weights(checkpoint)]
     recipe = recipe_for(weights[-1], items)
-    device = _torch_device(recipe.device)
+    device = torch_device(recipe.device)
     train = Beton.open(recipe.data.train)
     num_classes = recipe.model.num_classes or train.num_classes
     train.check_labels(num_classes)

@@ -38,7 +38,6 @@ from mixsize.ffcv_loaders.staging import IMAGENET_MEAN, IMAGENET_STD
 from mixsize.recipes import schema
 from mixsize.recipes.build import (
     ACCURACY,
-    _torch_device,
     build_evaluators,
     build_model,
     build_optimizer,
@@ -46,6 +45,7 @@ from mixsize.recipes.build import (
     epochs_of,
     evaluator_label,
     open_data,
+    torch_device,
 )
 from mixsize.recipes.compose import compose
 from mixsize.recipes.environment import environment
@@ -126,7 +126,7 @@ def mixed_regime(recipe: schema.Recipe, stride_px: int) -> Regime:
 def train(job: PeerJob) -> dict[str, Any]:
     """Train and evaluate; returns the record, in plain values, with the keys that a run's own record has too."""
     recipe = compose(job.items)
-    device = _torch_device(recipe.device)
+    device = torch_device(recipe.device)
     train_images, evaluation = open_data(recipe.data)
     reproducibility.seed_all(recipe.seed)
     model = build_model(recipe, recipe.model.num_classes or train_images.num_classes)

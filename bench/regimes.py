@@ -18,12 +18,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mixsize.bench.records import result_path, write_result
+from mixsize.bench.report import HTML_FILE, report_folder, write_report
+from mixsize.bench.report_sections import make_report
 from mixsize.bench.runner import LOG_FILE, Runner, ending_on_sigterm
 from mixsize.bench.spread import mean_and_spread
 from mixsize.bench.suite import Data, load_suite, packaged_suites
 from mixsize.bench.suite_runs import SuiteRun, runs_of
 from mixsize.ffcv_loaders.convert import convert_splits
-from mixsize.recipes.run_record import RUNS_FILE, RunRecord, by_label
+from mixsize.recipes.run_record import RUNS_FILE, RunRecord, by_label, read_records
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +77,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         for workload in _workloads(records):
             print_comparison(workload, console)
         console.print(f"records: {folder / RUNS_FILE}")
+        write_report(make_report(suite.name, read_records(folder / RUNS_FILE)), report_folder(folder))
+        console.print(f"report: {report_folder(folder) / HTML_FILE}")
         if args.out:
             out = result_path(suite.name, args.out) if args.out.is_dir() else args.out
             grouped = by_label(records)

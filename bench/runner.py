@@ -98,9 +98,14 @@ class Runner:
         return sum(pending)
 
     def save(self) -> None:
-        """Write the records in the runs' order; of one that is still to be repeated, how it failed before."""
-        before = {record.name: record for record in self._before if not record.finished}
-        known = [self.records.get(run.name) or before.get(run.name) for run in self.runs]
+        """Write the records in the runs' order; of one that is still to be repeated, how it failed before.
+
+        Records of seeds that are not asked for this time stay behind them.
+        """
+        failed = {record.name: record for record in self._before if not record.finished}
+        known = [self.records.get(run.name) or failed.get(run.name) for run in self.runs]
+        names, labels = {run.name for run in self.runs}, {run.label for run in self.runs}
+        known += [record for record in self._before if record.label in labels and record.name not in names]
         write_records(self._file, [record for record in known if record is not None])
 
     def _keep(self, run: SuiteRun, record: RunRecord) -> None:

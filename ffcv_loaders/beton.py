@@ -28,6 +28,7 @@ from ffcv.types import (
 )
 from ffcv.writer import MAX_PAGE_SIZE, MIN_PAGE_SIZE
 
+import mixsize.ffcv_loaders.os_cache  # noqa: F401
 from mixsize.ffcv_loaders.info import BetonInfo, InfoPointer, index_checksum, write_pointer
 from mixsize.ffcv_loaders.levels import field_name, level_side
 

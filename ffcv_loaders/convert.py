@@ -277,7 +277,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--levels",
         metavar="D,...",
         help="store smaller copies beside each JPEG, which decode faster where they suffice: 2 for half the sides, 2,4"
-        f" for half and quarter; of {', '.join(map(str, DENOMINATORS))}, ascending (default: none). 2,4 takes a quarter"
+        f" for half and quarter; of {', '.join(map(str, DENOMINATORS))}, ascending (default: none). 2,4 takes a fifth"
         " to a good third more space",
     )
     parser.add_argument(

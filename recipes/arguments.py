@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def add_items(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -18,4 +19,20 @@ def add_items(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         metavar="ITEM",
         help="packaged recipe (cifar10/resnet44, regime/s28_bplus), path of a YAML file, or dotted.key=value; "
         "later items win",
+    )
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Trained weights, as :func:`mixsize.recipes.weights.find_weights` takes them, and items on top of their recipe."""
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="folder of a run (runs/NAME), a checkpoint of it, or any PyTorch or safetensors file of weights",
+    )
+    parser.add_argument(
+        "items",
+        nargs="*",
+        metavar="ITEM",
+        help="as for mixsize train; applied on top of the run's own recipe.yaml, where there is one",
     )

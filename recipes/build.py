@@ -102,7 +102,7 @@ def build(recipe: schema.Recipe) -> Run:
         OSError: a file that cannot be read or written.
     """
     began = time.perf_counter()
-    device = _torch_device(recipe.device)
+    device = torch_device(recipe.device)
     join_ranks(device)
     rank, world_size = process_rank()
     folder = run_folder(recipe)
@@ -296,24 +296,30 @@ def build_evaluators(
 ) -> list[Evaluator]:
     """An evaluator for each size, labelled ``eval_{S}px``, normalised as the training images are."""
     check_stride(recipe.evaluation.sizes, 1 if recipe.regime.stride else stride_px, recipe.model.name)
-    _, world_size = process_rank()
-    info = train.info
     evaluators = []
     for size_px in recipe.evaluation.sizes:
-        loader = EvalLoader(
-            evaluation,
-            size_px,
-            max(1, recipe.evaluation.batch_size // world_size),
-            augment=build_augment(recipe.data.eval_transform),
-            mean=recipe.data.mean or (info.mean if info else None),
-            std=recipe.data.std or (info.std if info else None),
-            threads=recipe.loader.threads,
-            threshold=copies_from(recipe.evaluation.threshold),
-            device=device,
-            channels_last=recipe.channels_last,
-        )
+        loader = build_eval_loader(recipe, train, evaluation, size_px, recipe.evaluation.batch_size, device)
         evaluators.append(Evaluator(label=evaluator_label(size_px), dataloader=loader, metric_names=[ACCURACY, LOSS]))
     return evaluators
+
+
+def build_eval_loader(
+    recipe: schema.Recipe, train: Beton | None, images: Beton, size_px: int, batch_size: int, device: torch.device
+) -> EvalLoader:
+    """Each image once at one size, in batches of so many over all ranks, normalised as those of ``train`` are."""
+    info = train.info if train else None
+    return EvalLoader(
+        images,
+        size_px,
+        max(1, batch_size // process_rank()[1]),
+        augment=build_augment(recipe.data.eval_transform),
+        mean=recipe.data.mean or (info.mean if info else None),
+        std=recipe.data.std or (info.std if info else None),
+        threads=recipe.loader.threads,
+        threshold=copies_from(recipe.evaluation.threshold),
+        device=device,
+        channels_last=recipe.channels_last,
+    )
 
 
 def copies_from(threshold: float | None) -> float:
@@ -447,7 +453,12 @@ def _agree_on_start(start: Start, folder: Path) -> None:
         )
 
 
-def _torch_device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """Where a recipe's ``device`` is on this machine and rank.
+
+    Raises:
+        ValueError: ``gpu`` where there is none.
+    """
     available = torch.cuda.is_available()
     if name == "gpu" and not available:
         raise ValueError("device: gpu was asked for and PyTorch sees none; use device=cpu or device=auto")

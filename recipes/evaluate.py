@@ -25,13 +25,13 @@ from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
 from mixsize.ffcv_loaders.ranks import process_rank
 from mixsize.recipes import eval_report, schema
+from mixsize.recipes.arguments import add_checkpoint
 from mixsize.recipes.build import (
-    _torch_device,
-    build_augment,
     build_calibration_loader,
-    copies_from,
+    build_eval_loader,
     join_ranks,
     open_data,
+    torch_device,
 )
 from mixsize.recipes.compose import compose
 from mixsize.recipes.environment import environment
@@ -84,18 +84,7 @@ class Job:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``mixsize eval``."""
-    parser.add_argument(
-        "checkpoint",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="folder of a run (runs/NAME), a checkpoint of it, or any PyTorch or safetensors file of weights",
-    )
-    parser.add_argument(
-        "items",
-        nargs="*",
-        metavar="ITEM",
-        help="as for mixsize train; applied on top of the run's own recipe.yaml, where there is one",
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--sizes",
         type=parse_sizes,
@@ -216,7 +205,7 @@ def build_job(
     weights = find_weights(checkpoint)
     own_recipe = find_recipe(weights)
     recipe = recipe_for(weights, items)
-    device = _torch_device(recipe.device)
+    device = torch_device(recipe.device)
     if device.type == "cpu" and recipe.precision != "fp32":
         raise ValueError(f"precision: {recipe.precision} needs a GPU, and this runs on the CPU; give precision=fp32")
     train, images = _open(recipe.data, calibrate)
@@ -226,7 +215,10 @@ def build_job(
     network = trained_network(recipe, weights, num_classes)
     sizes = sorted(set(sizes_px or _default_sizes(recipe)))
     check_sizes(network, recipe.model.name, sizes)
-    loaders = {size_px: _evaluation_loader(recipe, train, images, size_px, device) for size_px in sizes}
+    loaders = {
+        size_px: build_eval_loader(recipe, train, images, size_px, _batch_size(recipe, size_px), device)
+        for size_px in sizes
+    }
     calibration = None
     if calibrate and batch_norm_layers(network):
         assert train is not None
@@ -358,24 +350,6 @@ def _batch_size(recipe: schema.Recipe, size_px: int) -> int:
     largest = max(recipe.regime.base.size_px, *recipe.evaluation.sizes)
     batch = recipe.evaluation.batch_size
     return min(batch, batch * largest**2 // size_px**2)
-
-
-def _evaluation_loader(
-    recipe: schema.Recipe, train: Beton | None, images: Beton, size_px: int, device: torch.device
-) -> EvalLoader:
-    info = train.info if train else None
-    return EvalLoader(
-        images,
-        size_px,
-        max(1, _batch_size(recipe, size_px) // process_rank()[1]),
-        augment=build_augment(recipe.data.eval_transform),
-        mean=recipe.data.mean or (info.mean if info else None),
-        std=recipe.data.std or (info.std if info else None),
-        threads=recipe.loader.threads,
-        threshold=copies_from(recipe.evaluation.threshold),
-        device=device,
-        channels_last=recipe.channels_last,
-    )
 
 
 def _calibration_loader(recipe: schema.Recipe, train: Beton, size_px: int, device: torch.device) -> MixSizeLoader:

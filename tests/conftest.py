@@ -18,6 +18,13 @@ from wandb.sdk.internal.datastore import DataStore
 
 from mixsize.ffcv_loaders.convert import convert, convert_splits
 
+#: Files whose tests start many processes: run first, so that no worker is left alone with them at the end.
+_LONGEST = ("test_launcher.py", "test_regimes.py", "test_peers.py", "test_loader.py", "test_evaluate.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> Path:

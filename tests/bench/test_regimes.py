@@ -94,6 +94,7 @@ def test_a_suite_from_the_command_line_to_its_records_and_its_table(suite_file, 
     printed = " ".join(capfd.readouterr().out.split())
     assert "[1/2] fixed, seed 17" in printed
     assert "16 px*" in printed
+    assert "small-fixed-seed17" in (tmp_path / "runs/report/report.html").read_text()
     records = read_records(tmp_path / "runs")
     assert [(run.suite, run.label, run.seed) for run in records] == [("small", "fixed", 17), ("small", "mixed", 17)]
     # The first step at which 20,000 pixels are reached: 8,192 to a step of the fixed run.
@@ -147,6 +148,15 @@ def test_a_failure_stays_on_record_until_the_run_is_repeated(runs, tmp_path, mon
     train(runs, tmp_path)
     Runner(runs, tmp_path / "runs.jsonl", lambda runner, run: None).save()
     assert [record.outcome for record in read_records(tmp_path / "runs.jsonl")][1] == "failed"
+
+
+def test_seeds_that_are_not_asked_for_again_stay_on_record(suite_file, runs, tmp_path, monkeypatch):
+    Launches(monkeypatch)
+    train(runs, tmp_path)
+    fewer = runs_of(load_suite(suite_file), tmp_path / "runs", 1)
+    runner, _ = train(fewer, tmp_path)
+    assert list(runner.records) == [run.name for run in fewer]
+    assert [record.name for record in read_records(tmp_path / "runs.jsonl")] == [run.name for run in runs]
 
 
 def test_a_stopped_run_of_another_recipe_is_told_before_anything_starts(digits, suite_file, tmp_path, monkeypatch):

@@ -1,11 +1,10 @@
 import argparse
 import dataclasses
-import gc
 import io
 import json
-import sys
 
 import cv2
+import numba
 import numpy as np
 import pytest
 import torch
@@ -327,15 +326,6 @@ def test_levels_change_the_fingerprint_and_their_absence_does_not(folder, writte
 # ---- stock FFCV
 
 
-@pytest.fixture
-def collected(monkeypatch):
-    """Collects a loader after use: numba's clean-up of the functions that it compiled raises where nobody can catch."""
-    yield
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
-    gc.collect()
-
-
-@pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("os_cache", [True, False])
 def test_ffcvs_loader_reads_every_level(written, os_cache):
     """CenterCrop at ratio 1 takes the middle square and resizes it by area averaging, as OpenCV does here."""
@@ -354,6 +344,14 @@ def test_ffcvs_loader_reads_every_level(written, os_cache):
             square = pixels[top : top + side, left : left + side]
             expected = cv2.resize(square, (48, 48), interpolation=cv2.INTER_AREA)
             assert np.abs(image.astype(int) - expected).max() <= 1, (level, sample)
+
+
+def test_ffcvs_loader_leaves_numbas_types_as_they_are(written):
+    """Else no function that takes writable bytes could be compiled for new types after it."""
+    held = numba.uint8[::1]
+    OSCacheManager(Reader(str(written))).compile_reader()
+    assert held.mutable
+    assert numba.uint8[::1] is held
 
 
 @pytest.mark.parametrize("manager", [OSCacheManager, ProcessCacheManager])
@@ -375,7 +373,6 @@ def test_ffcvs_memory_managers_find_the_bytes_of_every_level(crowded, manager):
     context.__exit__(None, None, None)
 
 
-@pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("os_cache", [True, False])
 def test_ffcvs_page_order_serves_each_sample_once(crowded, os_cache):
     """It serves a sample once for each page that the sample lies on."""
