@@ -29,10 +29,16 @@ _HOMES = {
     "GradSmoothing": "grad_smoothing",
     "GradientSmoother": "smoothing",
     "MixSizeSampling": "mixsize_sampling",
+    "InputShape": "shapes",
     "Phase": "progression",
+    "Preflight": "preflight",
     "ProgressiveResize": "progressive_resize",
     "Progression": "progression",
+    "ShapeGraphs": "engines",
     "StepSeed": "step_seed",
+    "shapes_of": "shapes",
+    "training_passes": "engines",
+    "visit_shapes": "shapes",
 }
 
 __all__ = sorted(_HOMES)

@@ -71,6 +71,7 @@ class Stager:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._mean = _per_channel(255 * torch.tensor(mean, dtype=torch.float32), device)
         self._inverse_std = _per_channel(1 / (255 * torch.tensor(std, dtype=torch.float32)), device)
+        self._shift = -self._mean * self._inverse_std
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @property
@@ -99,15 +100,39 @@ class Stager:
         return Staged(images, labels, arrived)
 
     def _normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        if pixels.device.type != "cpu":
+            return normalize_on_device(pixels, self._shift, self._inverse_std, self._dtype, self._format)
         n, height, width, channels = pixels.shape
-        images = torch.empty((n, channels, height, width), device=pixels.device, memory_format=self._format)
-        if pixels.device.type == "cpu":
-            # PyTorch takes three passes over a batch for this, and on channels-last memory leaves its vector kernels.
-            rows = images.permute(0, 2, 3, 1).numpy()
-            _normalize_rows(pixels.numpy(), rows, self._mean.flatten().numpy(), self._inverse_std.flatten().numpy())
-        else:
-            images.copy_(pixels.permute(0, 3, 1, 2)).sub_(self._mean).mul_(self._inverse_std)
+        images = torch.empty((n, channels, height, width), memory_format=self._format)
+        # PyTorch takes three passes over a batch for this, and on channels-last memory leaves its vector kernels.
+        rows = images.permute(0, 2, 3, 1).numpy()
+        _normalize_rows(pixels.numpy(), rows, self._mean.flatten().numpy(), self._inverse_std.flatten().numpy())
         return images.to(self._dtype)
+
+
+def normalize_on_device(
+    pixels: torch.Tensor,
+    shift: torch.Tensor,
+    scale: torch.Tensor,
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+) -> torch.Tensor:
+    """``pixels * scale + shift`` in one kernel, which reads each byte once and writes each value once.
+
+    Args:
+        pixels: uint8, shape ``(N, S, S, 3)``.
+        shift: float32, shape ``(1, 3, 1, 1)``.
+        scale: float32, shape ``(1, 3, 1, 1)``.
+        dtype: floating-point type of the result; the arithmetic is in float32.
+        memory_format: of the result.
+
+    Returns:
+        Shape ``(N, 3, S, S)``.
+    """
+    n, height, width, channels = pixels.shape
+    shape = (n, channels, height, width)
+    images = torch.empty(shape, dtype=dtype, device=pixels.device, memory_format=memory_format)
+    return torch.addcmul(shift, pixels.permute(0, 3, 1, 2), scale, out=images)
 
 
 def _per_channel(values: torch.Tensor, device: torch.device) -> torch.Tensor:

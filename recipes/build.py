@@ -15,19 +15,21 @@ from composer.core import Callback
 from composer.loggers import LoggerDestination, WandBLogger
 from composer.loss import soft_cross_entropy
 from composer.metrics import CrossEntropy
-from composer.models import ComposerClassifier
 from composer.utils import dist, reproducibility
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from mixsize.algorithms import epoch_schedule
 from mixsize.algorithms.bn_calibrate import BNCalibrate
+from mixsize.algorithms.composer_model import EngineClassifier
 from mixsize.algorithms.epoch_schedule import EpochSchedule, Schedule, elapsed_fraction
 from mixsize.algorithms.grad_smoothing import GradSmoothing
 from mixsize.algorithms.mixsize_sampling import MixSizeSampling
+from mixsize.algorithms.preflight import Preflight
 from mixsize.algorithms.progression import Progression
 from mixsize.algorithms.progressive_resize import ProgressiveResize
 from mixsize.algorithms.regime import Base, Regime, check_stride
+from mixsize.algorithms.shapes import shapes_of
 from mixsize.algorithms.step_seed import StepSeed
 from mixsize.ffcv_loaders import augment
 from mixsize.ffcv_loaders.augment import Augment
@@ -123,6 +125,7 @@ def build(recipe: schema.Recipe) -> Run:
     loader = build_loader(recipe, train, regime, device)
     if start.checkpoint is not None:
         check_data(folder, loader.dataset.identity())
+    preflight = prepare_execution(recipe, model, regime, device)
     drawn = [choice.size_px for part in regime.regimes for choice in part.choices]
     check_sizes(model.module, recipe.model.name, [*drawn, *recipe.evaluation.sizes])
     evaluators = build_evaluators(recipe, train, evaluation, network_stride(model.module), device)
@@ -134,7 +137,7 @@ def build(recipe: schema.Recipe) -> Run:
     times = Times(sampling, calibration, began)
     curve = LearningCurve(sampling, ACCURACY, {evaluator_label(size): size for size in recipe.evaluation.sizes})
     gradient_norms = GradientNorms(sampling, smoothing)
-    companions = [algorithm for algorithm in (smoothing, calibration) if algorithm is not None]
+    companions = [algorithm for algorithm in (smoothing, calibration, preflight) if algorithm is not None]
     # Nothing of an earlier run is touched before all of the above has been found to work.
     dist.barrier()
     if rank == 0 and start.checkpoint is None:
@@ -198,7 +201,7 @@ def open_data(data: schema.Data) -> tuple[Beton, Beton]:
     return train, evaluation
 
 
-def build_model(recipe: schema.Recipe, num_classes: int) -> ComposerClassifier:
+def build_model(recipe: schema.Recipe, num_classes: int) -> EngineClassifier:
     """The network with its loss and metrics."""
     module = create_network(recipe.model, num_classes)
     if recipe.optimizer.train == "head_and_batch_norm":
@@ -212,7 +215,7 @@ def build_model(recipe: schema.Recipe, num_classes: int) -> ComposerClassifier:
             return torch.nn.functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
         return soft_cross_entropy(outputs, targets)
 
-    return ComposerClassifier(
+    return EngineClassifier(
         module,
         num_classes=num_classes,
         val_metrics=MetricCollection(
@@ -220,6 +223,35 @@ def build_model(recipe: schema.Recipe, num_classes: int) -> ComposerClassifier:
         ),
         loss_fn=loss,
     )
+
+
+def prepare_execution(
+    recipe: schema.Recipe, model: EngineClassifier, regime: Regime | Progression, device: torch.device
+) -> Preflight | None:
+    """Set how the network's training passes run; returns what visits their shapes first, where the recipe wants it.
+
+    Raises:
+        ValueError: CUDA graphs without CUDA, or on several ranks.
+    """
+    config = recipe.execution
+    ranks = process_rank()[1]
+    if config.network == "cuda_graphs":
+        if ranks > 1:
+            raise ValueError(
+                f"execution.network: cuda_graphs runs on one rank, and there are {ranks}, whose gradients are averaged "
+                "while the backward pass runs; choose compile"
+            )
+        if device.type != "cuda":
+            raise ValueError(f"execution.network: cuda_graphs needs a GPU, and this runs on the {device}; choose eager")
+        # Graphs are of memory, where the Trainer's moving the model later would leave nothing.
+        model.to(device)
+    model.use_engine(config.network, len(shapes_of(regime, ranks, recipe.microbatch_images)))
+    wanted = device.type == "cuda" if config.preflight is None else config.preflight
+    if not wanted:
+        return None
+    # The shapes are few, and each is tuned before training.
+    torch.backends.cudnn.benchmark = True
+    return Preflight(recipe.channels_last, recipe.progress_bar)
 
 
 def build_sampling(recipe: schema.Recipe, regime: Regime | Progression) -> MixSizeSampling:

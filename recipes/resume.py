@@ -25,7 +25,7 @@ WEIGHTS_FILE = "model.safetensors"
 BATCH_LOGS = "batches-rank*.csv"
 
 # What may change while a run is stopped: nothing that decides its batches or its weights.
-_FREE_SECTIONS = ("output", "loader", "evaluation")
+_FREE_SECTIONS = ("output", "loader", "evaluation", "execution")
 _FREE_KEYS = ("name", "device", "progress_bar", "data.train", "data.eval", "data.train_images", "data.classes")
 # Schedules that do not look at the run's length, so that it may be extended.
 _OPEN_ENDED = ("multistep", "constant")
@@ -125,6 +125,7 @@ def finished_record(recipe: schema.Recipe, folder: Path) -> RunRecord | None:
         asked["regime"]["batch_multiple"] = trained["regime"].get("batch_multiple")
     for values in (asked, trained):
         values.pop("output", None)
+        values.pop("execution", None)
         values.pop("progress_bar", None)
     return None if differences(trained, asked) else record
 

@@ -502,6 +502,19 @@ class Loader(Section):
     )
 
 
+class Execution(Section):
+    """How the passes of a training step run."""
+
+    network: Literal["eager", "compile", "cuda_graphs"] = Field(
+        "eager",
+        description="eager; compile: by torch.compile, once for each shape; cuda_graphs: replayed from a CUDA graph of"
+        " each shape, on one rank, in whole batches",
+    )
+    preflight: bool | None = Field(
+        None, description="visit every shape once before training, which counts as set-up; null: on a GPU"
+    )
+
+
 def _distinct(sizes: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(sizes)) < len(sizes):
         raise fault("lists a size twice")
@@ -592,6 +605,7 @@ class Recipe(Section):
     smoothing: Smoothing | None = Field(None, description="gradient smoothing; null: none")
     calibration: Calibration | None = Field(None, description="batch-norm calibration at evaluation; null: none")
     loader: Loader = Field(Loader(), description="the training loader")
+    execution: Execution = Field(Execution(), description="how the passes of a training step run")
     evaluation: Evaluation = Field(description="when and at which sizes accuracy is measured")
     output: Output = Field(Output(), description="what is written, and where")
 
@@ -621,6 +635,16 @@ class Recipe(Section):
                     f"is in epochs, of which max_duration {self.max_duration} has no known number; must be 0",
                     ("schedule", "warmup_epochs"),
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_take_whole_batches(self) -> "Recipe":
+        if self.execution.network == "cuda_graphs" and self.microbatch_images is not None:
+            raise fault(
+                "a graph writes gradients over those of the microbatch before: leave out microbatch_images, or choose "
+                "compile",
+                ("execution", "network"),
+            )
         return self
 
     @model_validator(mode="after")

@@ -52,6 +52,10 @@ class Times(Callback):
         total, count = self._by_shape.get(shape, (0.0, 0))
         return total / count if count else None
 
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Algorithms have done what they do before the first step, a visit to every shape for instance."""
+        self.end_set_up()
+
     def end_set_up(self) -> None:
         """Training, or what is left of a run to do, begins now."""
         self._fit_began = time.perf_counter()

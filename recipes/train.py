@@ -69,10 +69,10 @@ def fit(run: Run) -> RunRecord:
         if run.resumed is not None and dist.get_global_rank() == 0:
             time_now = state.timestamp
             print(f"going on from {run.resumed}: epoch {int(time_now.epoch)}, step {int(time_now.batch)}", flush=True)
-        run.times.end_set_up()
         if not _has_ended(state):
             run.trainer.fit()
         else:
+            run.times.end_set_up()
             run.trainer.eval()
             run.curve.note(state)
         calibrated = None if run.calibration is None else _set_calibrated_apart(run, run.calibration)

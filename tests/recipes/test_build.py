@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from mixsize.algorithms.preflight import Preflight
 from mixsize.algorithms.regime import Base, Regime
 from mixsize.ffcv_loaders.convert import convert
 from mixsize.recipes import build
@@ -158,12 +160,42 @@ def test_any_timm_network_trains_by_name(digits, tmp_path):
         (["evaluation.sizes=[10]"], "size 10 px is not a multiple of the stride 4"),
         (["regime.base.batch_size=2000"], "1437 images are too few.*batch of 2000"),
         (["data.train=/nowhere.beton"], "/nowhere.beton"),
+        (["execution.network=cuda_graphs"], "execution.network: cuda_graphs needs a GPU, and this runs on the cpu"),
     ],
 )
 def test_what_cannot_be_built_is_refused(digits, tmp_path, items, words):
     with pytest.raises(ValueError, match=words):
         build.build(recipe(digits, tmp_path, *items))
     assert not (tmp_path / "runs").exists()
+
+
+def test_shapes_are_visited_as_part_of_the_set_up_and_nothing_else_changes(digits, tmp_path):
+    records = []
+    for name, visited in (("with", "true"), ("without", "false")):
+        items = ["regime/digits_bplus", "max_duration=3ba", f"name={name}", f"execution.preflight={visited}"]
+        run = build.build(recipe(digits, tmp_path, *items, "evaluation.sizes=[16]"))
+        preflight = [algorithm for algorithm in run.trainer.state.algorithms if isinstance(algorithm, Preflight)]
+        records.append(fit(run))
+        assert len(preflight) == (visited == "true")
+        if preflight:
+            assert records[0].seconds.set_up > preflight[0].seconds > 0
+    assert records[0].loss == records[1].loss
+    # On the CPU nobody waits for a shape's first step, so that none is visited unless that is asked for.
+    assert recipe(digits, tmp_path).execution.preflight is None
+
+
+def test_compiled_passes_train_as_eager_ones_do(digits, tmp_path, monkeypatch):
+    torch._dynamo.reset()
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compile_with(model, backend="aot_eager", **options))
+    losses = []
+    for engine in ("eager", "compile"):
+        items = [f"name={engine}", f"execution.network={engine}", "regime/digits_bplus", "max_duration=6ba"]
+        run = build.build(recipe(digits, tmp_path, *items, "evaluation.sizes=[16]"))
+        losses.append(fit(run).loss["16"])
+        network = create_network(run.recipe.model, 10)
+        network.load_state_dict(load_file(tmp_path / f"runs/{engine}/model.safetensors"))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_a_gpu_that_is_not_there_is_refused(digits, tmp_path, monkeypatch):
