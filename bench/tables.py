@@ -1,7 +1,8 @@
 """README's tables, made from the result files they rest on.
 
 A table stands between ``<!-- table: KIND FILE -->`` and ``<!-- end table -->``, one that rests on the packaged recipes
-alone between ``<!-- table: KIND -->`` and the same; ``python -m mixsize.bench.tables`` rewrites all of them.
+alone between ``<!-- table: KIND -->`` and the same; ``python -m mixsize.bench.tables`` rewrites all of them, and the
+figures that README shows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from mixsize.bench import gradients, loader_report, peers
 from mixsize.bench.fidelity import fidelity_table
+from mixsize.bench.readme_figures import write_figures
 from mixsize.bench.spread import mean_and_spread
 from mixsize.bench.storage import storage_table
 from mixsize.recipes.markdown import markdown_table as _markdown
@@ -170,4 +172,6 @@ def _where(result: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     readme = Path(sys.argv[1] if len(sys.argv) > 1 else "README.md")
-    readme.write_text(refresh(readme.read_text(encoding="utf-8"), readme.parent), encoding="utf-8")
+    fresh = refresh(readme.read_text(encoding="utf-8"), readme.parent)
+    readme.write_text(fresh, encoding="utf-8")
+    write_figures(fresh, readme.parent, readme.parent)

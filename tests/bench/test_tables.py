@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from mixsize.bench.readme_figures import write_figures
 from mixsize.bench.tables import refresh
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +20,26 @@ def test_readme_shows_what_the_result_files_say():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count("<!-- table:") >= 3
     assert refresh(text, ROOT) == text, "run: python -m mixsize.bench.tables"
+
+
+def test_readmes_figures_are_what_the_result_files_give(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    write_figures(text, ROOT, tmp_path)
+    made = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in made} == {".html", ".md", ".png"}
+    for path in made:
+        name = path.relative_to(tmp_path)
+        stale = f"{name} is stale, run: python -m mixsize.bench.tables"
+        if path.suffix == ".png":
+            found, expected = (np.asarray(Image.open(side / name).convert("RGB"), int) for side in (ROOT, tmp_path))
+            # Another build of the plotting library may round a pixel's shade another way.
+            assert found.shape == expected.shape, stale
+            assert np.abs(found - expected).mean() < 0.1, stale
+        else:
+            assert (ROOT / name).read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), stale
+    shown = re.findall(r"!\[[^]]*\]\((\S+)\)", text)
+    assert shown
+    assert {Path(name) for name in shown} <= {path.relative_to(tmp_path) for path in made}
 
 
 def test_a_table_is_made_anew_from_its_file(tmp_path):

@@ -1,0 +1,38 @@
+"""The plots and pages that README shows, made from the result files they rest on.
+
+``<!-- plot: FILE -->`` stands before the plot of a ``mixsize bench loader`` result, which lies beside it;
+``<!-- report: FILE FOLDER -->`` where the report of a suite's result is linked. All are written anew by
+``python -m mixsize.bench.tables``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from mixsize.bench import loader_plot
+from mixsize.bench.report import write_report
+from mixsize.bench.report_sections import make_report
+from mixsize.recipes.run_record import read_records
+
+_PLOT = re.compile(r"<!-- plot: (\S+) -->")
+_REPORT = re.compile(r"<!-- report: (\S+) (\S+) -->")
+
+
+def write_figures(text: str, root: Path, into: Path) -> None:
+    """Write every plot and report that a text names.
+
+    Args:
+        text: README's.
+        root: what file names in it are relative to.
+        into: where the figures go, under the same names.
+    """
+    for file in _PLOT.findall(text):
+        path = (into / file).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        loader_plot.plot(json.loads((root / file).read_text(encoding="utf-8")), path)
+    for file, folder in _REPORT.findall(text):
+        records = read_records(root / file)
+        suites = {record.suite: None for record in records if record.suite is not None}
+        write_report(make_report(", ".join(suites), records), into / folder)
