@@ -7,6 +7,8 @@ wrong and returns what remains to be run; it is imported only once its command w
 from __future__ import annotations
 
 import argparse
+import contextlib
+import faulthandler
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -41,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     What the user can mend ends as one line on standard error and code 2; what only we can, as a traceback.
     """
     args = _parser().parse_args(argv)
+    # A disk that fails under a mapped file, or a bug in compiled code, ends the process: then say where it was.
+    with contextlib.suppress(ValueError, RuntimeError):  # Standard error may be no file.
+        faulthandler.enable()
     try:
         remaining: Callable[[], int] = args.prepare(args)
     except (ValueError, OSError) as error:
