@@ -80,7 +80,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     if not args.dry_run and not torch.cuda.is_available():
         raise ValueError("PyTorch sees no GPU here; --dry-run tries the bench on the CPU, with tiny shapes")
     folder = args.folder or Path("runs/gpu-dry-run" if args.dry_run else "runs/gpu")
-    dry_data = write_dry_data(folder / "data") if args.dry_run else None
+    dry_data = write_dry_data(folder / "data") if args.dry_run and None in (args.data, args.images) else None
     bench = Bench(
         device=torch.device("cpu") if args.dry_run else torch.device("cuda", torch.cuda.current_device()),
         dry_run=args.dry_run,

@@ -39,7 +39,7 @@ class Work:
 
 
 FULL = Work(("resnet50",), InputShape(256, 224), pairs=40, traced_steps=12)
-DRY = Work(("resnet10t",), InputShape(4, 32), pairs=2, traced_steps=3)
+DRY = Work(("test_resnet",), InputShape(4, 32), pairs=2, traced_steps=3)
 #: The shorter one; what fits have before and after their steps is in both.
 _SHORT_STEPS = 2
 

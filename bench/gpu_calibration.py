@@ -43,7 +43,7 @@ class Work:
 
 
 FULL = Work(("resnet50",), (128, 224, 288), batches=200, batch_size=256, rounds=2)
-DRY = Work(("resnet10t",), (32,), batches=2, batch_size=4, rounds=1)
+DRY = Work(("test_resnet",), (32,), batches=2, batch_size=4, rounds=1)
 #: Forward passes before those that are timed.
 _FIRST_BATCHES = 3
 

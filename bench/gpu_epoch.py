@@ -1,4 +1,4 @@
-"""An epoch of mixed sizes against one of the fixed size, from JPEGs and with the loader taken out; and the loader alone."""
+"""An epoch of mixed sizes against one of the fixed size, from JPEGs and without the loader; and the loader alone."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ DRY = Work(
     _DRY_BASE,
     "64 and 32 px",
     Regime.from_sizes({64: 0.3, 32: 0.7}, _DRY_BASE, "B+"),
-    ("resnet10t",),
+    ("test_resnet",),
     100,
     rounds=1,
     loader_rounds=1,
@@ -178,16 +178,16 @@ def table(found: UnitFigures) -> PartTable:
     for epochs in found.values():
         if not isinstance(epochs, Epochs):
             continue
-        for row in epochs.regimes:
-            rows.append(
-                [
-                    f"{epochs.network}, {row.regime}",
-                    str(epochs.threads),
-                    rate(row.with_loader),
-                    rate(row.without_loader),
-                    f"{_IMAGENET_IMAGES / row.with_loader.median:,.0f}",
-                ]
-            )
+        rows += [
+            [
+                f"{epochs.network}, {row.regime}",
+                str(epochs.threads),
+                rate(row.with_loader),
+                rate(row.without_loader),
+                f"{_IMAGENET_IMAGES / row.with_loader.median:,.0f}",
+            ]
+            for row in epochs.regimes
+        ]
         mixed = epochs.regimes[-1]
         notes.append(
             f"An epoch of {mixed.regime} is {times(epochs.speed_up)} as fast as one of the fixed size from JPEGs, "

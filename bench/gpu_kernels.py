@@ -39,7 +39,7 @@ FULL = Work(
     steps=40,
     traced_steps=5,
 )
-DRY = Work((("resnet10t", InputShape(4, 32)),), ("eager",), steps=3, traced_steps=2)
+DRY = Work((("test_resnet", InputShape(4, 32)),), ("eager",), steps=3, traced_steps=2)
 #: Steps before those that are timed: kernels are tuned, compiled or recorded.
 _FIRST_STEPS = 3
 
@@ -115,5 +115,5 @@ def verdicts(found: UnitFigures) -> list[Verdict]:
 
 
 PART = Part(
-    "kernel_gaps", "share of a step that is launching, and what graphs and compilation give", units, table, verdicts
+    "kernel_gaps", "share of a step that is launching; what graphs and compilation give", units, table, verdicts
 )

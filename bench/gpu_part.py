@@ -1,4 +1,4 @@
-"""What a part of ``mixsize bench gpu`` is: units of work, a table of their figures, and targets that they meet or miss."""
+"""What a part of ``mixsize bench gpu`` is: units of work, a table of their figures, and targets met or missed."""
 
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ class Part:
 
 def milliseconds(seconds: Spread) -> str:
     """Median and quartiles of seconds, in milliseconds."""
-    return f"{1e3 * seconds.median:.2f} ({1e3 * seconds.low:.2f}-{1e3 * seconds.high:.2f})"
+    median, low, high = (f"{1e3 * value:.4g}" for value in (seconds.median, seconds.low, seconds.high))
+    return f"{median} ({low}-{high})"
 
 
 def times(ratio: Spread) -> str:

@@ -444,10 +444,9 @@ def read_gpu_record(path: Path) -> GpuRecord:
         return GpuRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise ValueError(
-            f"{path}: is no record of mixsize bench gpu: {at + ': ' if at else ''}{first['msg']}"
-        ) from error
+        key = ".".join(map(str, first["loc"]))
+        at = f"{key}: " if key else ""
+        raise ValueError(f"{path}: is no record of mixsize bench gpu: {at}{first['msg']}") from error
 
 
 def write_gpu_record(path: Path, record: GpuRecord) -> None:

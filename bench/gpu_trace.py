@@ -1,7 +1,7 @@
 """What PyTorch's profiler saw: when the device was at work, and where the host waited for it.
 
-Read from the profiler's trace file, whose events are plain mappings: ``cat`` (kind), ``name``, and ``ts`` and ``dur`` in
-microseconds.
+Read from the profiler's trace file, whose events are plain mappings: ``cat`` (kind), ``name``, and ``ts`` and ``dur``
+in microseconds.
 """
 
 from __future__ import annotations
