@@ -65,6 +65,7 @@ def measure_calibration(network: str, size_px: int, work: Work, bench: Bench) ->
             return time.perf_counter() - began
 
         calibrate(repeat(batch), _FIRST_BATCHES)
+        photographs.warm_up()
         for number in range(work.rounds):
             for loads in (True, False) if number % 2 else (False, True):
                 plan = photographs.plan(regime, work.batches * work.batch_size, epoch=number)

@@ -75,7 +75,8 @@ def measure_epochs(network: str, work: Work, bench: Bench) -> Epochs:
         step = TrainingStep(network, bench.device, shapes)
         noise = NoiseBatches(shapes, bench.device)
         step.preflight()
-        # The first round fills the page cache and starts threads.
+        photographs.warm_up()
+        # The first round reads the file into memory.
         for number in range(work.rounds + 1):
             for name, loads in shuffled(rates, number):
                 plan = photographs.plan(regimes[name], work.images, epoch=number)
@@ -108,6 +109,7 @@ def measure_epochs(network: str, work: Work, bench: Bench) -> Epochs:
 
 def measure_loader(work: Work, bench: Bench) -> LoaderRates:
     """Images a second that arrive on the device when nothing is trained, by number of threads."""
+    Photographs(bench.images, bench.device, bench.threads).warm_up()
     rates: dict[int, list[float]] = {threads: [] for threads in thread_counts(bench.threads)}
     for number in range(work.loader_rounds):
         for threads in shuffled(rates, number):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mixsize.algorithms.regime import Regime
+from mixsize.algorithms.regime import Base, Regime
 from mixsize.bench.gpu_record import DataFacts
 from mixsize.ffcv_loaders.augment import CenterCrop, RandomResizedCrop
 from mixsize.ffcv_loaders.beton import Beton
@@ -18,6 +18,7 @@ from mixsize.ffcv_loaders.plan import EpochPlan, plan_epoch
 
 _SEED = 0
 _PREFETCH = 2
+_WARM_UP_IMAGES = 64
 
 
 class Photographs:
@@ -54,6 +55,12 @@ class Photographs:
         """The batches of a plan, on the device."""
         for _, images, labels in self._source.stream(plan, self._augment, _SEED):
             yield images, labels
+
+    def warm_up(self) -> None:
+        """Serve a few images: the first that a process decodes wait for the decoder's compilation, for seconds."""
+        images = min(_WARM_UP_IMAGES, self._source.beton.num_samples)
+        for _ in self.serve(self.plan(Regime.fixed(Base(32, images)), images, epoch=0)):
+            pass
 
 
 def describe(file: Path) -> DataFacts:
