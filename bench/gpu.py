@@ -21,7 +21,9 @@ from mixsize.bench.gpu_dry_data import write_dry_data
 from mixsize.bench.gpu_part import Bench, Part, Unit
 from mixsize.bench.gpu_record import Figures, GpuRecord, PartRecord, UnitRecord, read_gpu_record, write_gpu_record
 from mixsize.bench.gpu_report import PARTS, left_over, part_named, part_table, print_table, targets_table
+from mixsize.bench.gpu_training import CLASSES
 from mixsize.bench.records import result_path
+from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.ranks import default_threads
 from mixsize.recipes.environment import environment, source_version
 
@@ -211,10 +213,15 @@ class Session:
 
 def _check_files(parts: Sequence[Part], bench: Bench) -> None:
     reads = frozenset[str]().union(*(part.reads for part in parts))
-    if "images" in reads and not bench.images.is_file():
-        raise ValueError(
-            f"--images: {bench.images} is not there; write it with mixsize convert path/to/images {bench.images}"
-        )
+    if "images" in reads:
+        if not bench.images.is_file():
+            raise ValueError(
+                f"--images: {bench.images} is not there; write it with mixsize convert path/to/images {bench.images}"
+            )
+        with Beton.open(bench.images) as beton:
+            beton.check_labels(CLASSES)
+            if not beton.is_jpeg.all():
+                raise ValueError(f"--images: {bench.images} holds raw pixels; decoding is timed from JPEGs")
     missing = [name for name in _CIFAR_FILES if not (bench.cifar / name).is_file()]
     if "cifar" in reads and missing:
         raise ValueError(

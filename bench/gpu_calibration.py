@@ -17,6 +17,7 @@ from mixsize.bench.gpu_part import Bench, Part, PartTable, Unit, UnitFigures, Ve
 from mixsize.bench.gpu_photographs import Photographs
 from mixsize.bench.gpu_record import CalibrationTime, Spread
 from mixsize.bench.gpu_training import NoiseBatches, TrainingStep, tuned_kernels
+from mixsize.ffcv_loaders.beton import Beton
 
 #: Seconds that a size may take, from JPEGs.
 SECONDS_TARGET = 10.0
@@ -51,10 +52,11 @@ _FIRST_BATCHES = 3
 def measure_calibration(network: str, size_px: int, work: Work, bench: Bench) -> CalibrationTime:
     """Calibrate from JPEGs and from the device, turn about."""
     shape = InputShape(work.batch_size, size_px)
-    photographs = Photographs(bench.images, bench.device, bench.threads, evaluation=True)
     regime = Regime.fixed(Base(size_px, work.batch_size))
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    with tuned_kernels(), torch.autocast(bench.device.type, torch.bfloat16):
+    autocast = torch.autocast(bench.device.type, torch.bfloat16)
+    with Beton.open(bench.images) as beton, tuned_kernels(), autocast:
+        photographs = Photographs(beton, bench.device, bench.threads, evaluation=True)
         module = TrainingStep(network, bench.device, [shape]).network.eval()
         batch = NoiseBatches([shape], bench.device)[shape]
 

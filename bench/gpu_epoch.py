@@ -15,6 +15,7 @@ from mixsize.bench.gpu_part import Bench, Part, PartTable, Unit, UnitFigures, Ve
 from mixsize.bench.gpu_photographs import Photographs, describe
 from mixsize.bench.gpu_record import Epochs, EpochTime, LoaderRate, LoaderRates, Spread
 from mixsize.bench.gpu_training import NoiseBatches, TrainingStep, drawn_shapes, shuffled, tuned_kernels
+from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.plan import plan_epoch
 
 #: An epoch of the mix is to be this many times as fast as one of the fixed size.
@@ -68,11 +69,14 @@ DRY = Work(
 def measure_epochs(network: str, work: Work, bench: Bench) -> Epochs:
     """Images a second of both regimes, with the loader and without, turn about."""
     regimes = {FIXED: Regime.fixed(work.base), work.sizes: work.mix}
-    shapes = sorted({shape for regime in regimes.values() for shape in shapes_of(regime)}, reverse=True)
-    photographs = Photographs(bench.images, bench.device, bench.threads)
+    shapes = {shape for regime in regimes.values() for shape in shapes_of(regime)}
+    # The largest first, which leaves memory in one piece.
+    ordered = sorted(shapes, key=lambda shape: shape.images * shape.size_px**2, reverse=True)
     rates: dict[tuple[str, bool], list[float]] = {(name, loads): [] for name in regimes for loads in (True, False)}
-    with tuned_kernels():
-        step = TrainingStep(network, bench.device, shapes)
+    with tuned_kernels(), Beton.open(bench.images) as beton:
+        data = describe(bench.images, beton)
+        photographs = Photographs(beton, bench.device, bench.threads)
+        step = TrainingStep(network, bench.device, ordered)
         noise = NoiseBatches(shapes, bench.device)
         step.preflight()
         photographs.warm_up()
@@ -92,7 +96,7 @@ def measure_epochs(network: str, work: Work, bench: Bench) -> Epochs:
         network=network,
         images=work.images,
         threads=bench.threads,
-        data=describe(bench.images),
+        data=data,
         regimes=[
             EpochTime(
                 regime=name,
@@ -109,20 +113,22 @@ def measure_epochs(network: str, work: Work, bench: Bench) -> Epochs:
 
 def measure_loader(work: Work, bench: Bench) -> LoaderRates:
     """Images a second that arrive on the device when nothing is trained, by number of threads."""
-    Photographs(bench.images, bench.device, bench.threads).warm_up()
     rates: dict[int, list[float]] = {threads: [] for threads in thread_counts(bench.threads)}
-    for number in range(work.loader_rounds):
-        for threads in shuffled(rates, number):
-            photographs = Photographs(bench.images, bench.device, threads)
-            plan = photographs.plan(work.mix, work.images, epoch=number)
-            began = time.perf_counter()
-            for _ in photographs.serve(plan):
-                pass
-            _wait(bench.device)
-            rates[threads].append(len(plan.samples) / (time.perf_counter() - began))
+    with Beton.open(bench.images) as beton:
+        data = describe(bench.images, beton)
+        Photographs(beton, bench.device, bench.threads).warm_up()
+        for number in range(work.loader_rounds):
+            for threads in shuffled(rates, number):
+                photographs = Photographs(beton, bench.device, threads)
+                plan = photographs.plan(work.mix, work.images, epoch=number)
+                began = time.perf_counter()
+                for _ in photographs.serve(plan):
+                    pass
+                _wait(bench.device)
+                rates[threads].append(len(plan.samples) / (time.perf_counter() - began))
     return LoaderRates(
         regime=work.sizes,
-        data=describe(bench.images),
+        data=data,
         cores=bench.threads,
         rates=[LoaderRate(threads=threads, images_per_second=Spread.of(values)) for threads, values in rates.items()],
     )

@@ -25,16 +25,16 @@ class Photographs:
     """Batches as :class:`~mixsize.ffcv_loaders.MixSizeLoader` serves them, but for epochs longer than the file.
 
     Args:
-        file: ``.beton``.
+        beton: the file, which must stay open while batches are served.
         device: where batches go, in channels-last memory.
         threads: that decode.
         evaluation: cut views as evaluation does, not as training.
     """
 
-    def __init__(self, file: Path, device: torch.device, threads: int, *, evaluation: bool = False) -> None:
+    def __init__(self, beton: Beton, device: torch.device, threads: int, *, evaluation: bool = False) -> None:
         self._augment = CenterCrop() if evaluation else RandomResizedCrop()
         self._source = BetonSource(
-            file,
+            beton,
             self._augment,
             mean=None,
             std=None,
@@ -63,13 +63,12 @@ class Photographs:
             pass
 
 
-def describe(file: Path) -> DataFacts:
+def describe(file: Path, beton: Beton) -> DataFacts:
     """What a record says of the images."""
-    with Beton.open(file) as beton:
-        return DataFacts(
-            file=file.name,
-            images=beton.num_samples,
-            mean_height=float(beton.heights.mean()),
-            mean_width=float(beton.widths.mean()),
-            levels=len(beton.levels),
-        )
+    return DataFacts(
+        file=file.name,
+        images=beton.num_samples,
+        mean_height=float(beton.heights.mean()),
+        mean_width=float(beton.widths.mean()),
+        levels=len(beton.levels),
+    )

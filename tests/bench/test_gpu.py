@@ -120,6 +120,25 @@ def test_the_profilers_trace_is_understood():
     assert 0 < busy_seconds(events, CPU) < 60
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpus_trace_and_clock_are_understood():
+    ones = torch.ones(512, 512, device="cuda")
+    step = gpu_training.TrainingStep("test_resnet", CUDA, [SMALL])
+    images, labels = gpu_training.NoiseBatches([SMALL], CUDA)[SMALL]
+    step(images, labels)
+    quiet = record_trace(lambda: step(images, labels, smooth=True), CUDA)
+    waiting = record_trace(lambda: step(images, labels).item(), CUDA)
+    assert host_waits(waiting) == host_waits(quiet) + 1
+    assert launches(quiet) > 50
+    clock = LapClock(CUDA)
+    clock.mark()
+    events = record_trace(lambda: ones @ ones, CUDA)
+    clock.mark()
+    (lap,) = clock.laps()
+    assert 0 < busy_seconds(events, CUDA) < lap
+
+
 def test_waits_outside_the_steps_drop_out():
     # 7 at either end of a fit, 2 a step.
     assert gpu_algorithms.waits_a_step(7 + 2 * 2, 2, 7 + 2 * 12, 12) == 2
@@ -717,12 +736,14 @@ def test_without_a_gpu_only_a_dry_run_is_possible(capsys):
         (["--minutes", "0"], "--minutes is 0; it must be above 0"),
         (["--ranks", "0"], "--ranks is 0; it must be at least 1"),
         (["--images", "nowhere.beton"], "--images: nowhere.beton is not there; write it with mixsize convert"),
+        (["--images", "digits/train.beton"], "digits/train.beton holds raw pixels; decoding is timed from JPEGs"),
         (["--data", "nowhere"], "--data: nowhere/train.beton is not there; write it with mixsize convert cifar10"),
         (["optimizer.lr=0"], "optimizer.lr: must be greater than 0, got 0"),
     ],
 )
 def test_mistakes_are_named(argv, words, tmp_path, dry_data, capsys):
     shutil.copytree(dry_data.cifar.parent, tmp_path / "gpu/data")
+    argv = [word.replace("digits/", f"{dry_data.cifar}/") for word in argv]
     assert main(["bench", "gpu", "--dry-run", "--folder", str(tmp_path / "gpu"), *argv]) == 2
     assert words in capsys.readouterr().err
 
