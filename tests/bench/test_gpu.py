@@ -218,12 +218,13 @@ def test_enough_cores_are_the_fewest_from_which_on_the_loader_keeps_up():
 
 
 def test_distances_are_held_against_the_loosest_eager_run():
-    eager = [np.array([0.0, 0.0]), np.array([0.2, 0.2]), np.array([-0.4, -0.4])]
-    found = gpu_equivalence.deviation(np.array([1.0, 9.0]), eager, steps=1, allowed=2.0)
-    # To the others: (0.2 + 0.4) / 2, (0.2 + 0.6) / 2 and (0.4 + 0.6) / 2; the engine: (1 + 0.8 + 1.4) / 3.
-    assert (found.noise, found.engine) == (pytest.approx(0.5), pytest.approx(3.2 / 3))
+    eager = [np.array([0.0, 0.0, 5.0]), np.array([0.6, -0.8, 5.0]), np.array([-0.6, 0.8, 5.0])]
+    found = gpu_equivalence.deviation(np.array([1.0, 1.0, 9.0]), eager, steps=2, allowed=1.08)
+    # Root mean squares over two steps. Of the second to the others: (sqrt(0.5) + sqrt(2)) / 2, as of the third, and the
+    # first is nearer; of the engine: (1 + sqrt(1.7) + sqrt(1.3)) / 3.
+    assert (found.noise, found.engine) == (pytest.approx(1.06066, rel=1e-5), pytest.approx(1.14801, rel=1e-5))
     assert not found.within
-    assert replace_allowed(found, 2.2).within
+    assert replace_allowed(found, 1.09).within
 
 
 def replace_allowed(found: Deviation, allowed: float) -> Deviation:
