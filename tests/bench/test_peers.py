@@ -214,6 +214,13 @@ def test_runs_are_planned_seed_by_seed_with_all_but_the_sizes_alike(data):
     assert by_peer["timm"] == by_peer["timm_progressive"] == compose(items(data, mix)).regime
 
 
+def test_sizes_alone_are_compared(data):
+    """The packaged regime smooths gradients, which the peers do not."""
+    assert compose(items(data, "regime/s28_bplus")).smoothing is not None
+    runs = peers.plan_runs(items(data, "calibration={batches: 5}"), ["regime/s28_bplus"], peer_run.PEERS, seeds=1)
+    assert all(run.recipe.smoothing is None and run.recipe.calibration is None for run in runs)
+
+
 @pytest.mark.parametrize(
     ("more", "regimes", "words"),
     [
@@ -221,7 +228,6 @@ def test_runs_are_planned_seed_by_seed_with_all_but_the_sizes_alike(data):
         ([], ["regime/fixed"], "none serves timm"),
         ([], ["regime/digits_dplus"], "a mix of sizes without duplicates, which D+ is not"),
         ([], ["regime/digits_bplus", "regime/digits_bplus"], "was already asked for"),
-        ([], ["regime/s28_bplus"], "has smoothing or calibration, which the peers have not"),
         (["data.train=/nowhere.beton"], ["regime/digits_bplus"], "/nowhere.beton"),
     ],
 )
