@@ -16,17 +16,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import requests
-import wandb
 
 from mixsize.bench.spread import mean_and_spread
 from mixsize.recipes.markdown import markdown_table
 from mixsize.recipes.run_record import RunRecord, by_label
-from mixsize.recipes.wandb_log import log_record, make_id, settings, summary_of
+from mixsize.recipes.wandb_log import import_wandb, log_record, make_id, settings, summary_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wandb_workspaces.reports.v2 import Report
+
+wandb = import_wandb()
 
 _PATIENCE_SECONDS = 5
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import wandb
 from composer.core import State
 from composer.utils import dist
 from rich.console import Console
@@ -27,7 +26,7 @@ from mixsize.recipes.recording import accuracies, make_record
 from mixsize.recipes.resume import RECORD_FILE, WEIGHTS_FILE, finished_record
 from mixsize.recipes.run_record import RunRecord
 from mixsize.recipes.time_budget import TimeBudget
-from mixsize.recipes.wandb_log import log_record
+from mixsize.recipes.wandb_log import import_wandb, log_record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,8 +79,8 @@ def fit(run: Run) -> RunRecord:
         if dist.get_global_rank() == 0:
             save_weights(network_of(run.trainer.state), run.folder / WEIGHTS_FILE)
             write_text(run.folder / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
-            if wandb.run is not None and run.recipe.output.wandb is not None:
-                log_record(wandb.run, record)
+            if run.recipe.output.wandb is not None and (under_way := import_wandb().run) is not None:
+                log_record(under_way, record)
     except BaseException:
         # Not the Trainer's close(), which waits for ranks that may be waiting for this one.
         run.trainer.engine.close()

@@ -1,21 +1,35 @@
-"""What Weights & Biases is told of a run beside the metrics of each step: its identity, and its record."""
+"""What Weights & Biases is told of a run beside the metrics of each step: its identity, and its record.
+
+wandb is imported by those who log to it only.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from pathlib import Path
-from typing import Any
-
-import wandb
-from wandb.sdk.wandb_run import Run as WandbRun
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from mixsize.recipes.files import write_text
 from mixsize.recipes.run_record import RunRecord
 
+if TYPE_CHECKING:
+    import wandb
+    from wandb.sdk.wandb_run import Run as WandbRun
+
 #: Holds the id of the run at Weights & Biases, in the run's folder.
 WANDB_ID_FILE = "wandb-id.txt"
 _LONGEST_ID = 128
+
+
+def import_wandb() -> ModuleType:
+    """wandb, which reports errors of its own to its makers only where ``WANDB_ERROR_REPORTING`` asks it to."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # It is read when wandb is imported.
+    import wandb
+
+    return wandb
 
 
 def run_id(group: str | None, name: str, folder: Path) -> str:
@@ -44,7 +58,7 @@ def settings() -> wandb.Settings:
     By default a table that is logged off line makes wandb 0.18 ask the service for its version, and without a network
     to go on asking for minutes.
     """
-    return wandb.Settings(allow_offline_artifacts=False)
+    return import_wandb().Settings(allow_offline_artifacts=False)
 
 
 def log_record(run: WandbRun, record: RunRecord) -> None:
@@ -57,7 +71,7 @@ def log_record(run: WandbRun, record: RunRecord) -> None:
     # Not wandb.log's step: these belong to the run's end, whatever its last step was.
     run.log({"accuracy_by_size": accuracy_table(record), "gradient_norms_by_size": gradient_norm_table(record)})
     shapes = shape_table(record)
-    run.log({"shapes": shapes, "plan": wandb.plot.bar(shapes, "shape", "steps", title="Steps by shape drawn")})
+    run.log({"shapes": shapes, "plan": import_wandb().plot.bar(shapes, "shape", "steps", title="Steps by shape drawn")})
     run.summary.update(summary_of(record))
 
 
@@ -85,7 +99,7 @@ def accuracy_table(record: RunRecord) -> wandb.Table:
         [int(size), accuracy, calibrated.get(size), record.loss.get(size), record.macs.get(size)]
         for size, accuracy in record.accuracy.items()
     ]
-    return wandb.Table(columns=["size_px", "top1", "calibrated_top1", "loss", "macs"], data=rows)
+    return import_wandb().Table(columns=["size_px", "top1", "calibrated_top1", "loss", "macs"], data=rows)
 
 
 def shape_table(record: RunRecord) -> wandb.Table:
@@ -94,10 +108,12 @@ def shape_table(record: RunRecord) -> wandb.Table:
         [f"{row.size_px} px x {row.batch_size} x {row.duplicates}", *row.model_dump().values()] for row in record.shapes
     ]
     columns = ["shape", "size_px", "batch_size", "duplicates", "steps", "seconds_per_step"]
-    return wandb.Table(columns=columns, data=rows)
+    return import_wandb().Table(columns=columns, data=rows)
 
 
 def gradient_norm_table(record: RunRecord) -> wandb.Table:
     """Gradient norms by image side, before and after smoothing."""
     columns = ["size_px", "steps", "mean", "std", "smoothed_mean", "smoothed_std"]
-    return wandb.Table(columns=columns, data=[list(row.model_dump().values()) for row in record.gradient_norms])
+    return import_wandb().Table(
+        columns=columns, data=[list(row.model_dump().values()) for row in record.gradient_norms]
+    )
