@@ -7,6 +7,7 @@ wrong and returns what remains to be run; it is imported only once its command w
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     What the user can mend ends as one line on standard error and code 2; what only we can, as a traceback.
     """
+    # wandb, which timm imports where it is there, reads it then, and would send its makers reports of its own errors.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
         args = _parser().parse_args(argv)
         try:

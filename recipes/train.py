@@ -20,13 +20,14 @@ from mixsize.ffcv_loaders.ranks import default_threads
 from mixsize.recipes.arguments import add_items
 from mixsize.recipes.build import Run, build, run_folder
 from mixsize.recipes.compose import compose
+from mixsize.recipes.console import plain_console
 from mixsize.recipes.environment import source_version
 from mixsize.recipes.files import in_one_piece, write_text
 from mixsize.recipes.recording import accuracies, make_record
 from mixsize.recipes.resume import RECORD_FILE, WEIGHTS_FILE, finished_record
 from mixsize.recipes.run_record import RunRecord
 from mixsize.recipes.time_budget import TimeBudget
-from mixsize.recipes.wandb_log import import_wandb, log_record
+from mixsize.recipes.wandb_log import current_run, log_record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +80,7 @@ def fit(run: Run) -> RunRecord:
         if dist.get_global_rank() == 0:
             save_weights(network_of(run.trainer.state), run.folder / WEIGHTS_FILE)
             write_text(run.folder / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
-            if run.recipe.output.wandb is not None and (under_way := import_wandb().run) is not None:
+            if run.recipe.output.wandb is not None and (under_way := current_run()) is not None:
                 log_record(under_way, record)
     except BaseException:
         # Not the Trainer's close(), which waits for ranks that may be waiting for this one.
@@ -87,7 +88,7 @@ def fit(run: Run) -> RunRecord:
         raise
     run.trainer.close()
     if dist.get_global_rank() == 0:
-        print_record(record, Console())
+        print_record(record, plain_console())
         print(f"record: {run.folder / RECORD_FILE}")
     return record
 
@@ -123,7 +124,7 @@ def save_weights(network: torch.nn.Module, path: Path) -> None:
 
 def _show_finished(record: RunRecord, folder: Path) -> int:
     if int(os.environ.get("RANK", 0)) == 0:
-        print_record(record, Console())
+        print_record(record, plain_console())
         print(f"{folder} ended before; this is its record. output.restart=true trains anew")
     return 0
 

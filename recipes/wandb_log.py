@@ -5,11 +5,9 @@ wandb is imported by those who log to it only.
 
 from __future__ import annotations
 
-import os
 import re
 import uuid
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mixsize.recipes.files import write_text
@@ -22,14 +20,6 @@ if TYPE_CHECKING:
 #: Holds the id of the run at Weights & Biases, in the run's folder.
 WANDB_ID_FILE = "wandb-id.txt"
 _LONGEST_ID = 128
-
-
-def import_wandb() -> ModuleType:
-    """wandb, which reports errors of its own to its makers only where ``WANDB_ERROR_REPORTING`` asks it to."""
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # It is read when wandb is imported.
-    import wandb
-
-    return wandb
 
 
 def run_id(group: str | None, name: str, folder: Path) -> str:
@@ -58,7 +48,16 @@ def settings() -> wandb.Settings:
     By default a table that is logged off line makes wandb 0.18 ask the service for its version, and without a network
     to go on asking for minutes.
     """
-    return import_wandb().Settings(allow_offline_artifacts=False)
+    import wandb
+
+    return wandb.Settings(allow_offline_artifacts=False)
+
+
+def current_run() -> WandbRun | None:
+    """The run that this process logs to, if any."""
+    import wandb
+
+    return wandb.run
 
 
 def log_record(run: WandbRun, record: RunRecord) -> None:
@@ -68,10 +67,12 @@ def log_record(run: WandbRun, record: RunRecord) -> None:
         run: under way, on or off line.
         record: of a run that finished.
     """
+    import wandb
+
     # Not wandb.log's step: these belong to the run's end, whatever its last step was.
     run.log({"accuracy_by_size": accuracy_table(record), "gradient_norms_by_size": gradient_norm_table(record)})
     shapes = shape_table(record)
-    run.log({"shapes": shapes, "plan": import_wandb().plot.bar(shapes, "shape", "steps", title="Steps by shape drawn")})
+    run.log({"shapes": shapes, "plan": wandb.plot.bar(shapes, "shape", "steps", title="Steps by shape drawn")})
     run.summary.update(summary_of(record))
 
 
@@ -94,26 +95,30 @@ def summary_of(record: RunRecord) -> dict[str, Any]:
 
 def accuracy_table(record: RunRecord) -> wandb.Table:
     """Accuracy, loss and cost at each evaluation size."""
+    import wandb
+
     calibrated = record.calibrated_accuracy or {}
     rows = [
         [int(size), accuracy, calibrated.get(size), record.loss.get(size), record.macs.get(size)]
         for size, accuracy in record.accuracy.items()
     ]
-    return import_wandb().Table(columns=["size_px", "top1", "calibrated_top1", "loss", "macs"], data=rows)
+    return wandb.Table(columns=["size_px", "top1", "calibrated_top1", "loss", "macs"], data=rows)
 
 
 def shape_table(record: RunRecord) -> wandb.Table:
     """The step shapes that occurred: the histogram of the plan."""
+    import wandb
+
     rows = [
         [f"{row.size_px} px x {row.batch_size} x {row.duplicates}", *row.model_dump().values()] for row in record.shapes
     ]
     columns = ["shape", "size_px", "batch_size", "duplicates", "steps", "seconds_per_step"]
-    return import_wandb().Table(columns=columns, data=rows)
+    return wandb.Table(columns=columns, data=rows)
 
 
 def gradient_norm_table(record: RunRecord) -> wandb.Table:
     """Gradient norms by image side, before and after smoothing."""
+    import wandb
+
     columns = ["size_px", "steps", "mean", "std", "smoothed_mean", "smoothed_std"]
-    return import_wandb().Table(
-        columns=columns, data=[list(row.model_dump().values()) for row in record.gradient_norms]
-    )
+    return wandb.Table(columns=columns, data=[list(row.model_dump().values()) for row in record.gradient_norms])

@@ -249,8 +249,9 @@ def test_gpus_are_read_from_what_the_driver_lists(tmp_path, monkeypatch):
 
 def test_memory_shared_memory_and_slow_disks_are_advised_on():
     gib = 2**30
-    assert doctor.memory(4 * gib, 2).state == "ok"
-    assert "4 ranks need about 8 GiB" in doctor.memory(4 * gib, 4).advice
+    assert doctor.memory(5 * gib, 4).state == "ok"
+    assert "8 ranks need about 10 GiB" in doctor.memory(5 * gib, 8).advice
+    assert "a rank needs about 1.25 GiB" in doctor.memory(gib, 1).advice
     assert doctor.memory(sys.maxsize, 4).value == "unknown"
     assert "--shm-size" in doctor.shared(64 * 2**20).advice
     assert doctor.shared(8 * gib).state == "ok"
