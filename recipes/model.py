@@ -14,6 +14,7 @@ from timm.models import get_model_input_config
 from torch import nn
 
 from mixsize.recipes import amoebanet, networks, schema
+from mixsize.recipes.weights import load_weights, read_weights
 
 # What the name of a parameter or buffer says about why a network is tied to one size, the most telling first.
 _TIES = (
@@ -37,7 +38,7 @@ def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
     """The timm network of a recipe.
 
     Raises:
-        ValueError: an unknown name, arguments that the network does not take, or a checkpoint that cannot be read.
+        ValueError: an unknown name, arguments that the network does not take, or a checkpoint that is none of its own.
     """
     assert networks.__all__  # Importing them registers the CIFAR networks with timm.
     assert amoebanet.__all__
@@ -49,15 +50,16 @@ def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
     if model.checkpoint is not None and not Path(model.checkpoint).is_file():
         raise ValueError(f"model.checkpoint: no file {model.checkpoint}")
     try:
-        return timm.create_model(
-            model.name,
-            pretrained=model.pretrained,
-            num_classes=num_classes,
-            checkpoint_path=model.checkpoint or "",
-            **model.kwargs,
-        )
+        network = timm.create_model(model.name, pretrained=model.pretrained, num_classes=num_classes, **model.kwargs)
     except TypeError as error:
         raise ValueError(f"model.kwargs: {model.name} cannot be made with {model.kwargs}: {error}") from error
+    if model.checkpoint is not None:
+        path = Path(model.checkpoint)
+        try:
+            load_weights(network, read_weights(path), path, model.name)
+        except ValueError as error:
+            raise ValueError(f"model.checkpoint: {error}") from error
+    return network
 
 
 def network_stride(module: torch.nn.Module) -> int:

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -103,7 +102,8 @@ def test_a_folder_that_is_none_is_refused(capsys):
 
 
 def test_every_requirement_of_the_package_is_looked_at():
-    listed = [requirement for requirement in metadata.requires("mixsize") if ";" not in requirement]
+    tomllib = pytest.importorskip("tomllib")  # From Python 3.11 on.
+    listed = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0] for requirement in listed}
     assert names == {package.distribution for package in packages.PACKAGES if not package.brought_by}
     assert {package.brought_by for package in packages.PACKAGES} - {""} <= names
@@ -157,6 +157,21 @@ for name in ("MixSizeLoader", "GradSmoothing"):
     lines = python(code, without(tmp_path, "composer", "ffcv")).stdout.splitlines()
     assert lines[0].startswith("MixSizeLoader: FFCV is not installed; get it with: apt-get install")
     assert lines[1].startswith("GradSmoothing: Composer is not installed; get it with: pip install")
+
+
+def test_training_needs_no_wandb_and_logging_to_it_says_how_to_get_it(tmp_path):
+    code = """
+import mixsize.recipes.train
+from mixsize.packages import explain
+from mixsize.recipes.wandb_log import settings
+try:
+    settings()
+except ImportError as error:
+    print(explain(error))
+"""
+    done = python(code, without(tmp_path, "wandb"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('Weights & Biases is not installed; get it with: pip install "mosaicml[wandb]')
 
 
 def test_an_import_error_of_our_own_stays_a_traceback():
