@@ -1,6 +1,6 @@
 """Write the API reference of the public modules as web pages; script/docs calls this.
 
-    python script/api_reference.py FOLDER
+python script/api_reference.py FOLDER
 """
 
 import re
@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from inspect import isclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pdoc
 from jinja2 import pass_context
@@ -39,10 +39,13 @@ def main(folder: Path) -> None:
             setattr(package, public, getattr(package, public))
     # A recipe's sections, without the types that their keys are made of.
     schema.__all__ = [name for name, value in vars(schema).items() if _is_section(value)]
+    for section in map(vars(schema).get, schema.__all__):
+        plain = get_type_hints(section)  # Without what checks a value's range, which its description tells.
+        section.__annotations__ = {key: plain[key] for key in section.__annotations__}
     pdoc.render.configure(docformat="google", show_source=False, footer_text="mixsize")
     filters = pdoc.render.env.filters
-    convert = filters["to_markdown_with_context"]
-    filters["to_markdown_with_context"] = pass_context(lambda context, text: convert(context, as_markdown(text)))
+    convert = filters["to_markdown"]
+    filters["to_markdown"] = pass_context(lambda context, text: convert(context, as_markdown(text)))
     # The sub-modules of a package whose names are public are not shown a second time.
     inside = f"!({'|'.join(PACKAGES)})\\..*(?<!{')(?<!'.join(MODULES)})$"
     pdoc.pdoc(*PACKAGES, *MODULES, inside, output_directory=folder)
