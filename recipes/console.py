@@ -7,4 +7,4 @@ from rich.console import Console
 
 def plain_console() -> Console:
     """A console to which square brackets and colons in a text mean nothing."""
-    return Console()
+    return Console(markup=False, emoji=False)
