@@ -14,7 +14,6 @@ from timm.models import get_model_input_config
 from torch import nn
 
 from mixsize.recipes import amoebanet, networks, schema
-from mixsize.recipes.weights import load_weights, read_weights
 
 # What the name of a parameter or buffer says about why a network is tied to one size, the most telling first.
 _TIES = (
@@ -54,6 +53,9 @@ def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
     except TypeError as error:
         raise ValueError(f"model.kwargs: {model.name} cannot be made with {model.kwargs}: {error}") from error
     if model.checkpoint is not None:
+        # Needs Composer, which a plan does without.
+        from mixsize.recipes.weights import load_weights, read_weights
+
         path = Path(model.checkpoint)
         try:
             load_weights(network, read_weights(path), path, model.name)
