@@ -38,6 +38,7 @@ _HOMES = {
     "ShapeGraphs": "engines",
     "StepSeed": "step_seed",
     "shapes_of": "shapes",
+    "TrainingClock": "training_clock",
     "training_passes": "engines",
     "visit_shapes": "shapes",
 }

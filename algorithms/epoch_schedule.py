@@ -16,6 +16,8 @@ import torch
 from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 
+from mixsize.algorithms.training_clock import TrainingClock
+
 #: Position in epochs, fractions included -> factor of the base learning rate.
 Schedule = Callable[[float], float]
 
@@ -117,14 +119,14 @@ def position_in_epochs(state: State) -> float:
     return done + int(state.timestamp.batch_in_epoch) / int(state.dataloader_len)
 
 
-def elapsed_fraction(seconds: float) -> Callable[[State], float]:
-    """The part of a run of so many seconds of training that is over; evaluations are not counted."""
+def elapsed_fraction(seconds: float, clock: TrainingClock) -> Callable[[State], float]:
+    """The part of a run of so many seconds of training that is over.
 
-    def position(state: State) -> float:
-        assert state.timestamp.total_wct is not None
-        return state.timestamp.total_wct.total_seconds() / seconds
-
-    return position
+    Args:
+        seconds: of training.
+        clock: attached to the Trainer, where ranks agree.
+    """
+    return lambda state: clock.seconds / seconds
 
 
 def _warmed(schedule: Schedule, warmup_epochs: float) -> Schedule:

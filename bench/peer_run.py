@@ -31,6 +31,7 @@ from timm.data.loader import PrefetchLoader
 
 from mixsize.algorithms.epoch_schedule import EpochSchedule
 from mixsize.algorithms.regime import Regime
+from mixsize.algorithms.training_clock import TrainingClock
 from mixsize.bench.peer_loaders import normalisation, timm_loader, torchvision_augment, torchvision_loader
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.ranks import default_threads
@@ -134,7 +135,7 @@ def train(job: PeerJob) -> dict[str, Any]:
     base_regime = build_regime(recipe.model_copy(update={"regime": fixed_at_base(recipe)}), stride_px, ranks=1)
     assert isinstance(base_regime, Regime)
     spec, extras = _loader(job, recipe, train_images, stride_px)
-    shapes = Shapes()
+    shapes, clock = Shapes(), TrainingClock()
     trainer = Trainer(
         model=model,
         train_dataloader=spec,
@@ -146,7 +147,7 @@ def train(job: PeerJob) -> dict[str, Any]:
             *(part for part in extras if isinstance(part, Algorithm)),
             EpochSchedule(build_schedule(recipe, epochs_of(recipe, base_regime, train_images.num_samples))),
         ],
-        callbacks=[*(part for part in extras if isinstance(part, Callback)), shapes],
+        callbacks=[*(part for part in extras if isinstance(part, Callback)), shapes, clock],
         max_duration=recipe.max_duration,
         seed=recipe.seed,
         precision=recipe.precision,
@@ -157,7 +158,7 @@ def train(job: PeerJob) -> dict[str, Any]:
     )
     try:
         trainer.fit()
-        return _record(job, recipe, trainer.state, shapes)
+        return _record(job, recipe, trainer.state, shapes, clock)
     finally:
         trainer.close()
 
@@ -198,8 +199,7 @@ def _unsplit(loader: Iterable[Any], transform: Callable[[Any], Any] | None = Non
     return DataSpec(loader, batch_transforms=transform, split_batch=lambda batch, microbatch_size: [batch])
 
 
-def _record(job: PeerJob, recipe: schema.Recipe, state: State, shapes: Shapes) -> dict[str, Any]:
-    assert state.timestamp.total_wct is not None
+def _record(job: PeerJob, recipe: schema.Recipe, state: State, shapes: Shapes, clock: TrainingClock) -> dict[str, Any]:
     rows = [
         {"size_px": size, "batch_size": batch, "duplicates": 1, "steps": steps}
         for (size, batch), steps in sorted(shapes.steps.items(), reverse=True)
@@ -213,7 +213,7 @@ def _record(job: PeerJob, recipe: schema.Recipe, state: State, shapes: Shapes) -
         "samples": int(state.timestamp.sample),
         "pixels": sum(row["steps"] * row["size_px"] ** 2 * row["batch_size"] for row in rows),
         "shapes": rows,
-        "seconds": {"training": state.timestamp.total_wct.total_seconds()},
+        "seconds": {"training": clock.seconds},
         "accuracy": {
             str(size): float(state.eval_metrics[evaluator_label(size)][ACCURACY].compute())
             for size in recipe.evaluation.sizes

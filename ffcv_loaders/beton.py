@@ -84,6 +84,15 @@ class Levels:
         return len(self.heights)
 
 
+def _state_of(path: Path) -> tuple[tuple[int, int], int, int] | None:
+    """Which file a path names, its size and when it was last written; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns
+
+
 class Beton:
     """An open, checked ``.beton`` file.
 
@@ -120,6 +129,7 @@ class Beton:
         self.num_samples = len(self.labels)
         self.num_classes = len(info.classes) if info else int(self.labels.max()) + 1
         self._data: np.memmap | None = data
+        self._state = _state_of(path)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Beton:
@@ -156,6 +166,21 @@ class Beton:
         if self._data is None:
             raise BetonError(f"{self.path}: was closed")
         return self._data
+
+    def check_unchanged(self) -> None:
+        """Make sure that the mapped bytes are still those that were checked.
+
+        A file that was put in this one's place, or removed, does no harm: the mapped one stays until it is closed.
+
+        Raises:
+            BetonError: the file was written to, or cut short, which ends a process that reads what is gone.
+        """
+        now = _state_of(self.path)
+        if self._state is not None and now is not None and now[0] == self._state[0] and now != self._state:
+            raise BetonError(
+                f"{self.path}: was written to while it was read; put a new file in its place by renaming instead, and "
+                "start again"
+            )
 
     def read_at_random(self) -> None:
         """Have the kernel read no more of the file than is touched, rather than a stretch around it."""

@@ -71,7 +71,7 @@ def stream_batches(
         The step, its images ``(B * D, 3, S, S)`` and its labels ``(B * D,)``. A sample's D views lie side by side.
 
     Raises:
-        BetonError: an image that does not decode.
+        BetonError: an image that does not decode, or a file that was written to meanwhile.
         ValueError: ``prefetch`` below 1, ``threshold`` not above 0, or an augmentation that these images cannot have.
     """
     if prefetch < 1:
@@ -158,6 +158,7 @@ def _produce(
             slot = free.get()
             if slot is None or stop.is_set():
                 return
+            beton.check_unchanged()
             shape = (step.num_images, step.size_px, step.size_px, 3)
             pixels = slot.memory[: int(np.prod(shape))].view(shape)
             if slot.free_after is not None:

@@ -7,6 +7,8 @@ wrong and returns what remains to be run; it is imported only once its command w
 from __future__ import annotations
 
 import argparse
+import contextlib
+import faulthandler
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -45,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # wandb, which timm imports where it is there, reads it then, and would send its makers reports of its own errors.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # A disk that fails under a mapped file, or a bug in compiled code, ends the process: then say where it was.
+    with contextlib.suppress(ValueError, RuntimeError):  # Standard error may be no file.
+        faulthandler.enable()
     try:
         args = _parser().parse_args(argv)
         try:

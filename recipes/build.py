@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from composer import Evaluator, Trainer
 from composer.core import Callback
-from composer.loggers import LoggerDestination, WandBLogger
+from composer.loggers import LoggerDestination
 from composer.loss import soft_cross_entropy
 from composer.metrics import CrossEntropy
 from composer.utils import dist, reproducibility
@@ -31,6 +31,7 @@ from mixsize.algorithms.progressive_resize import ProgressiveResize
 from mixsize.algorithms.regime import Base, Regime, check_stride
 from mixsize.algorithms.shapes import shapes_of
 from mixsize.algorithms.step_seed import StepSeed
+from mixsize.algorithms.training_clock import TrainingClock
 from mixsize.ffcv_loaders import augment
 from mixsize.ffcv_loaders.augment import Augment
 from mixsize.ffcv_loaders.beton import Beton
@@ -42,8 +43,9 @@ from mixsize.recipes import schema
 from mixsize.recipes.batch_log import BatchLog
 from mixsize.recipes.checkpoints import Checkpoints
 from mixsize.recipes.compose import to_yaml
-from mixsize.recipes.files import write_text
+from mixsize.recipes.files import remove_partial, write_text
 from mixsize.recipes.finetuning import train_head_and_batch_norm
+from mixsize.recipes.finite_loss import FiniteLoss
 from mixsize.recipes.gradient_norms import GradientNorms
 from mixsize.recipes.learning_curve import LearningCurve
 from mixsize.recipes.model import check_sizes, create_network, network_stride
@@ -63,10 +65,13 @@ from mixsize.recipes.shared_statistics import SharedStatistics
 from mixsize.recipes.time_budget import NO_END, TimeBudget
 from mixsize.recipes.times import Times
 from mixsize.recipes.wandb_log import run_id, settings
+from mixsize.recipes.wandb_logger import LenientWandBLogger
 from mixsize.recipes.weights import running_nothing
 
 ACCURACY = "MulticlassAccuracy"
 LOSS = "CrossEntropy"
+# Loss scaling starts at 2^16 and halves at every overflow.
+_OVERFLOWS = 20
 
 
 @dataclass
@@ -77,6 +82,7 @@ class Run:
     trainer: Trainer
     loader: MixSizeLoader
     sampling: MixSizeSampling
+    clock: TrainingClock
     times: Times
     curve: LearningCurve
     gradient_norms: GradientNorms
@@ -131,12 +137,13 @@ def build(recipe: schema.Recipe) -> Run:
     check_sizes(model.module, recipe.model.name, [*drawn, *recipe.evaluation.sizes])
     evaluators = build_evaluators(recipe, train, evaluation, network_stride(model.module), device)
     optimizer = build_optimizer(recipe.optimizer, model.module, regime)
-    schedule = build_epoch_schedule(recipe, regime, train.num_samples)
+    clock = TrainingClock(agree=recipe.duration[1] == "sec")
+    schedule = build_epoch_schedule(recipe, regime, train.num_samples, clock)
     sampling = build_sampling(recipe, regime)
     smoothing = build_smoothing(recipe.smoothing)
     calibration = build_calibration(recipe, train, device)
     times = Times(sampling, calibration, began)
-    curve = LearningCurve(sampling, ACCURACY, {evaluator_label(size): size for size in recipe.evaluation.sizes})
+    curve = LearningCurve(sampling, clock, ACCURACY, {evaluator_label(size): size for size in recipe.evaluation.sizes})
     gradient_norms = GradientNorms(sampling, smoothing)
     companions = [algorithm for algorithm in (smoothing, calibration, preflight) if algorithm is not None]
     # Nothing of an earlier run is touched before all of the above has been found to work.
@@ -145,6 +152,7 @@ def build(recipe: schema.Recipe) -> Run:
         clear(folder)
     if rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder)
         write_text(folder / RECIPE_FILE, to_yaml(recipe))
         write_text(folder / DATA_FILE, json.dumps(loader.dataset.identity(), indent=1) + "\n")
     dist.barrier()
@@ -163,23 +171,28 @@ def build(recipe: schema.Recipe) -> Run:
             device_train_microbatch_size=recipe.microbatch_images,
             run_name=recipe.name,
             loggers=build_loggers(recipe, folder),
-            callbacks=[times, curve, gradient_norms, *build_callbacks(recipe, folder)],
+            callbacks=[clock, times, curve, gradient_norms, *build_callbacks(recipe, folder, sampling, clock)],
             progress_bar=False,
             auto_log_hparams=False,
             load_path=None if start.checkpoint is None else str(start.checkpoint),
             # StepSeed sets them at every step, on any number of ranks.
             load_ignore_keys=["rng"],
         )
-    return Run(recipe, trainer, loader, sampling, times, curve, gradient_norms, calibration, folder, start.checkpoint)
+    parts = (loader, sampling, clock, times, curve, gradient_norms, calibration)
+    return Run(recipe, trainer, *parts, folder, start.checkpoint)
 
 
-def build_callbacks(recipe: schema.Recipe, folder: Path) -> list[Callback]:
+def build_callbacks(
+    recipe: schema.Recipe, folder: Path, sampling: MixSizeSampling, clock: TrainingClock
+) -> list[Callback]:
     """What watches the run and saves it."""
-    callbacks: list[Callback] = [SharedStatistics()]
+    patience_steps = _OVERFLOWS if recipe.precision == "amp_fp16" else 1
+    callbacks: list[Callback] = [SharedStatistics(), FiniteLoss(sampling, patience_steps)]
     if recipe.duration[1] == "sec":
-        callbacks.append(TimeBudget(recipe.duration[0]))
+        callbacks.append(TimeBudget(recipe.duration[0], clock))
     if recipe.progress_bar:
-        callbacks.append(Progress(ACCURACY, recipe.duration[0] if recipe.duration[1] == "sec" else None))
+        elapsed = elapsed_fraction(recipe.duration[0], clock) if recipe.duration[1] == "sec" else None
+        callbacks.append(Progress(ACCURACY, elapsed))
     if recipe.output.log_batches:
         callbacks.append(BatchLog(folder))
     if recipe.output.save_every != "never":
@@ -425,10 +438,12 @@ def epochs_of(recipe: schema.Recipe, regime: Regime | Progression, images: int) 
     return epoch + length / steps
 
 
-def build_epoch_schedule(recipe: schema.Recipe, regime: Regime | Progression, images: int) -> EpochSchedule:
+def build_epoch_schedule(
+    recipe: schema.Recipe, regime: Regime | Progression, images: int, clock: TrainingClock
+) -> EpochSchedule:
     """What sets the learning rate, by epochs or, in a run whose length is a time, by the part of it that is over."""
     if recipe.duration[1] == "sec" and not isinstance(recipe.schedule, schema.Constant):
-        return EpochSchedule(build_schedule(recipe, 1.0), elapsed_fraction(recipe.duration[0]))
+        return EpochSchedule(build_schedule(recipe, 1.0), elapsed_fraction(recipe.duration[0], clock))
     if isinstance(recipe.schedule, schema.Constant):
         return EpochSchedule(build_schedule(recipe, 1.0))
     return EpochSchedule(build_schedule(recipe, epochs_of(recipe, regime, images)))
@@ -456,7 +471,7 @@ def build_loggers(recipe: schema.Recipe, folder: Path) -> list[LoggerDestination
     # Rank zero alone logs.
     identity = {"id": run_id(config.group, recipe.name, folder), "resume": "allow"} if rank == 0 else {}
     return [
-        WandBLogger(
+        LenientWandBLogger(
             project=config.project,
             entity=config.entity,
             group=config.group,

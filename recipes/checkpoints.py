@@ -8,6 +8,7 @@ import re
 import zipfile
 from pathlib import Path
 
+import torch
 from composer.core import Callback, Event, State
 from composer.loggers import Logger
 from composer.utils import create_interval_scheduler, dist
@@ -28,6 +29,10 @@ class Checkpoints(Callback):
         folder: where they go, as ``ep{epochs}-ba{steps}.pt``.
         interval: a duration such as ``1ep`` or ``500ba``.
         keep: how many to keep; 0 keeps all.
+
+    Raises:
+        OSError: a file that cannot be written; the one before stays.
+        FloatingPointError: weights that are no longer finite, which would take the place of those that are.
     """
 
     def __init__(self, folder: Path, interval: str, keep: int = 1) -> None:
@@ -52,11 +57,17 @@ class Checkpoints(Callback):
         path = self.folder / f"ep{int(time.epoch)}-ba{int(time.batch)}.pt"
         # Saved twice at one step, after its batch and after its epoch, the later one tells more: the epoch has ended.
         partial = self.folder / f".partial-{path.name}"  # Composer compresses by the ending.
-        save_checkpoint(state, str(partial).replace("{", "{{").replace("}", "}}"))  # It fills in placeholders.
+        _check_finite(state, path)
+        try:
+            save_checkpoint(state, str(partial).replace("{", "{{").replace("}", "}}"))  # It fills in placeholders.
+            if dist.get_global_rank() == 0:
+                with open(partial, "rb") as file:
+                    os.fsync(file.fileno())
+                partial.replace(path)
+        except (OSError, RuntimeError) as error:  # PyTorch's writer has no other word for a full disk.
+            partial.unlink(missing_ok=True)
+            raise OSError(f"{path}: the checkpoint cannot be written, the one before stays: {error}") from error
         if dist.get_global_rank() == 0:
-            with open(partial, "rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
             self._remove_older(path)
         dist.barrier()  # No rank goes on, and perhaps fails, before the others may rely on the file.
 
@@ -66,6 +77,15 @@ class Checkpoints(Callback):
         older = [path for path in saved_checkpoints(self.folder) if path != newest]
         for path in older[: max(0, len(older) - self.keep + 1)]:
             path.unlink(missing_ok=True)
+
+
+def _check_finite(state: State, path: Path) -> None:
+    for name, values in (*state.model.named_parameters(), *state.model.named_buffers()):
+        if not bool(torch.isfinite(values).all()):
+            raise FloatingPointError(
+                f"{path} is not written, as {name} is no longer finite: training has diverged; the checkpoint before "
+                "stays the newest"
+            )
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:

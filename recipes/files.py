@@ -24,6 +24,12 @@ def in_one_piece(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what writers that were killed in the middle left in a folder, which nobody else may be writing to."""
+    for path in folder.glob(".*.partial"):
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in one piece."""
     with in_one_piece(path) as partial:

@@ -8,6 +8,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 
 from mixsize.algorithms.mixsize_sampling import MixSizeSampling
+from mixsize.algorithms.training_clock import TrainingClock
 from mixsize.recipes.run_record import CurvePoint
 
 
@@ -16,6 +17,7 @@ class LearningCurve(Callback):
 
     Args:
         sampling: what counts the shapes trained on.
+        clock: what counts the seconds.
         accuracy: name of the evaluation metric, a fraction.
         labels: evaluator's label -> image side in pixels, for those that are noted.
 
@@ -23,8 +25,9 @@ class LearningCurve(Callback):
         points: in order, one for each evaluation.
     """
 
-    def __init__(self, sampling: MixSizeSampling, accuracy: str, labels: dict[str, int]) -> None:
+    def __init__(self, sampling: MixSizeSampling, clock: TrainingClock, accuracy: str, labels: dict[str, int]) -> None:
         self._sampling = sampling
+        self._clock = clock
         self._accuracy = accuracy
         self._labels = labels
         self.points: list[CurvePoint] = []
@@ -45,12 +48,11 @@ class LearningCurve(Callback):
     def note(self, state: State) -> None:
         """Add a point for the evaluation that the run has just had; one at the same step takes the other's place."""
         time = state.timestamp
-        assert time.total_wct is not None
         metrics = state.eval_metrics
         point = CurvePoint(
             step=int(time.batch),
             epoch=int(time.epoch),
-            seconds=time.total_wct.total_seconds(),
+            seconds=self._clock.seconds,
             pixels=sum(s**2 * b * d * steps for (s, b, d), steps in self._sampling.shapes.items()),
             train_loss=self._loss_sum / self._loss_steps if self._loss_steps else None,
             accuracy={

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from composer.core import Callback, State, TimeUnit
 from composer.loggers import Logger
 from composer.utils import dist
 from tqdm import tqdm
 
-from mixsize.algorithms.epoch_schedule import elapsed_fraction
 from mixsize.ffcv_loaders.plan import Step
 
 
@@ -20,12 +20,12 @@ class Progress(Callback):
 
     Args:
         accuracy: name of the evaluation metric to print, a fraction.
-        seconds: of a run whose length is a time.
+        elapsed: the part of the run that is over, of a run whose length is a time.
     """
 
-    def __init__(self, accuracy: str, seconds: int | None = None) -> None:
+    def __init__(self, accuracy: str, elapsed: Callable[[State], float] | None = None) -> None:
         self._accuracy = accuracy
-        self._elapsed = None if seconds is None else elapsed_fraction(seconds)
+        self._elapsed = elapsed
         self._bar: tqdm | None = None
 
     def fit_start(self, state: State, logger: Logger) -> None:

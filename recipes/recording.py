@@ -49,7 +49,6 @@ def make_record(
     sizes = sorted({*run.recipe.evaluation.sizes, *(row.size_px for row in shapes)})
     costs = Costs(network_of(state), run.recipe.model.name)
     images, samples = run.loader.dataset.num_samples, int(state.timestamp.sample)
-    assert state.timestamp.total_wct is not None
     return RunRecord(
         label=run.recipe.name,
         name=run.recipe.name,
@@ -64,7 +63,7 @@ def make_record(
         samples=samples,
         distinct_samples=distinct_samples(run.regime, images, run.recipe.seed, samples),
         pixels=sum(row.pixels for row in shapes),
-        seconds=Seconds(training=state.timestamp.total_wct.total_seconds(), **run.times.seconds_so_far()),
+        seconds=Seconds(training=run.clock.seconds, **run.times.seconds_so_far()),
         peak_memory_bytes=_largest(peak_memory()),
         accuracy=accuracies(run),
         loss={str(size): _metric(run, size, LOSS) for size in run.recipe.evaluation.sizes},

@@ -5,6 +5,8 @@ from __future__ import annotations
 from composer.core import Callback, State
 from composer.loggers import Logger
 
+from mixsize.algorithms.training_clock import TrainingClock
+
 #: What Composer, which takes no length in seconds, is told instead: more than any run comes to.
 NO_END = "1000000ep"
 
@@ -15,18 +17,19 @@ class TimeBudget(Callback):
     The evaluation and the checkpoint of the end follow as after any other.
 
     Args:
-        seconds: of training, as Composer counts it; the ranks agree on it.
+        seconds: of training.
+        clock: that counts them, where ranks agree.
     """
 
-    def __init__(self, seconds: int) -> None:
+    def __init__(self, seconds: int, clock: TrainingClock) -> None:
         self.seconds = seconds
+        self._clock = clock
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Stop where the time is up."""
-        if self.is_over(state):
+        if self.is_over():
             state.stop_training()
 
-    def is_over(self, state: State) -> bool:
+    def is_over(self) -> bool:
         """Whether the time is up."""
-        assert state.timestamp.total_wct is not None
-        return state.timestamp.total_wct.total_seconds() >= self.seconds
+        return self._clock.seconds >= self.seconds

@@ -27,7 +27,7 @@ from mixsize.recipes.recording import accuracies, make_record
 from mixsize.recipes.resume import RECORD_FILE, WEIGHTS_FILE, finished_record
 from mixsize.recipes.run_record import RunRecord
 from mixsize.recipes.time_budget import TimeBudget
-from mixsize.recipes.wandb_log import current_run, log_record
+from mixsize.recipes.wandb_logger import LenientWandBLogger
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,8 +80,9 @@ def fit(run: Run) -> RunRecord:
         if dist.get_global_rank() == 0:
             save_weights(network_of(run.trainer.state), run.folder / WEIGHTS_FILE)
             write_text(run.folder / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
-            if run.recipe.output.wandb is not None and (under_way := current_run()) is not None:
-                log_record(under_way, record)
+            for destination in run.trainer.logger.destinations:
+                if isinstance(destination, LenientWandBLogger):
+                    destination.log_record(record)
     except BaseException:
         # Not the Trainer's close(), which waits for ranks that may be waiting for this one.
         run.trainer.engine.close()
@@ -97,7 +98,7 @@ def _has_ended(state: State) -> bool:
     """Whether no step is left, so that the run was stopped between its last checkpoint and its record."""
     assert state.max_duration is not None
     budgets = [callback for callback in state.callbacks if isinstance(callback, TimeBudget)]
-    return state.timestamp >= state.max_duration or any(budget.is_over(state) for budget in budgets)
+    return state.timestamp >= state.max_duration or any(budget.is_over() for budget in budgets)
 
 
 def _set_calibrated_apart(run: Run, calibration: BNCalibrate) -> dict[str, float]:

@@ -53,13 +53,6 @@ def settings() -> wandb.Settings:
     return wandb.Settings(allow_offline_artifacts=False)
 
 
-def current_run() -> WandbRun | None:
-    """The run that this process logs to, if any."""
-    import wandb
-
-    return wandb.run
-
-
 def log_record(run: WandbRun, record: RunRecord) -> None:
     """Give a run its record: totals and accuracies as its summary, and tables by size and by shape.
 

@@ -99,6 +99,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.fault("one of two ranks raises", "the run ends with that rank's error on the screen")
 def test_a_rank_that_fails_ends_the_run_with_its_own_error_on_the_screen(digits, tmp_path):
     (tmp_path / "failing.py").write_text(FAILING)
     command = [*LAUNCHER, "-n", "2", str(tmp_path / "failing.py"), "train", *items(digits, tmp_path)]
@@ -116,6 +117,7 @@ def test_a_mistake_is_told_once_by_each_rank_and_ends_the_run(digits, tmp_path):
     assert "Traceback" not in output
 
 
+@pytest.mark.fault("SIGKILL of a rank, or of all, at a random step", "started again, weights and batches are the same")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_killed_at_random_ends_as_if_it_had_not_been(digits, tmp_path: Path, ranks):
     recipe = items(digits, tmp_path, "regime/digits_bplus", "max_duration=30ba", "output.save_every=3ba")

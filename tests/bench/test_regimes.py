@@ -112,6 +112,7 @@ def test_a_suite_from_the_command_line_to_its_records_and_its_table(suite_file, 
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
+@pytest.mark.fault("a run of a suite fails", "it is recorded with its last words, the others go on")
 def test_a_run_that_fails_is_recorded_with_its_own_words_and_the_others_go_on(suite_file, tmp_path, capfd):
     """Real processes: one network does not exist, which only training finds out."""
     text = Path(suite_file).read_text().replace("fixed: [regime/fixed]", "broken: [model.checkpoint=/nowhere.pth]")
@@ -233,6 +234,7 @@ def test_a_person_sees_what_runs_what_came_out_and_how_long_is_left(runs, tmp_pa
     assert lines[3] == "    failed: ValueError: no luck"
 
 
+@pytest.mark.fault("SIGTERM or SIGKILL of a suite", "no process left; started again, it goes on where it stood")
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not learn of its parent's end")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_a_suite_that_is_stopped_leaves_no_run_behind_and_goes_on_where_it_stood(suite_file, tmp_path, number):

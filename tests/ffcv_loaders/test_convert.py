@@ -489,6 +489,7 @@ def test_a_file_system_that_refuses_to_write_is_one_error(tmp_path, quiet):
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.fault("disk full at the end of a conversion", "one error naming the file; nothing is left")
 def test_a_disk_found_full_at_the_end_is_one_error(tmp_path, quiet, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -518,6 +519,7 @@ def wait_until(condition, seconds=60):
         time.sleep(0.05)
 
 
+@pytest.mark.fault("SIGKILL of a conversion", "no file, no process left; the next conversion clears up")
 def test_a_killed_conversion_leaves_no_file_and_no_process(tmp_path, quiet):
     image = save(tmp_path / "images" / "a" / "0.png", picture(1200, 1200), compress_level=1)
     (tmp_path / "images" / "b").mkdir()

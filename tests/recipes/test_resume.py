@@ -183,6 +183,7 @@ def test_ranks_that_cannot_share_the_batches_are_told_which_can(digits, tmp_path
     run.trainer.close()
 
 
+@pytest.mark.fault("newest checkpoint damaged", "the one before is used")
 def test_a_torn_checkpoint_is_passed_over(digits, tmp_path):
     items = ["max_duration=30ba", "output.save_every=5ba", "output.keep_checkpoints=0"]
     stop_after(build(recipe(digits, tmp_path, *items)), 17)

@@ -1,0 +1,17 @@
+"""Imported once by the process that the fault tests' runs are forked from."""
+
+import os
+from pathlib import Path
+
+import mixsize.recipes.train  # noqa: F401
+from mixsize.algorithms.regime import Base, Regime
+from mixsize.ffcv_loaders.augment import PadCrop, Resize
+from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
+
+digits = Path(os.environ["FAULTS_DIGITS"]) / "train.beton"
+for loader in (
+    MixSizeLoader(digits, Regime.fixed(Base(16, 100)), augment=PadCrop(1), threads=1, device="cpu"),
+    EvalLoader(digits, 16, 100, augment=Resize(), threads=1, device="cpu"),
+):
+    for _ in loader:
+        pass
