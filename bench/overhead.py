@@ -43,11 +43,13 @@ CALIBRATION_TARGET = 1.1
 class _Noise(PlannedDataset):
     """Serves plans with one batch of noise, so that no loading disturbs the clock."""
 
-    def __init__(self, size_px: int, batch_size: int) -> None:
+    def __init__(self, size_px: int, batch_size: int, device: torch.device) -> None:
         super().__init__(Regime.fixed(Base(size_px, batch_size)), 0, 1_000_000, "noise", 0, 1)
-        generator = torch.Generator().manual_seed(0)
-        self._images = torch.randn(batch_size, 3, size_px, size_px, generator=generator)
-        self._labels = torch.arange(batch_size)
+        generator = torch.Generator(device).manual_seed(0)
+        images = torch.randn(batch_size, 3, size_px, size_px, generator=generator, device=device)
+        # On a GPU as the recipes for one have it.
+        self._images = images.contiguous(memory_format=torch.channels_last) if device.type == "cuda" else images
+        self._labels = torch.arange(batch_size, device=device)
 
     def serve(self, plan: EpochPlan, first_step: int) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
         for index in range(first_step, len(plan)):
@@ -68,35 +70,53 @@ class _StepClock(Callback):
         self.seconds.append(time.perf_counter() - self._start)
 
 
-def measure_steps(model: str, size_px: int, batch_size: int, pairs: int) -> dict[str, list[float]]:
-    """Seconds of single steps with all algorithms and with none, in pairs."""
-    calibrate = BNCalibrate(lambda size: [], sizes={})
-    attached: dict[str, list[Algorithm]] = {
-        "all": [MixSizeSampling(), EpochSchedule(constant()), GradSmoothing(), calibrate],
-        "none": [],
-    }
-    trainers, clocks = {}, {}
-    for name, algorithms in attached.items():
-        torch.manual_seed(0)
-        classifier = ComposerClassifier(timm.create_model(model, num_classes=1000), num_classes=1000)
-        clocks[name] = _StepClock()
-        trainers[name] = Trainer(
-            model=classifier,
-            train_dataloader=PlannedLoader(_Noise(size_px, batch_size)).data_spec(),
-            optimizers=torch.optim.SGD(classifier.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4),
-            algorithms=algorithms,
-            callbacks=[clocks[name]],
-            device="cpu",
-            progress_bar=False,
-            auto_log_hparams=False,
-        )
-    with tqdm(total=pairs + 1, desc="steps", unit="pair", file=sys.stderr) as progress:
-        for pair in range(pairs + 1):
-            for name in ("all", "none") if pair % 2 else ("none", "all"):
-                trainers[name].fit(duration="1ba")
-            progress.update()
-    # The first pair warms up.
-    return {name: clock.seconds[1:] for name, clock in clocks.items()}
+class TrainerPair:
+    """Two Trainers of the same steps on one batch of noise: ``all`` has every algorithm, ``none`` has none.
+
+    Args:
+        model: timm network.
+        size_px: image side S in pixels.
+        batch_size: images of a step.
+        device: a GPU trains in bfloat16 autocast and channels-last memory, the CPU in float32.
+    """
+
+    def __init__(self, model: str, size_px: int, batch_size: int, device: torch.device) -> None:
+        self.trainers: dict[str, Trainer] = {}
+        self._clocks: dict[str, _StepClock] = {}
+        calibrate = BNCalibrate(lambda size: [], sizes={})
+        attached: dict[str, list[Algorithm]] = {
+            "all": [MixSizeSampling(), EpochSchedule(constant()), GradSmoothing(), calibrate],
+            "none": [],
+        }
+        on_gpu = device.type == "cuda"
+        for name, algorithms in attached.items():
+            torch.manual_seed(0)
+            network = timm.create_model(model, num_classes=1000)
+            if on_gpu:
+                network = network.to(memory_format=torch.channels_last)
+            classifier = ComposerClassifier(network, num_classes=1000)
+            self._clocks[name] = _StepClock()
+            self.trainers[name] = Trainer(
+                model=classifier,
+                train_dataloader=PlannedLoader(_Noise(size_px, batch_size, device)).data_spec(),
+                optimizers=torch.optim.SGD(classifier.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4),
+                algorithms=algorithms,
+                callbacks=[self._clocks[name]],
+                device="gpu" if on_gpu else "cpu",
+                precision="amp_bf16" if on_gpu else "fp32",
+                progress_bar=False,
+                auto_log_hparams=False,
+            )
+
+    def measure(self, pairs: int) -> dict[str, list[float]]:
+        """Seconds of single steps, turn about; Composer reads the loss in each, which waits for the device."""
+        with tqdm(total=pairs + 1, desc="steps", unit="pair", file=sys.stderr) as progress:
+            for pair in range(pairs + 1):
+                for name in ("all", "none") if pair % 2 else ("none", "all"):
+                    self.trainers[name].fit(duration="1ba")
+                progress.update()
+        # The first pair warms up.
+        return {name: clock.seconds[1:] for name, clock in self._clocks.items()}
 
 
 def measure_calibration(model: str, size_px: int, batch_size: int, rounds: int) -> dict[str, list[float]]:
@@ -165,7 +185,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         raise ValueError(f"--pairs is {args.pairs}; a spread needs at least 2")
 
     def measured() -> int:
-        steps = measure_steps(args.model, args.size, args.batch, args.pairs)
+        steps = TrainerPair(args.model, args.size, args.batch, torch.device("cpu")).measure(args.pairs)
         passes = measure_calibration(args.model, args.size, args.batch, max(2, args.pairs // 2))
         result = {
             "setting": {"model": args.model, "size_px": args.size, "batch_size": args.batch},

@@ -72,15 +72,20 @@ class Runner:
         """Train what is pending. A run that fails is recorded, and the others go on."""
         self.save()
         for run in self.pending:
-            self._began = time.monotonic()
-            self._notify(self, run)
-            failure = launch(run)
-            self._taken.setdefault(run.label, []).append(time.monotonic() - self._began)
-            self._began = None
-            record = _failed(run, failure) if failure is not None else read_record(run.folder / RECORD_FILE)
-            self._keep(run, record)
-            self.save()
-            self._notify(self, run)
+            self.train_one(run)
+
+    def train_one(self, run: SuiteRun) -> RunRecord:
+        """Train one of the runs, whether it is pending or not; returns its record, also where it fails."""
+        self._began = time.monotonic()
+        self._notify(self, run)
+        failure = launch(run)
+        self._taken.setdefault(run.label, []).append(time.monotonic() - self._began)
+        self._began = None
+        record = _failed(run, failure) if failure is not None else read_record(run.folder / RECORD_FILE)
+        self._keep(run, record)
+        self.save()
+        self._notify(self, run)
+        return self.records[run.name]
 
     def seconds_left(self) -> float | None:
         """Until all have ended, from how long the others took; None before any has."""

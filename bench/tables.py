@@ -11,11 +11,15 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mixsize.bench import gradients, loader_report, peers
 from mixsize.bench.fidelity import fidelity_table
+from mixsize.bench.gpu_part import PartTable
+from mixsize.bench.gpu_record import GpuRecord
+from mixsize.bench.gpu_report import PARTS, part_table, targets_table
 from mixsize.bench.readme_figures import write_figures
 from mixsize.bench.spread import mean_and_spread
 from mixsize.bench.storage import storage_table
@@ -124,9 +128,21 @@ def peers_table(result: dict[str, Any]) -> str:
     return _markdown(*peers.table_rows(result)) + f"\n{peers.setting_words(result)}\n" + _where(result)
 
 
+def gpu_targets(result: dict[str, Any]) -> str:
+    """What a ``mixsize bench gpu`` result found of each target."""
+    return _of_part(targets_table(GpuRecord.model_validate_json(json.dumps(result)))) + _where(result)
+
+
+def gpu_part(result: dict[str, Any], name: str) -> str:
+    """The figures of one part of a ``mixsize bench gpu`` result."""
+    return _of_part(part_table(GpuRecord.model_validate_json(json.dumps(result)), name)) + _where(result)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "calibration": calibration_table,
     "fidelity": lambda result: fidelity_table(result) + _where(result),
+    "gpu": gpu_targets,
+    **{f"gpu_{part.name}": partial(gpu_part, name=part.name) for part in PARTS},
     "gradients": gradients_table,
     "loader": loader_table,
     "overhead": overhead_table,
@@ -148,6 +164,10 @@ def refresh(text: str, root: Path) -> str:
         return start + TABLES[kind](json.loads((root / file).read_text(encoding="utf-8"))) + end
 
     return _BLOCK.sub(table, text)
+
+
+def _of_part(table: PartTable) -> str:
+    return _markdown(table.head, table.rows) + "".join(f"\n{note}\n" for note in table.notes)
 
 
 def _finished(run: dict[str, Any]) -> bool:

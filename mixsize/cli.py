@@ -30,6 +30,7 @@ _COMMANDS = {
 _BENCHES = {
     "calibration": ("mixsize.bench.calibration", "accuracy over sizes with and without calibrated batch norm"),
     "fidelity": ("mixsize.bench.fidelity", "views from smaller stored copies against those of full images"),
+    "gpu": ("mixsize.bench.gpu", "what the method costs and gives on a GPU, in parts that can be resumed"),
     "gradients": ("mixsize.bench.gradients", "how alike gradients are between sizes and between images (table 2)"),
     "interruptions": ("mixsize.bench.interruptions", "kill a run at random and compare it with one left alone"),
     "loader": ("mixsize.bench.loader", "the loader at each size, mixed and with duplicates, beside other libraries'"),
