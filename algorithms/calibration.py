@@ -8,7 +8,6 @@ them anew on a few hundred unlabelled training batches at that size.
 from __future__ import annotations
 
 import os
-import pickle
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -333,6 +332,9 @@ class StatisticsBank:
             raise ValueError(f"these {_FORMAT} have version {state.get('version')!r}; this reads {_VERSION}")
         if not isinstance(state.get("sizes"), dict):
             raise ValueError(f"these {_FORMAT} list no sizes")
+        for size, layers in state["sizes"].items():
+            if not (isinstance(size, str) and size.isdecimal() and isinstance(layers, dict)):
+                raise ValueError(f"these {_FORMAT} list no layers by size under {size!r}")
         self._sizes = {
             _checked_size(int(size)): {
                 name: _read_layer(f"layer {name!r} at {size} px", found) for name, found in layers.items()
@@ -366,7 +368,9 @@ class StatisticsBank:
         try:
             with open(path, "rb") as file:
                 state = torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # Of bytes that are no such file, unpickling may end in any exception.
             raise ValueError(f"{path} is not a file of {_FORMAT}") from error
         try:
             bank.load_state_dict(state)

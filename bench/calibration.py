@@ -18,6 +18,7 @@ from mixsize.ffcv_loaders.loader import EvalLoader
 from mixsize.recipes.arguments import add_items
 from mixsize.recipes.build import build, build_augment, build_calibration_loader
 from mixsize.recipes.compose import compose
+from mixsize.recipes.console import plain_console
 from mixsize.recipes.schema import Recipe
 from mixsize.recipes.train import fit
 
@@ -43,7 +44,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
     def measured() -> int:
         runs = {label: train_and_evaluate(recipe, args.sizes, args.batches) for label, recipe in recipes.items()}
-        print_table(runs, Console())
+        print_table(runs, plain_console())
         out = args.out or result_path("calibration")
         write_result(out, "calibration", {"batches": args.batches, "runs": runs})
         print(f"result: {out}")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
@@ -18,6 +17,7 @@ from mixsize.bench.records import result_path, write_result
 from mixsize.ffcv_loaders.augment import Augment, CenterCrop, RandomResizedCrop, draw_windows
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.decode import EVALUATION_THRESHOLD, THRESHOLD, Decoder
+from mixsize.recipes.console import plain_console
 from mixsize.recipes.markdown import markdown_table
 
 #: Mean over the views of a size that are read from smaller copies, in dB.
@@ -146,7 +146,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         shown = Table(*head)
         for row in cells:
             shown.add_row(*row)
-        console = Console()
+        console = plain_console()
         console.print(shown)
         console.print(note(result), highlight=False)
         out = args.out or result_path("fidelity")

@@ -31,6 +31,7 @@ from mixsize.recipes import schema
 from mixsize.recipes.arguments import add_checkpoint
 from mixsize.recipes.build import build_augment, torch_device
 from mixsize.recipes.checkpoints import saved_checkpoints
+from mixsize.recipes.console import plain_console
 from mixsize.recipes.evaluate import parse_sizes
 from mixsize.recipes.model import check_sizes, network_stride
 from mixsize.recipes.resume import CHECKPOINT_FOLDER
@@ -107,7 +108,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
     def measured() -> int:
         result = measure(job)
-        print_table(result, Console())
+        print_table(result, plain_console())
         out = args.out or result_path("gradients")
         write_result(out, "gradients", result)
         print(f"result: {out}")

@@ -26,6 +26,7 @@ from mixsize.bench.records import write_result
 from mixsize.recipes.arguments import add_items
 from mixsize.recipes.build import run_folder
 from mixsize.recipes.compose import compose
+from mixsize.recipes.console import plain_console
 from mixsize.recipes.resume import RECORD_FILE, WEIGHTS_FILE
 from mixsize.recipes.run_record import read_record
 
@@ -80,7 +81,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
     def compare() -> int:
         outcome = interrupt(args.items, args.ranks, args.kills, args.seed)
-        print_comparison(outcome, args.ranks, Console())
+        print_comparison(outcome, args.ranks, plain_console())
         if args.out:
             write_result(args.out, "interruptions", {"ranks": args.ranks, **vars(outcome), "exact": outcome.exact})
         return 0 if outcome.exact else 1

@@ -33,6 +33,7 @@ from mixsize.bench.loader_process import LOADERS, LoaderProcess, Visit
 from mixsize.bench.loader_report import FILE_READERS, LABELS, LEVELS_READERS, OURS
 from mixsize.bench.records import result_path, write_result
 from mixsize.ffcv_loaders.ranks import default_threads
+from mixsize.recipes.console import plain_console
 
 #: Mixing sizes may cost this much against the share-weighted fixed sizes.
 MIX_COST_TARGET = 1.05
@@ -235,7 +236,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
             "cases": [_described(case) for case in cases],
             **measure(setting, cases, args.rounds),
         }
-        print_report(result, Console())
+        print_report(result, plain_console())
         mixes = [case.name for case in cases if case.fixed is None]
         out = args.out or result_path("-".join(["loader", *mixes]))
         write_result(out, "loader", result)

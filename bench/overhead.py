@@ -32,6 +32,7 @@ from mixsize.algorithms.regime import Base, Regime
 from mixsize.bench.records import result_path, write_result
 from mixsize.ffcv_loaders.plan import EpochPlan, Step
 from mixsize.ffcv_loaders.planned import PlannedDataset, PlannedLoader
+from mixsize.recipes.console import plain_console
 
 #: A step with every algorithm may take this many times one with none.
 STEP_TARGET = 1.02
@@ -196,7 +197,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
                 "calibration / evaluation passes": compare(passes["calibration"], passes["evaluation passes"], None),
             },
         }
-        print_table(result, Console())
+        print_table(result, plain_console())
         out = args.out or result_path("overhead")
         write_result(out, "overhead", result)
         print(f"result: {out}")

@@ -31,6 +31,7 @@ from mixsize.recipes import schema
 from mixsize.recipes.arguments import add_items
 from mixsize.recipes.build import run_folder
 from mixsize.recipes.compose import compose
+from mixsize.recipes.console import plain_console
 from mixsize.recipes.model import network_stride, planned_network
 from mixsize.recipes.resume import RECORD_FILE
 
@@ -110,7 +111,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         out = args.out or result_path("peers")
         write_result(out, "peers", result)
         if records:
-            print_table(result, Console())
+            print_table(result, plain_console())
         print(f"result: {out}")
         for name in failed:
             print(f"failed: {name}; its own error stands above", file=sys.stderr)

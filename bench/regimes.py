@@ -25,6 +25,7 @@ from mixsize.bench.spread import mean_and_spread
 from mixsize.bench.suite import Data, load_suite, packaged_suites
 from mixsize.bench.suite_runs import SuiteRun, runs_of
 from mixsize.ffcv_loaders.convert import convert_splits
+from mixsize.recipes.console import plain_console
 from mixsize.recipes.run_record import RUNS_FILE, RunRecord, by_label, read_records
 
 
@@ -64,7 +65,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     missing = None if suite.data is None else _missing(Path(suite.data.folder))
     runs = runs_of(suite, folder, seeds, extra)
     _check_data(runs, written=suite.data)
-    screen = Screen(Console(), len(runs))
+    screen = Screen(plain_console(), len(runs))
     runner = Runner(runs, folder / RUNS_FILE, screen.show)
 
     def train_all() -> int:
@@ -85,7 +86,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
             write_result(out, suite.name, {"records": {k: [_plain(run) for run in v] for k, v in grouped.items()}})
             console.print(f"result: {out}")
         for record in runner.failed:
-            console.print(f"{record.name} failed:\n{record.error}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{record.name} failed:\n{record.error}", highlight=False, soft_wrap=True)
         return 1 if runner.failed else 0
 
     return train_all
@@ -139,7 +140,7 @@ class Screen:
             self._progress.advance(self._progress.task_ids[0])
 
     def _say(self, words: str) -> None:
-        self.console.print(words, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(words, highlight=False, soft_wrap=True)
 
 
 class _TimeLeft(ProgressColumn):

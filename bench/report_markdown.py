@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Sequence
 
 from mixsize.bench.report_content import Plot, Report, Table
-from mixsize.recipes.markdown import markdown_table
+from mixsize.recipes.markdown import escape, markdown_table
 
 
 def render_markdown(report: Report, figures: str) -> str:
@@ -36,12 +35,6 @@ def render_markdown(report: Report, figures: str) -> str:
 def render_table(table: Table) -> str:
     """A table below its caption."""
     return f"**{escape(table.caption)}**\n\n{_table(table)}"
-
-
-def escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line; underscores inside words mean nothing to it."""
-    text = re.sub(r"([\\`*|\[\]~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
-    return html.escape(text, quote=False)
 
 
 def _plot(plot: Plot, figures: str) -> Sequence[str]:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from mixsize.bench.records import result_path, write_result
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.levels import field_name
+from mixsize.recipes.console import plain_console
 from mixsize.recipes.markdown import markdown_table
 
 _BATCH = 64
@@ -256,7 +256,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         shown = Table(*table(result)[0])
         for row in table(result)[1]:
             shown.add_row(*row)
-        console = Console()
+        console = plain_console()
         console.print(shown)
         console.print(note(result), highlight=False)
         out = args.out or result_path("storage")

@@ -19,7 +19,7 @@ import requests
 import wandb
 
 from mixsize.bench.spread import mean_and_spread
-from mixsize.recipes.markdown import markdown_table
+from mixsize.recipes.markdown import escape, markdown_table
 from mixsize.recipes.run_record import RunRecord, by_label
 from mixsize.recipes.wandb_log import log_record, make_id, settings, summary_of
 
@@ -176,7 +176,7 @@ def accuracy_markdown(records: Sequence[RunRecord]) -> str:
         seconds = [run.seconds.training for run in runs if run.seconds.training is not None]
         found = [[100 * run.accuracy[size] for run in runs if size in run.accuracy] for size in sizes]
         cells = [mean_and_spread(values) if values else "" for values in (seconds, *found)]
-        rows.append([label, str(len(runs)), f"{runs[0].steps:,}", *cells])
+        rows.append([escape(label), str(len(runs)), f"{runs[0].steps:,}", *cells])
     return markdown_table(["regime", "runs", "steps", "seconds", *(f"{size} px" for size in sizes)], rows)
 
 

@@ -5,8 +5,9 @@ Names load on first use, so that plans need neither torch nor FFCV.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
+
+from mixsize.packages import load
 
 _HOMES = {
     "Beton": "beton",
@@ -30,7 +31,7 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return load(f"{__name__}.{_HOMES[name]}", name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -170,6 +170,8 @@ def encode_image(item: str | np.ndarray, encoding: Encoding) -> tuple[EncodedIma
     if isinstance(item, np.ndarray):
         return _encode_pixels(Image.fromarray(item), encoding)
     try:
+        if os.path.getsize(item) > MAX_BYTES:
+            raise UnusableImage(f"takes {os.path.getsize(item)} bytes, a .beton page holds at most {MAX_BYTES}")
         data = Path(item).read_bytes()
     except OSError as error:
         raise UnusableImage(f"cannot be read: {error.strerror or error}") from error

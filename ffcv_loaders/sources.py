@@ -129,8 +129,9 @@ class ArraySource:
 
 
 def printable(name: str) -> str:
-    """``name`` with bytes that are no valid text written as escapes, so that it can be printed and stored."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    """``name`` with escapes for bytes that are no text and for what would act on a terminal rather than show."""
+    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def some(names: Iterable[str]) -> str:
@@ -211,8 +212,7 @@ class _Listing:
     def _leads_out(self, path: str, above: tuple[str, ...]) -> bool:
         """Whether a link leaves the root, leads nowhere, or leads back to a folder that it lies in."""
         target = os.path.realpath(path)
-        inside = os.path.commonpath([self._top, target]) == self._top
-        return not inside or not os.path.exists(target) or target in above
+        return not _lies_in(self._top, target) or not os.path.exists(target) or target in above
 
     def images_of(self, name: str) -> list[str]:
         """Images of a class, in torchvision's order."""
@@ -250,6 +250,9 @@ def find_splits(root: str | os.PathLike[str]) -> dict[str, Path]:
 
     Of that kind are folders whose only sub-folders are ``train``, ``test``, ``val`` or ``valid``, each holding folders
     and no images of its own.
+
+    Raises:
+        SourceError: a split that is a link out of the folder.
     """
     root = Path(root)
     if not root.is_dir():
@@ -262,7 +265,18 @@ def find_splits(root: str | os.PathLike[str]) -> dict[str, Path]:
         loose = any(path.name.lower().endswith(IMAGE_EXTENSIONS) for path in below if not path.is_dir())
         if loose or not any(path.is_dir() for path in below):
             return {}
+    outside = [folder.name for folder in folders if not _lies_in(root, folder)]
+    if outside:
+        raise SourceError(
+            f"{root}: holds links that lead out of the folder: {some(outside)}; convert each by its own path"
+        )
     return {folder.name: folder for folder in folders}
+
+
+def _lies_in(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> bool:
+    """Whether a path, its links followed, is below a folder."""
+    top = os.path.realpath(root)
+    return os.path.commonpath([top, os.path.realpath(path)]) == top
 
 
 def check_same_classes(sources: dict[str, Source]) -> None:

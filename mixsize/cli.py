@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 import mixsize
+from mixsize.packages import explain
 
 _COMMANDS = {
     "convert": ("mixsize.ffcv_loaders.convert", "write an image folder, CIFAR or digits as .beton files"),
@@ -23,6 +25,7 @@ _COMMANDS = {
     "eval": ("mixsize.recipes.evaluate", "evaluate trained weights over image sizes"),
     "report": ("mixsize.bench.report", "compare runs in a web page, and in Markdown with plots"),
     "recipes": ("mixsize.recipes.listing", "list the packaged recipes"),
+    "doctor": ("mixsize.doctor", "look at the installation and the machine: what is missing, what is slow"),
 }
 _BENCHES = {
     "calibration": ("mixsize.bench.calibration", "accuracy over sizes with and without calibrated batch norm"),
@@ -43,16 +46,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     What the user can mend ends as one line on standard error and code 2; what only we can, as a traceback.
     """
-    args = _parser().parse_args(argv)
+    # wandb, which timm imports where it is there, reads it then, and would send its makers reports of its own errors.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # A disk that fails under a mapped file, or a bug in compiled code, ends the process: then say where it was.
     with contextlib.suppress(ValueError, RuntimeError):  # Standard error may be no file.
         faulthandler.enable()
     try:
-        remaining: Callable[[], int] = args.prepare(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return remaining()
+        args = _parser().parse_args(argv)
+        try:
+            remaining: Callable[[], int] = args.prepare(args)
+        except (ValueError, OSError) as error:
+            return _mistake(str(error))
+        return remaining()
+    except ImportError as error:
+        words = explain(error)
+        if words is None:
+            raise
+        return _mistake(f"{words} (mixsize doctor looks for what else is missing)")
+
+
+def _mistake(words: str) -> int:
+    print(f"error: {words}", file=sys.stderr)
+    return 2
 
 
 class _LazyParser(argparse.ArgumentParser):

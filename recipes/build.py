@@ -66,6 +66,7 @@ from mixsize.recipes.time_budget import NO_END, TimeBudget
 from mixsize.recipes.times import Times
 from mixsize.recipes.wandb_log import run_id, settings
 from mixsize.recipes.wandb_logger import LenientWandBLogger
+from mixsize.recipes.weights import running_nothing
 
 ACCURACY = "MulticlassAccuracy"
 LOSS = "CrossEntropy"
@@ -155,27 +156,28 @@ def build(recipe: schema.Recipe) -> Run:
         write_text(folder / RECIPE_FILE, to_yaml(recipe))
         write_text(folder / DATA_FILE, json.dumps(loader.dataset.identity(), indent=1) + "\n")
     dist.barrier()
-    trainer = Trainer(
-        model=model,
-        train_dataloader=loader.data_spec(),
-        eval_dataloader=evaluators,
-        eval_interval=f"{recipe.evaluation.every_epochs}ep",
-        optimizers=optimizer,
-        algorithms=[StepSeed(), sampling, schedule, *companions],
-        max_duration=NO_END if recipe.duration[1] == "sec" else recipe.max_duration,
-        seed=recipe.seed,
-        precision=recipe.precision,
-        device={"auto": None, "cpu": "cpu", "gpu": "gpu"}[recipe.device],
-        device_train_microbatch_size=recipe.microbatch_images,
-        run_name=recipe.name,
-        loggers=build_loggers(recipe, folder),
-        callbacks=[clock, times, curve, gradient_norms, *build_callbacks(recipe, folder, sampling, clock)],
-        progress_bar=False,
-        auto_log_hparams=False,
-        load_path=None if start.checkpoint is None else str(start.checkpoint),
-        # StepSeed sets them at every step, on any number of ranks.
-        load_ignore_keys=["rng"],
-    )
+    with running_nothing(start.checkpoint):
+        trainer = Trainer(
+            model=model,
+            train_dataloader=loader.data_spec(),
+            eval_dataloader=evaluators,
+            eval_interval=f"{recipe.evaluation.every_epochs}ep",
+            optimizers=optimizer,
+            algorithms=[StepSeed(), sampling, schedule, *companions],
+            max_duration=NO_END if recipe.duration[1] == "sec" else recipe.max_duration,
+            seed=recipe.seed,
+            precision=recipe.precision,
+            device={"auto": None, "cpu": "cpu", "gpu": "gpu"}[recipe.device],
+            device_train_microbatch_size=recipe.microbatch_images,
+            run_name=recipe.name,
+            loggers=build_loggers(recipe, folder),
+            callbacks=[clock, times, curve, gradient_norms, *build_callbacks(recipe, folder, sampling, clock)],
+            progress_bar=False,
+            auto_log_hparams=False,
+            load_path=None if start.checkpoint is None else str(start.checkpoint),
+            # StepSeed sets them at every step, on any number of ranks.
+            load_ignore_keys=["rng"],
+        )
     parts = (loader, sampling, clock, times, curve, gradient_norms, calibration)
     return Run(recipe, trainer, *parts, folder, start.checkpoint)
 

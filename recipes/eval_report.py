@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
-from mixsize.recipes.figures import COLOURS, MARKERS, new_figure
+from mixsize.recipes.figures import COLOURS, MARKERS, new_figure, with_plain_text
 
 RECORD_VERSION = 1
 # More would run into each other; the paper's sweep has 13.
@@ -141,6 +141,7 @@ def to_csv(record: EvalRecord) -> str:
     return text.getvalue()
 
 
+@with_plain_text
 def draw(records: Sequence[EvalRecord]) -> Figure:
     """Top-1 accuracy by size and by computation, as in figures 1 and 3 of the MixSize paper.
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from composer.core import get_precision_context
-from rich.console import Console
 from tqdm import tqdm
 
 from mixsize.algorithms.calibration import batch_norm_layers
@@ -34,6 +33,7 @@ from mixsize.recipes.build import (
     torch_device,
 )
 from mixsize.recipes.compose import compose
+from mixsize.recipes.console import plain_console
 from mixsize.recipes.environment import environment
 from mixsize.recipes.eval_report import Accuracy, EvalRecord, SizeRow
 from mixsize.recipes.figures import save
@@ -275,7 +275,7 @@ def report(record: EvalRecord, others: Sequence[EvalRecord], folder: Path) -> No
     write_json(paths["record"], record.model_dump(mode="json"))
     write_text(paths["csv"], eval_report.to_csv(record))
     save(eval_report.draw([record, *others]), paths["plot"])
-    Console().print(eval_report.make_table(record))
+    plain_console().print(eval_report.make_table(record))
     for other in others:
         if other.data != record.data:
             print(f"note: {other.name} was evaluated on other images than {record.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,6 +17,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 #: Of text and axes, and of the lines behind the data.
 INK, GRID = "#333333", "#DDDDDD"
+#: For functions that draw texts which are not our own: dollar signs are dollar signs, not formulae.
+with_plain_text = mpl.rc_context({"text.parse_math": False})
 
 
 def new_figure(columns: int = 1, width: float = 7.0, height: float = 4.0) -> tuple[Figure, list[Axes]]:

@@ -37,7 +37,7 @@ def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
     """The timm network of a recipe.
 
     Raises:
-        ValueError: an unknown name, arguments that the network does not take, or a checkpoint that cannot be read.
+        ValueError: an unknown name, arguments that the network does not take, or a checkpoint that is none of its own.
     """
     assert networks.__all__  # Importing them registers the CIFAR networks with timm.
     assert amoebanet.__all__
@@ -49,15 +49,19 @@ def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
     if model.checkpoint is not None and not Path(model.checkpoint).is_file():
         raise ValueError(f"model.checkpoint: no file {model.checkpoint}")
     try:
-        return timm.create_model(
-            model.name,
-            pretrained=model.pretrained,
-            num_classes=num_classes,
-            checkpoint_path=model.checkpoint or "",
-            **model.kwargs,
-        )
+        network = timm.create_model(model.name, pretrained=model.pretrained, num_classes=num_classes, **model.kwargs)
     except TypeError as error:
         raise ValueError(f"model.kwargs: {model.name} cannot be made with {model.kwargs}: {error}") from error
+    if model.checkpoint is not None:
+        # Needs Composer, which a plan does without.
+        from mixsize.recipes.weights import load_weights, read_weights
+
+        path = Path(model.checkpoint)
+        try:
+            load_weights(network, read_weights(path), path, model.name)
+        except ValueError as error:
+            raise ValueError(f"model.checkpoint: {error}") from error
+    return network
 
 
 def network_stride(module: torch.nn.Module) -> int:

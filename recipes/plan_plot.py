@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mixsize.recipes.figures import COLOURS, new_figure
+from mixsize.recipes.figures import COLOURS, new_figure, with_plain_text
 from mixsize.recipes.planning import Plan, PlannedShape
 
 
+@with_plain_text
 def plot_plan(plan: Plan) -> Figure:
     """Images and steps by image size, of an epoch; where an epoch has one size only, of the run, and sizes by epoch."""
     by_epoch = len(plan.size_by_epoch) > 1

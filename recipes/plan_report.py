@@ -14,6 +14,7 @@ from rich.table import Table
 
 from mixsize.recipes.arguments import add_items
 from mixsize.recipes.compose import compose
+from mixsize.recipes.console import plain_console
 from mixsize.recipes.planning import Plan, make_plan
 from mixsize.recipes.step_times import read_step_times
 
@@ -54,7 +55,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         if args.json:
             print(json.dumps(plan_values(plan), indent=1))
         else:
-            print_plan(plan, Console(), timed=args.times is not None)
+            print_plan(plan, plain_console(), timed=args.times is not None)
         if args.plot is not None:
             # matplotlib takes a second to import.
             from mixsize.recipes.figures import save

@@ -20,6 +20,7 @@ from mixsize.ffcv_loaders.ranks import default_threads
 from mixsize.recipes.arguments import add_items
 from mixsize.recipes.build import Run, build, run_folder
 from mixsize.recipes.compose import compose
+from mixsize.recipes.console import plain_console
 from mixsize.recipes.environment import source_version
 from mixsize.recipes.files import in_one_piece, write_text
 from mixsize.recipes.recording import accuracies, make_record
@@ -88,7 +89,7 @@ def fit(run: Run) -> RunRecord:
         raise
     run.trainer.close()
     if dist.get_global_rank() == 0:
-        print_record(record, Console())
+        print_record(record, plain_console())
         print(f"record: {run.folder / RECORD_FILE}")
     return record
 
@@ -124,7 +125,7 @@ def save_weights(network: torch.nn.Module, path: Path) -> None:
 
 def _show_finished(record: RunRecord, folder: Path) -> int:
     if int(os.environ.get("RANK", 0)) == 0:
-        print_record(record, Console())
+        print_record(record, plain_console())
         print(f"{folder} ended before; this is its record. output.restart=true trains anew")
     return 0
 

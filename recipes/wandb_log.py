@@ -1,17 +1,21 @@
-"""What Weights & Biases is told of a run beside the metrics of each step: its identity, and its record."""
+"""What Weights & Biases is told of a run beside the metrics of each step: its identity, and its record.
+
+wandb is imported by those who log to it only.
+"""
 
 from __future__ import annotations
 
 import re
 import uuid
 from pathlib import Path
-from typing import Any
-
-import wandb
-from wandb.sdk.wandb_run import Run as WandbRun
+from typing import TYPE_CHECKING, Any
 
 from mixsize.recipes.files import write_text
 from mixsize.recipes.run_record import RunRecord
+
+if TYPE_CHECKING:
+    import wandb
+    from wandb.sdk.wandb_run import Run as WandbRun
 
 #: Holds the id of the run at Weights & Biases, in the run's folder.
 WANDB_ID_FILE = "wandb-id.txt"
@@ -44,6 +48,8 @@ def settings() -> wandb.Settings:
     By default a table that is logged off line makes wandb 0.18 ask the service for its version, and without a network
     to go on asking for minutes.
     """
+    import wandb
+
     return wandb.Settings(allow_offline_artifacts=False)
 
 
@@ -54,6 +60,8 @@ def log_record(run: WandbRun, record: RunRecord) -> None:
         run: under way, on or off line.
         record: of a run that finished.
     """
+    import wandb
+
     # Not wandb.log's step: these belong to the run's end, whatever its last step was.
     run.log({"accuracy_by_size": accuracy_table(record), "gradient_norms_by_size": gradient_norm_table(record)})
     shapes = shape_table(record)
@@ -80,6 +88,8 @@ def summary_of(record: RunRecord) -> dict[str, Any]:
 
 def accuracy_table(record: RunRecord) -> wandb.Table:
     """Accuracy, loss and cost at each evaluation size."""
+    import wandb
+
     calibrated = record.calibrated_accuracy or {}
     rows = [
         [int(size), accuracy, calibrated.get(size), record.loss.get(size), record.macs.get(size)]
@@ -90,6 +100,8 @@ def accuracy_table(record: RunRecord) -> wandb.Table:
 
 def shape_table(record: RunRecord) -> wandb.Table:
     """The step shapes that occurred: the histogram of the plan."""
+    import wandb
+
     rows = [
         [f"{row.size_px} px x {row.batch_size} x {row.duplicates}", *row.model_dump().values()] for row in record.shapes
     ]
@@ -99,5 +111,7 @@ def shape_table(record: RunRecord) -> wandb.Table:
 
 def gradient_norm_table(record: RunRecord) -> wandb.Table:
     """Gradient norms by image side, before and after smoothing."""
+    import wandb
+
     columns = ["size_px", "steps", "mean", "std", "smoothed_mean", "smoothed_std"]
     return wandb.Table(columns=columns, data=[list(row.model_dump().values()) for row in record.gradient_norms])

@@ -8,7 +8,6 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-import wandb
 from composer.core import State
 from composer.loggers import Logger, WandBLogger
 
@@ -33,6 +32,8 @@ class LenientWandBLogger(WandBLogger):
 
     def init(self, state: State, logger: Logger) -> None:
         """Begin the run, on disk where there is no service."""
+        import wandb
+
         if self._enabled and self._init_kwargs.get("mode") == "online":
             url = wandb.setup().settings.base_url
             reason = why_unreachable(url)
@@ -53,6 +54,8 @@ class LenientWandBLogger(WandBLogger):
 
     def log_record(self, record: RunRecord) -> None:
         """Log what came out."""
+        import wandb
+
         if self._enabled and wandb.run is not None:
             self._attempt(lambda: log_record(wandb.run, record))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ _COMPOSERS: list[Any] = [
     (_make_array, "numpy.core.multiarray._reconstruct"),
 ]
 _NAMED = 3
+_FORCED, _UNFORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 def find_weights(checkpoint: Path) -> Path:
@@ -93,6 +96,32 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(found)
 
 
+@contextmanager
+def running_nothing(checkpoint: Path | None) -> Iterator[None]:
+    """Let a Trainer load a training state in this block without running what the file holds.
+
+    Composer 0.32 asks PyTorch to unpickle whatever is there. What PyTorch's own switch turns that into takes tensors,
+    plain values and what Composer itself writes, and refuses the rest before any of it is called.
+
+    Args:
+        checkpoint: for messages; None where nothing is loaded.
+
+    Raises:
+        ValueError: a file that would run code when loaded.
+    """
+    before = {name: os.environ.pop(name, None) for name in (_FORCED, _UNFORCED)}
+    os.environ[_FORCED] = "1"
+    try:
+        with torch.serialization.safe_globals(_COMPOSERS):
+            yield
+    except pickle.UnpicklingError as error:
+        assert checkpoint is not None
+        raise ValueError(_refused(checkpoint, error) or f"{checkpoint} is no training state of Composer") from error
+    finally:
+        del os.environ[_FORCED]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, name: str) -> None:
     """Give a network its weights, all of them.
 
@@ -137,18 +166,21 @@ def sha256(path: Path) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    refused = re.search(r"GLOBAL (\S+)", str(error.__cause__))
+    refused = _refused(path, error.__cause__)
     if refused:
-        return (
-            f"{path} holds more than weights: {refused[1]}, which could run code when loaded; where you trust it, save "
-            "its state dictionary alone"
-        )
+        return f"{refused}; where you trust it, save its state dictionary alone"
     if isinstance(error.__cause__, pickle.UnpicklingError):
         return f"{path} is no file of tensors and plain values"
     if isinstance(error, AttributeError):
         return f"{path} holds no dictionary of weights"
     words = str(error).strip().split("\n")[0]
     return f"{path} cannot be read as weights: {type(error).__name__}" + (f" ({words})" if words else "")
+
+
+def _refused(path: Path, error: BaseException | None) -> str | None:
+    """What PyTorch would not load, where that is why it failed."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return found and f"{path} holds more than weights: {found[1]}, which could run code when loaded"
 
 
 def _classifier_keys(network: nn.Module) -> set[str]:

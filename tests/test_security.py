@@ -1,0 +1,322 @@
+"""What SECURITY.md promises, each against input that really tries."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from mixsize.algorithms.calibration import StatisticsBank
+from mixsize.bench.report_html import render_html
+from mixsize.bench.report_markdown import render_markdown
+from mixsize.bench.report_sections import make_report
+from mixsize.bench.suite import SuiteError, load_suite
+from mixsize.cli import main
+from mixsize.ffcv_loaders.beton import Beton
+from mixsize.ffcv_loaders.convert import convert, convert_splits
+from mixsize.recipes import schema
+from mixsize.recipes.build import build
+from mixsize.recipes.compose import RecipeError, compose, to_yaml
+from mixsize.recipes.model import create_network
+from mixsize.recipes.train import fit, print_record
+from mixsize.recipes.weights import read_weights, running_nothing
+
+sys.path.insert(0, str(Path(__file__).parent / "bench"))
+from run_records import make_suite
+
+MARKUP = "<script>alert(1)</script><img src=x onerror=alert(1)>](javascript:alert(1)) `|*_ $x^{$ [/red] \"'&"
+KEY = "c0ffee0123456789c0ffee0123456789c0ffee01"
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def demo(digits, tmp_path, *items):
+    data = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton", f"output.folder={tmp_path}/runs"]
+    return compose(["demo", *data, "progress_bar=false", "evaluation.sizes=[16]", *items])
+
+
+# ---- YAML ----
+
+OBJECTS = ["!!python/object/apply:os.mkdir [{mark}]", "!!python/name:os.system ''", "!mine 3", "!!binary aGk="]
+
+
+@pytest.mark.parametrize("value", OBJECTS)
+def test_a_recipe_cannot_construct_objects(value, tmp_path):
+    mark, file = tmp_path / "mark", tmp_path / "hostile.yaml"
+    file.write_text(f"name: {value.format(mark=mark)}\n")
+    with pytest.raises(RecipeError, match=re.escape(str(file))):
+        compose(["demo", str(file)])
+    with pytest.raises(RecipeError, match="is not a YAML value"):
+        compose(["demo", f"name={value.format(mark=mark)}"])
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("value", OBJECTS)
+def test_a_suite_cannot_construct_objects(value, tmp_path):
+    mark, file = tmp_path / "mark", tmp_path / "hostile.yaml"
+    file.write_text(f"name: {value.format(mark=mark)}\n")
+    with pytest.raises(SuiteError, match=re.escape(str(file))):
+        load_suite(str(file))
+    assert not mark.exists()
+
+
+def test_nothing_in_a_recipe_is_taken_from_the_environment(monkeypatch):
+    monkeypatch.setenv("MY_SECRET", KEY)
+    texts = ["${MY_SECRET}", "$MY_SECRET", "${oc.env:MY_SECRET}", "{MY_SECRET}", "%(MY_SECRET)s", "~", "~/x"]
+    for text in texts[:-2]:
+        recipe = compose(["demo", f"data.train='{text}/x.beton'", f"output.wandb={{project: '{text}'}}"])
+        assert recipe.data.train == f"{text}/x.beton"
+        assert recipe.output.wandb.project == text
+        assert KEY not in to_yaml(recipe)
+    assert compose(["demo", "data.train='~/x.beton'"]).data.train == "~/x.beton"
+
+
+# ---- checkpoints, weights and banks ----
+
+
+def test_a_training_state_that_would_run_code_is_refused_when_a_run_goes_on(digits, tmp_path):
+    fit(build(demo(digits, tmp_path, "max_duration=1ba", "schedule={name: constant}")))
+    (checkpoint,) = (tmp_path / "runs/demo/checkpoints").glob("*.pt")
+    state = torch.load(checkpoint, weights_only=False)
+    torch.save({**state, "more": Hostile(tmp_path / "mark")}, checkpoint)
+    longer = demo(digits, tmp_path, "max_duration=2ba", "schedule={name: constant}")
+    words = (
+        rf"{re.escape(str(checkpoint))} holds more than weights: (posix|nt)\.mkdir, which could run code when loaded"
+    )
+    with pytest.raises(ValueError, match=words):
+        build(longer)
+    assert not (tmp_path / "mark").exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+    torch.save(state, checkpoint)
+    assert fit(build(longer)).steps == 2
+
+
+def test_pytorchs_switches_are_as_they_were_after_a_load_that_failed(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    file = tmp_path / "hostile.pt"
+    torch.save({"state": Hostile(tmp_path / "mark")}, file)
+    with pytest.raises(ValueError, match="which could run code"), running_nothing(file):
+        torch.load(file, weights_only=False)
+    assert not (tmp_path / "mark").exists()
+    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_weights_and_banks_that_would_run_code_are_refused(tmp_path):
+    for zipped in (True, False):
+        file = tmp_path / f"hostile-{zipped}.pt"
+        torch.save({"w": torch.ones(2), "x": Hostile(tmp_path / "mark")}, file, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ValueError, match=re.escape(str(file))):
+            read_weights(file)
+        with pytest.raises(ValueError, match=f"{re.escape(str(file))} is not a file of"):
+            StatisticsBank.load(file)
+        with pytest.raises(ValueError, match=re.escape(str(file))):
+            create_network(schema.Model(name="resnet10t", checkpoint=str(file)), 10)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_bank_of_the_wrong_values_is_refused_with_its_name(tmp_path):
+    StatisticsBank().save(tmp_path / "bank.pt")
+    good = torch.load(tmp_path / "bank.pt", weights_only=True)
+    for sizes in ({"24": 3}, {24: {}}, {"x": {}}, {"24": {"bn": 3}}, [], None):
+        torch.save({**good, "sizes": sizes}, tmp_path / "bad.pt")
+        with pytest.raises(ValueError, match=re.escape(str(tmp_path / "bad.pt"))):
+            StatisticsBank.load(tmp_path / "bad.pt")
+
+
+# ---- conversion ----
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "images" / split / name / "0.png")
+    return tmp_path / "images"
+
+
+def test_a_split_that_is_a_link_out_of_the_folder_is_not_converted(folder, tmp_path):
+    (folder / "test").rename(tmp_path / "private")
+    (folder / "test").symlink_to(tmp_path / "private")
+    with pytest.raises(ValueError, match="links that lead out of the folder: test; convert each by its own path"):
+        convert_splits(folder, tmp_path / "out", workers=1, progress=False)
+    assert not (tmp_path / "out").exists()
+    (folder / "test").unlink()
+    (folder / "test").symlink_to("train")
+    assert len(convert_splits(folder, tmp_path / "out", workers=1, progress=False)) == 2
+
+
+def test_a_link_to_a_file_outside_is_not_read(folder, tmp_path):
+    (tmp_path / "private.png").write_bytes((folder / "train/cat/0.png").read_bytes())
+    (folder / "train/cat/1.png").symlink_to(tmp_path / "private.png")
+    with pytest.raises(ValueError, match=r"holds links that lead out of the folder.*cat/1\.png"):
+        convert(folder / "train", tmp_path / "out.beton", workers=1, progress=False)
+
+
+def png_that_declares(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(1 << 20), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("side", "words"),
+    [(10_000, "declares 10000 x 10000 pixels, more than 89478485"), (60_000, r"3600000000 pixels\) exceeds limit")],
+)
+def test_images_that_declare_more_pixels_than_a_machine_holds_are_refused_unread(folder, tmp_path, side, words):
+    (folder / "train/cat/bomb.png").write_bytes(png_that_declares(side, side))
+    with pytest.raises(ValueError, match=rf"cat/bomb\.png.*{words}"):
+        convert(folder / "train", tmp_path / "out.beton", workers=1, progress=False)
+
+
+def test_a_file_that_is_longer_than_a_page_is_refused_unread(folder, tmp_path):
+    with open(folder / "train/cat/huge.jpg", "wb") as file:
+        file.truncate(1 << 40)  # Takes no space on the disk, and would take it all in memory.
+    with pytest.raises(ValueError, match=r"cat/huge\.jpg.*takes 1099511627776 bytes"):
+        convert(folder / "train", tmp_path / "out.beton", workers=1, progress=False)
+
+
+def test_names_that_would_act_on_a_terminal_are_kept_as_escapes(folder, tmp_path):
+    (folder / "train/cat").rename(folder / "train/cat\x1b[31m\u202e\n")
+    convert(folder / "train", tmp_path / "out.beton", workers=1, progress=False)
+    assert Beton.open(tmp_path / "out.beton").info.classes == (r"cat\x1b[31m\u202e\n", "dog")
+
+
+# ---- reports and the terminal ----
+
+
+class Page(HTMLParser):
+    """Elements and attributes of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+
+def hostile_records():
+    records = []
+    for record in make_suite(seeds=2):
+        environment = record.environment.model_copy(update={"cpu": MARKUP, "torch": MARKUP})
+        update = {"label": f"{record.label}{MARKUP}", "name": MARKUP, "environment": environment, "suite": MARKUP}
+        update |= {"commit": MARKUP, "error": None if record.error is None else f"{MARKUP}\n```\n# {MARKUP}"}
+        records.append(record.model_copy(update=update))
+    return records
+
+
+@pytest.fixture(scope="module")
+def hostile_report():
+    return make_report(MARKUP, hostile_records())
+
+
+def test_no_text_of_a_record_becomes_markup_of_the_page(hostile_report):
+    page, plain = Page(), Page()
+    page.feed(render_html(hostile_report))
+    plain.feed(render_html(make_report("digits", make_suite(seeds=2))))
+    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in plain.elements}
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert {name for _, attributes in page.elements for name in attributes} <= {
+        name for _, attributes in plain.elements for name in attributes
+    }
+    links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
+    assert links
+    assert all(link.startswith("#") for link in links)
+
+
+def test_no_text_of_a_record_becomes_markup_of_the_markdown(hostile_report):
+    text = render_markdown(hostile_report, "figures")
+    outside_quotes = re.sub(r"^(`{3,})text\n.*?\n\1$", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert "alert(1)" in outside_quotes
+    assert set(re.findall(r"<(\w+)", outside_quotes)) <= {"details", "summary"}
+    links = re.findall(r"(?<!\\)\]\(([^)]*)\)", outside_quotes)
+    assert links
+    assert all(link.startswith("figures/") for link in links)
+    # The error's own fence ends nothing: there is a longer one around it.
+    assert "````text\n" in text
+
+
+def test_names_stand_on_the_terminal_as_they_are(monkeypatch, capsys):
+    shown = StringIO()
+    monkeypatch.setattr("mixsize.recipes.console.Console", lambda **how: Console(file=shown, width=200, **how))
+    from mixsize.recipes.console import plain_console
+
+    record = make_suite(seeds=1)[0].model_copy(update={"name": "[red]a[/x] :smile: [link=file:///]b"})
+    print_record(record, plain_console())
+    assert "[red]a[/x] :smile: [link=file:///]b: what was drawn" in shown.getvalue()
+
+
+def test_a_plan_under_a_hostile_name_is_printed_and_drawn(tmp_path, capsys):
+    items = ["cifar10/resnet20", "regime/s28_bplus", "name='[/x] $x^{$ <b>'"]
+    assert main(["plan", *items, "--plot", str(tmp_path / "plan.png")]) == 0
+    assert "[/x] $x^{$ <b>: B+" in capsys.readouterr().out
+    assert (tmp_path / "plan.png").stat().st_size > 1000
+
+
+# ---- network and secrets ----
+
+TRAINS_UNDER_WATCH = """
+import json, sys
+told = []
+def watch(event, args):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+        told.append([event, str(args[0])])
+    elif event in ("socket.connect", "socket.sendto"):
+        told.append([event, str(args[1])])
+sys.addaudithook(watch)
+from mixsize.cli import main
+codes = [main(sys.argv[1:])]
+import wandb
+alone = list(told)
+codes.append(main([*sys.argv[1:], "name=logged", "output.wandb={project: mine, mode: offline}"]))
+print(json.dumps({"codes": codes, "alone": alone, "told": told, "reporting": not wandb._sentry._disabled}))
+"""
+
+
+def test_training_speaks_to_nobody_and_no_secret_of_the_environment_is_written(digits, tmp_path):
+    items = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton", f"output.folder={tmp_path}/runs"]
+    items += ["evaluation.sizes=[16]", "max_duration=1ba", "progress_bar=false"]
+    secrets = dict.fromkeys(("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MOSAICML_ACCESS_TOKEN"), KEY)
+    environment = {k: v for k, v in os.environ.items() if k != "WANDB_ERROR_REPORTING"}
+    environment |= {**secrets, "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINS_UNDER_WATCH, "train", "demo", *items],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["codes"] == [0, 0]
+    assert told["alone"] == []
+    # wandb's own service, on this machine.
+    assert all("127.0.0.1" in place or "localhost" in place for _, place in told["told"]), told["told"]
+    assert told["reporting"] is False
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"record.json", "recipe.yaml", "model.safetensors"} <= {path.name for path in written}
+    assert any(path.suffix == ".wandb" for path in written)
+    assert [path for path in written if KEY.encode() in path.read_bytes()] == []
+    assert KEY not in done.stdout + done.stderr
