@@ -25,6 +25,7 @@ from mixsize.bench.gpu_training import CLASSES
 from mixsize.bench.records import result_path
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.ranks import default_threads
+from mixsize.recipes.console import plain_console
 from mixsize.recipes.environment import environment, source_version
 
 #: The record, in the bench's folder.
@@ -98,7 +99,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     if args.restart:
         kept = {name: part for name, part in record.parts.items() if name not in _names(parts)}
         record = record.model_copy(update={"parts": kept})
-    session = Session(record, folder / RECORD_FILE, [(part, part.units(bench)) for part in parts], Console())
+    session = Session(record, folder / RECORD_FILE, [(part, part.units(bench)) for part in parts], plain_console())
 
     def measured() -> int:
         session.measure(60 * args.minutes)
