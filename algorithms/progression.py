@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
+from typing import get_args
 
-from mixsize.algorithms.regime import Base, Choice, Regime, Rounding, check_stride
+from mixsize.algorithms.regime import (
+    MAX_SIZE_PX,
+    Base,
+    Choice,
+    Regime,
+    Rounding,
+    check_count,
+    check_member,
+    check_stride,
+    is_number,
+)
+
+#: The longest ramp.
+MAX_EPOCHS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -63,16 +78,13 @@ class Progression:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ValueError("the progression has no phases; give at least one")
-        if self.warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; it must be at least 0")
+        if not is_number(self.warmup_epochs) or not 0 <= self.warmup_epochs < math.inf:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs!r}; it must be a number of at least 0")
+        check_member("rounding", self.rounding, get_args(Rounding))
+        check_count("batch_multiple", self.batch_multiple)
         for i, phase in enumerate(self.phases):
-            if phase.epochs < 1:
-                raise ValueError(f"phases[{i}].epochs is {phase.epochs}; it must be at least 1")
-            if not phase.lr_factor > 0:
-                raise ValueError(f"phases[{i}].lr_factor is {phase.lr_factor}; it must be above 0")
-            scale = phase.crop_scale
-            if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
-                raise ValueError(f"phases[{i}].crop_scale is {scale}; it must be two rising fractions of (0, 1]")
+            _check_phase(f"phases[{i}]", phase)
+        object.__setattr__(self, "phases", tuple(_plain(phase) for phase in self.phases))
         check_stride((phase.size_px for phase in self.phases), self.stride_px)
         regimes = tuple(self._fit(phase) for phase in self.phases)
         object.__setattr__(self, "_regimes", regimes)
@@ -104,9 +116,13 @@ class Progression:
             batch_multiple: see :class:`Progression`.
 
         Raises:
-            ValueError: epochs out of order, or sizes that are no multiples of ``step_px``.
+            ValueError: epochs out of order or beyond a million, or sizes that are no multiples of ``step_px``.
         """
-        if not 0 <= begin_epoch < end_epoch:
+        for name, value in (("start_px", start_px), ("end_px", end_px), ("step_px", step_px)):
+            check_count(name, value, MAX_SIZE_PX)
+        for name, value in (("begin_epoch", begin_epoch), ("end_epoch", end_epoch)):
+            check_count(name, value, MAX_EPOCHS, least=0)
+        if not begin_epoch < end_epoch:
             raise ValueError(f"the ramp goes from epoch {begin_epoch} to {end_epoch}; it must end after it begins")
         check_stride((start_px, end_px), step_px)
         sizes = []
@@ -170,6 +186,31 @@ class Progression:
             batch_multiple=self.batch_multiple,
             stride_px=self.stride_px,
         )
+
+
+def _check_phase(where: str, phase: Phase) -> None:
+    check_count(f"{where}.size_px", phase.size_px, MAX_SIZE_PX)
+    check_count(f"{where}.epochs", phase.epochs)
+    if phase.batch_size is not None:
+        check_count(f"{where}.batch_size", phase.batch_size)
+    if not is_number(phase.lr_factor) or not 0 < phase.lr_factor < math.inf:
+        raise ValueError(f"{where}.lr_factor is {phase.lr_factor!r}; it must be a number above 0")
+    scale = phase.crop_scale
+    if scale is not None:
+        pair = isinstance(scale, (tuple, list)) and len(scale) == 2 and all(map(is_number, scale))
+        if not pair or not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"{where}.crop_scale is {scale!r}; it must be two rising fractions of (0, 1]")
+
+
+def _plain(phase: Phase) -> Phase:
+    """Without numpy's numbers, which are no JSON."""
+    return Phase(
+        int(phase.size_px),
+        int(phase.epochs),
+        None if phase.batch_size is None else int(phase.batch_size),
+        float(phase.lr_factor),
+        None if phase.crop_scale is None else (float(phase.crop_scale[0]), float(phase.crop_scale[1])),
+    )
 
 
 def _runs(values: Sequence[int]) -> Iterable[tuple[int, int]]:

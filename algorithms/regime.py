@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -39,17 +40,53 @@ SIZE_DISTRIBUTIONS: Mapping[str, Mapping[int, float]] = MappingProxyType(
 BUDGET_BATCH_MULTIPLE = 8
 #: Shares may miss a sum of 1 by this much.
 SHARE_TOLERANCE = 1e-6
+#: The largest side in pixels: that of a JPEG.
+MAX_SIZE_PX = 65_535
+#: The largest batch and the most duplicates: plans keep them in 32 bits.
+MAX_COUNT = 2**31 - 1
+#: Pixels of a step, over all ranks, whose bytes can be counted in 64 bits.
+MAX_STEP_PIXELS = 2**61
+#: Images of a data set that floats can count one by one.
+MAX_SAMPLES = 2**53
 
 
-def _check_positive(where: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{where} is {value!r}; it must be a whole number of at least 1")
+def check_count(where: str, value: int, most: int = MAX_COUNT, least: int = 1) -> None:
+    """Refuse what is no whole number of ``least`` to ``most``.
+
+    Raises:
+        ValueError: names ``where``, the value and the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+        raise ValueError(f"{where} is {value!r}; it must be a whole number from {least} to {most}")
 
 
-def _check_member(where: str, value: str, allowed: Iterable[str]) -> None:
+def check_member(where: str, value: str, allowed: Iterable[str]) -> None:
+    """Refuse what is not one of the words allowed.
+
+    Raises:
+        ValueError: names ``where``, the value and the words.
+    """
     allowed = tuple(allowed)
     if value not in allowed:
         raise ValueError(f"{where} is {value!r}; it must be one of {', '.join(allowed)}")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number; truth values are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_share(where: str, value: float) -> None:
+    if not is_number(value) or not 0 < value <= 1:
+        raise ValueError(f"{where} is {value!r}; it must lie in (0, 1]")
+
+
+#: What the triple of a step consists of.
+_COUNTS = ("size_px", "batch_size", "duplicates")
+
+
+def _most(name: str) -> int:
+    return MAX_SIZE_PX if name == "size_px" else MAX_COUNT
 
 
 @dataclass(frozen=True)
@@ -67,8 +104,10 @@ class Base:
     duplicates: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("size_px", "batch_size", "duplicates"):
-            _check_positive(f"base.{name}", getattr(self, name))
+        for name in _COUNTS:
+            check_count(f"base.{name}", getattr(self, name), _most(name))
+            # numpy's integers are accepted, but overflow and are no JSON.
+            object.__setattr__(self, name, int(getattr(self, name)))
 
     @property
     def pixels(self) -> int:
@@ -116,7 +155,7 @@ class Regime:
 
     Raises:
         ValueError: an empty table, a size listed twice, a size that is no multiple of ``stride_px``,
-            a count below 1, a share outside (0, 1], shares that do not sum to 1.
+            a count below 1 or above what plans can hold, a share outside (0, 1], shares that do not sum to 1.
     """
 
     base: Base
@@ -127,17 +166,21 @@ class Regime:
     stride_px: int = field(default=1, compare=False)
 
     def __post_init__(self) -> None:
-        _check_member("mode", self.mode, get_args(Mode))
-        _check_member("share_of", self.share_of, get_args(ShareOf))
-        _check_member("draw", self.draw, get_args(Draw))
-        _check_positive("stride", self.stride_px)
+        check_member("mode", self.mode, get_args(Mode))
+        check_member("share_of", self.share_of, get_args(ShareOf))
+        check_member("draw", self.draw, get_args(Draw))
         if not self.choices:
             raise ValueError("the regime has no choices; give at least one size")
         for i, choice in enumerate(self.choices):
-            for name in ("size_px", "batch_size", "duplicates"):
-                _check_positive(f"choices[{i}].{name}", getattr(choice, name))
-            if not 0 < choice.share <= 1:
-                raise ValueError(f"choices[{i}].share is {choice.share!r}; it must lie in (0, 1]")
+            for name in _COUNTS:
+                check_count(f"choices[{i}].{name}", getattr(choice, name), _most(name))
+            _check_share(f"choices[{i}].share", choice.share)
+        plain = (Choice(*(int(getattr(c, name)) for name in _COUNTS), float(c.share)) for c in self.choices)
+        object.__setattr__(self, "choices", tuple(plain))
+        if self.max_step_pixels > MAX_STEP_PIXELS:
+            raise ValueError(
+                f"choices has a step of {self.max_step_pixels} pixels; a step has at most {MAX_STEP_PIXELS}"
+            )
         sizes = [choice.size_px for choice in self.choices]
         for size in sizes:
             if sizes.count(size) > 1:
@@ -190,25 +233,33 @@ class Regime:
                 ``(S0 / S)**2`` up to a power of two, at least 1 (the paper's Table 1), ``budget`` never exceeds the
                 base's pixels and keeps B a multiple of 8.
             draw: see :class:`Regime`.
-            batch_multiple: every B is a multiple of it (``nearest`` and ``budget`` round to one; ``pow2``
-                multiplies the base's, which must be one). Give the number of ranks, or a multiple of it.
+            batch_multiple: every B is a multiple of it: fitted ones are rounded to one, and the base's, which ``pow2``
+                multiplies and ``D+`` keeps, must be one. Give the number of ranks, or a multiple of it.
             stride_px: see :class:`Regime`.
 
         Raises:
-            ValueError: an unknown name, a size or share out of range, a batch that rounds to 0.
+            ValueError: an unknown name, a size or share out of range, a batch that rounds to 0 or is no multiple.
         """
-        _check_member("mode", mode, ("B+", "D+"))
-        _check_member("rounding", rounding, get_args(Rounding))
-        _check_positive("batch_multiple", batch_multiple)
+        check_member("mode", mode, ("B+", "D+"))
+        check_member("rounding", rounding, get_args(Rounding))
+        check_count("batch_multiple", batch_multiple)
         if isinstance(sizes, str):
-            _check_member("sizes", sizes, SIZE_DISTRIBUTIONS)
+            check_member("sizes", sizes, SIZE_DISTRIBUTIONS)
             sizes = SIZE_DISTRIBUTIONS[sizes]
-        for size in sizes:
-            _check_positive("a size in px", size)
+        if not isinstance(sizes, Mapping):
+            raise ValueError(f"sizes is {sizes!r}; it must be a name or a mapping of side in pixels to share")
+        for size, share in sizes.items():
+            check_count("a size in px", size, MAX_SIZE_PX)
+            _check_share(f"the share of size {size} px", share)
         fit = _fit_batch if mode == "B+" else _fit_duplicates
         choices = []
         for size, share in sorted(sizes.items(), reverse=True):
-            batch, duplicates = fit(int(size), base, rounding, batch_multiple)
+            batch, duplicates = fit(int(size), base, rounding, int(batch_multiple))
+            if batch % batch_multiple:
+                raise ValueError(
+                    f"base.batch_size is {base.batch_size}, and with {mode} and rounding {rounding} the batch at "
+                    f"{size} px is {batch}, no multiple of batch_multiple {batch_multiple}; give a base batch that is"
+                )
             choices.append(Choice(int(size), batch, duplicates, float(share)))
         return cls(base, tuple(choices), mode, share_of, draw, stride_px)
 
@@ -272,7 +323,7 @@ class Regime:
     def step_shares(self) -> tuple[float, ...]:
         """Each choice's fraction of the steps; they sum to 1."""
         if self.share_of == "steps":
-            return tuple(choice.share for choice in self.choices)
+            return self._shares
         weights = [choice.share / choice.batch_size for choice in self.choices]
         return tuple(weight / math.fsum(weights) for weight in weights)
 
@@ -280,9 +331,15 @@ class Regime:
     def sample_shares(self) -> tuple[float, ...]:
         """Each choice's fraction of an epoch's samples; they sum to 1."""
         if self.share_of == "samples":
-            return tuple(choice.share for choice in self.choices)
+            return self._shares
         weights = [choice.share * choice.batch_size for choice in self.choices]
         return tuple(weight / math.fsum(weights) for weight in weights)
+
+    @property
+    def _shares(self) -> tuple[float, ...]:
+        """The shares without what they may miss a sum of 1 by, which adds up over many steps."""
+        total = math.fsum(choice.share for choice in self.choices)
+        return tuple(choice.share / total for choice in self.choices)
 
     def step_counts(self, num_samples: int) -> tuple[int, ...]:
         """Steps that each choice takes in an epoch with ``draw="step"``; the same in every epoch.
@@ -296,9 +353,9 @@ class Regime:
         Raises:
             ValueError: too few images for one batch of every size.
         """
-        _check_positive("num_samples", num_samples)
+        check_count("num_samples", num_samples, MAX_SAMPLES)
         batches = np.array([choice.batch_size for choice in self.choices], dtype=np.int64)
-        shares = np.array([choice.share for choice in self.choices])
+        shares = np.array(self._shares)
         if self.share_of == "samples":
             # The nudge keeps 0.2 * 50_000 at 10_000 where binary fractions make it 9_999.999...
             counts = np.floor(shares * num_samples / batches + 1e-9).astype(np.int64)
@@ -348,8 +405,10 @@ def check_stride(sizes: Iterable[int], stride_px: int, network: str = "the netwo
     """Refuse sizes that a network of this total stride would have to pad or cut.
 
     Raises:
-        ValueError: a size that is no multiple of ``stride_px``; the message names the nearest ones that are.
+        ValueError: a size that is no multiple of ``stride_px``; the message names the nearest ones that are. A stride
+            that is no whole number of at least 1.
     """
+    check_count("stride", stride_px)
     for size in sizes:
         if size % stride_px:
             below = size // stride_px * stride_px

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixsize.algorithms.progression import Progression
-from mixsize.algorithms.regime import Regime
+from mixsize.algorithms.regime import MAX_SAMPLES, MAX_SIZE_PX, Regime, check_count
 from mixsize.ffcv_loaders.quasi_random import QuasiRandom
 
 # Streams of one epoch that must not share draws.
 _ORDER, _SHAPES, _EPOCH_CHOICE = range(3)
+#: Compiled code takes seeds in 64 bits.
+MAX_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ def plan_epoch(
         the rank's own images afterwards.
 
     Raises:
-        ValueError: too few images, more ranks than images, or a batch that the ranks cannot share evenly.
+        ValueError: too few images, more ranks than images, a batch that the ranks cannot share evenly, or a number out
+            of range.
     """
     _check_ranks(num_samples, rank, world_size)
     _check_divides(regime, world_size)
@@ -224,9 +227,8 @@ def plan_evaluation(num_samples: int, size_px: int, batch_size: int, rank: int =
         ValueError: a size or batch below 1, or more ranks than images.
     """
     _check_ranks(num_samples, rank, world_size)
-    for name, value in (("size_px", size_px), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+    check_count("size_px", size_px, MAX_SIZE_PX)
+    check_count("batch_size", batch_size)
     share = -(-num_samples // world_size)
     # Ranks meet in a collective after each batch: a rank with one batch fewer would cut the others short.
     num_batches = -(-share // batch_size)
@@ -237,6 +239,8 @@ def plan_evaluation(num_samples: int, size_px: int, batch_size: int, rank: int =
 
 
 def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
+    check_count("seed", seed, MAX_SEED, least=0)
+    check_count("epoch", epoch, least=0)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, stream)))
 
 
@@ -265,10 +269,11 @@ def _rank_part(order: np.ndarray, batch_size: np.ndarray, rank: int, world_size:
 
 
 def _check_ranks(num_samples: int, rank: int, world_size: int) -> None:
-    if num_samples < 1:
-        raise ValueError(f"the data set holds {num_samples} images; it must hold at least 1")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank is {rank}; it must lie between 0 and world_size - 1 = {world_size - 1}")
+    if num_samples == 0:
+        raise ValueError("the data set holds 0 images; it must hold at least 1")
+    check_count("num_samples", num_samples, MAX_SAMPLES)
+    check_count("world_size", world_size)
+    check_count("rank", rank, world_size - 1, least=0)
     if world_size > num_samples:
         raise ValueError(f"{world_size} ranks cannot share {num_samples} images; use at most {num_samples} ranks")
 

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from mixsize.algorithms.progression import Progression
-from mixsize.algorithms.regime import Regime
-from mixsize.ffcv_loaders.plan import EpochPlan, Step, check_plannable, plan_epoch, plan_length
+from mixsize.algorithms.regime import Regime, check_count
+from mixsize.ffcv_loaders.plan import MAX_SEED, EpochPlan, Step, check_plannable, plan_epoch, plan_length
 from mixsize.ffcv_loaders.quasi_random import QuasiRandom
 from mixsize.ffcv_loaders.ranks import process_rank
 
@@ -44,8 +44,7 @@ class PlannedDataset(IterableDataset):
         world_size: int | None = None,
         quasi_random: QuasiRandom | None = None,
     ) -> None:
-        if seed < 0:
-            raise ValueError(f"seed is {seed}; it must be at least 0")
+        check_count("seed", seed, MAX_SEED, least=0)
         default_rank, default_world_size = process_rank()
         self.rank = default_rank if rank is None else rank
         self.world_size = default_world_size if world_size is None else world_size

@@ -55,7 +55,7 @@ def test_crop_scales_belong_to_their_phase():
         (lambda: Progression(Base(32, 8), (Phase(32, 1), Phase(32, 1, lr_factor=0))), r"phases\[1\].lr_factor is 0"),
         (lambda: Progression(Base(32, 8), (Phase(32, 1, crop_scale=(0.5, 0.2)),)), r"phases\[0\].crop_scale is"),
         (lambda: Progression(Base(32, 8), (Phase(30, 1),), stride_px=4), "30 px is not a multiple"),
-        (lambda: Progression(Base(32, 8), (Phase(0, 1),)), "size in px is 0"),
+        (lambda: Progression(Base(32, 8), (Phase(0, 1),)), r"phases\[0\].size_px is 0"),
         (lambda: Progression(Base(32, 8), (Phase(32, 1, 0),)), "batch_size is 0"),
         (lambda: Progression(Base(32, 8), (Phase(256, 1),)), "rounds to 0"),
         (lambda: Progression(Base(32, 8), (Phase(32, 1),), warmup_epochs=-1), "warmup_epochs is -1"),

@@ -1,0 +1,264 @@
+"""Whatever a regime is asked to be, it is that within its rules, or the argument at fault is named."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from mixsize.algorithms.progression import Phase, Progression
+from mixsize.algorithms.regime import Base, Choice, Regime
+
+from .for_all import for_all, junk, made, spoilt
+
+MODES = ["B+", "D+"]
+ROUNDINGS = ["nearest", "pow2", "budget"]
+#: What a message may speak of: the arguments by their names.
+NAMED = re.compile(
+    r"base\.|sizes? |sizes\b|share|mode|rounding|draw|batch_multiple|stride|the batch at|choices|phases|epoch|_px\b"
+    r"|warmup_epochs|ramp|progression|num_samples|images"
+)
+
+
+def count(most: int, least: int = 1) -> st.SearchStrategy:
+    """Whole numbers, numpy's among them, and some at the edge of 32 bits."""
+    whole = st.integers(least, most)
+    return st.one_of(whole, whole, whole.map(np.int32), st.sampled_from([2**31 - 1]))
+
+
+def shares_of(weights: list[int], digits: int) -> list[float]:
+    """Shares that sum to 1 as nearly as decimals that someone wrote down do."""
+    return [round(weight / sum(weights), digits) for weight in weights]
+
+
+distributions = st.builds(
+    lambda sizes, digits: dict(zip(sizes, shares_of(list(sizes.values()), digits), strict=True)),
+    st.dictionaries(st.integers(1, 512), st.integers(1, 9), max_size=6),
+    st.sampled_from([2, 7, 17]),
+)
+faulty_distributions = st.dictionaries(
+    st.one_of(st.integers(1, 99), junk.filter(lambda key: not isinstance(key, list))),
+    st.one_of(st.floats(0, 1), junk),
+    max_size=3,
+)
+
+
+@for_all(
+    250,
+    20_000,
+    arguments=spoilt(
+        st.fixed_dictionaries(
+            {
+                "base.size_px": st.integers(1, 512),
+                "base.batch_size": count(2048),
+                "base.duplicates": count(8),
+                "sizes": st.one_of(
+                    distributions, distributions, st.sampled_from(["s28", "s144", "s208"]), faulty_distributions
+                ),
+                "mode": st.sampled_from(MODES),
+                "share_of": st.sampled_from(["samples", "steps"]),
+                "rounding": st.sampled_from(ROUNDINGS),
+                "draw": st.sampled_from(["step", "epoch"]),
+                "batch_multiple": st.one_of(st.just(1), st.integers(1, 16)),
+                "stride_px": st.one_of(st.just(1), st.integers(1, 8)),
+                "images": count(20_000),
+            }
+        )
+    ),
+)
+def test_a_regime_of_any_arguments_keeps_its_rules_or_names_the_argument(arguments):
+    images = arguments.pop("images")
+    base_arguments = [arguments.pop(f"base.{name}") for name in ("size_px", "batch_size", "duplicates")]
+    sizes, mode = arguments.pop("sizes"), arguments.pop("mode")
+    base = made(lambda: Base(*base_arguments), NAMED)
+    regime = base and made(lambda: Regime.from_sizes(sizes, base, mode, **arguments), NAMED)
+    if regime is None:
+        return
+    assert [choice.size_px for choice in regime.choices] == sorted((c.size_px for c in regime.choices), reverse=True)
+    if isinstance(sizes, dict):
+        assert {choice.size_px: choice.share for choice in regime.choices} == sizes
+    for shares in (regime.step_shares, regime.sample_shares):
+        assert math.fsum(shares) == pytest.approx(1, abs=1e-12)
+    for choice in regime.choices:
+        assert choice.size_px % arguments["stride_px"] == 0
+        assert choice.batch_size % arguments["batch_multiple"] == 0
+        check_rounding(choice, base, mode, arguments["rounding"], arguments["batch_multiple"])
+    assert re.fullmatch("[0-9a-f]{12}", regime.digest())
+    counts = made(lambda: regime.step_counts(images), NAMED)
+    if counts is not None:
+        left = int(images) - sum(n * choice.batch_size for n, choice in zip(counts, regime.choices, strict=True))
+        assert 0 <= left < sum(choice.batch_size for choice in regime.choices) + len(regime.choices)
+        assert min(counts) >= 1
+
+
+def check_rounding(choice: Choice, base: Base, mode: str, rounding: str, multiple: int) -> None:
+    scale = Fraction(base.size_px, choice.size_px) ** 2
+    near = Fraction(1, 10**9)
+    if rounding == "budget":
+        assert choice.pixels <= base.pixels
+        assert choice.batch_size % 8 == 0
+        if mode == "B+":
+            one_more = choice.batch_size + math.lcm(8, multiple)
+            assert choice.size_px**2 * one_more * choice.duplicates > base.pixels
+    elif rounding == "pow2":
+        kept, grown = (choice.duplicates, choice.batch_size), (base.duplicates, base.batch_size)
+        if mode == "D+":
+            kept, grown = kept[::-1], grown[::-1]
+        assert kept[0] == grown[0]
+        multiplier = Fraction(kept[1], grown[1])
+        assert multiplier.denominator == 1
+        assert multiplier.numerator.bit_count() == 1
+        assert multiplier == 1 or multiplier / 2 < scale
+        assert multiplier >= scale
+    elif mode == "B+":
+        assert choice.duplicates == base.duplicates
+        exact = base.batch_size * scale
+        assert abs(choice.batch_size - exact) <= Fraction(multiple, 2) + near * exact
+    elif scale * base.duplicates < Fraction(1, 2) - near:
+        assert choice.duplicates == 1
+        exact = base.batch_size * base.duplicates * scale
+        assert abs(choice.batch_size - exact) <= Fraction(multiple, 2) + near * exact
+    else:
+        assert choice.batch_size == base.batch_size
+        exact = base.duplicates * scale
+        assert abs(choice.duplicates - exact) <= Fraction(1, 2) + near * exact
+
+
+@for_all(
+    100,
+    10_000,
+    rows=st.lists(
+        spoilt(
+            st.fixed_dictionaries(
+                {
+                    "size_px": st.integers(1, 512),
+                    "batch_size": count(2048),
+                    "duplicates": count(8),
+                    "share": st.sampled_from([0.25, 0.5, 1, 1.0]),
+                }
+            )
+        ),
+        max_size=3,
+    ),
+    options=spoilt(
+        st.fixed_dictionaries(
+            {
+                "share_of": st.sampled_from(["samples", "steps"]),
+                "draw": st.sampled_from(["step", "epoch"]),
+                "stride_px": st.just(1),
+            }
+        )
+    ),
+)
+def test_a_table_of_any_rows_is_kept_or_names_the_row(rows, options):
+    choices = [Choice(**row) for row in rows]
+    regime = made(lambda: Regime.from_choices(Base(32, 64), choices, **options), NAMED)
+    if regime is None:
+        return
+    assert regime.choices == tuple(choices)
+    most = max(int(c.size_px) ** 2 * int(c.batch_size) * int(c.duplicates) for c in choices)
+    assert regime.max_step_pixels == most
+    assert re.fullmatch("[0-9a-f]{12}", regime.digest())
+
+
+@for_all(
+    100,
+    10_000,
+    rows=st.lists(
+        spoilt(
+            st.fixed_dictionaries(
+                {
+                    "size_px": st.integers(1, 256),
+                    "epochs": st.integers(1, 50),
+                    "batch_size": st.one_of(st.none(), count(512)),
+                    "lr_factor": st.floats(0.01, 2),
+                    "crop_scale": st.one_of(st.none(), st.just((0.2, 1.0)), st.just([0.5, 0.5])),
+                }
+            )
+        ),
+        max_size=4,
+    ),
+    options=spoilt(
+        st.fixed_dictionaries(
+            {
+                "warmup_epochs": st.floats(0, 3),
+                "rounding": st.sampled_from(ROUNDINGS),
+                "batch_multiple": st.integers(1, 4),
+                "stride_px": st.just(1),
+            }
+        )
+    ),
+    epoch=st.integers(0, 300),
+)
+def test_phases_of_any_kind_follow_one_another_or_one_is_named(rows, options, epoch):
+    phases = tuple(Phase(**row) for row in rows)
+    progression = made(lambda: Progression(Base(64, 512), phases, **options), NAMED)
+    if progression is None:
+        return
+    passed = 0
+    for phase in phases[:-1]:
+        if epoch < passed + phase.epochs:
+            break
+        passed += phase.epochs
+    else:
+        phase = phases[-1]
+    (choice,) = progression.at_epoch(epoch).choices
+    assert choice.size_px == phase.size_px
+    assert phase.batch_size in (None, choice.batch_size)
+    assert progression.crop_scale_at(epoch) == (None if phase.crop_scale is None else tuple(phase.crop_scale))
+    assert 0 < progression.lr_factor(epoch) <= phase.lr_factor
+    assert re.fullmatch("[0-9a-f]{12}", progression.digest())
+
+
+@for_all(
+    80,
+    5_000,
+    arguments=spoilt(
+        st.builds(
+            lambda step_px, start, end, begin_epoch, length: {
+                "start_px": step_px * start,
+                "end_px": step_px * end,
+                "begin_epoch": begin_epoch,
+                "end_epoch": begin_epoch + length,
+                "step_px": step_px,
+            },
+            st.integers(1, 8),
+            st.integers(1, 40),
+            st.integers(1, 40),
+            st.integers(0, 50),
+            st.integers(0, 200),
+        )
+    ),
+)
+def test_a_ramp_between_any_ends_stays_between_them_or_names_what_is_wrong(arguments):
+    ramp = made(lambda: Progression.ramp(Base(64, 4096), **arguments), NAMED)
+    if ramp is None:
+        return
+    sizes = [regime.choices[0].size_px for regime in ramp.regimes]
+    assert (sizes[0], sizes[-1]) == (arguments["start_px"], arguments["end_px"])
+    assert sizes in (sorted(sizes), sorted(sizes, reverse=True))
+    assert all(size % arguments["step_px"] == 0 for size in sizes)
+    assert ramp.at_epoch(arguments["begin_epoch"]).choices[0].size_px == arguments["start_px"]
+    assert ramp.at_epoch(arguments["end_epoch"]).choices[0].size_px == arguments["end_px"]
+
+
+def test_shares_of_few_decimals_are_drawn_by_epoch_and_fill_no_more_than_the_images():
+    """Shares may miss 1 by a millionth; over many steps, and for numpy's generator, that is much."""
+    for shares in ((0.3333333, 0.3333333, 0.3333333), (0.3333336, 0.3333336, 0.3333336)):
+        for share_of in ("samples", "steps"):
+            rows = [Choice(size, 1, 1, share) for size, share in zip((8, 16, 24), shares, strict=True)]
+            regime = Regime.from_choices(Base(16, 1), rows, share_of=share_of)
+            assert 29_999_996 <= sum(regime.step_counts(30_000_000)) <= 30_000_000
+            np.random.default_rng(0).choice(3, p=regime.sample_shares)
+
+
+def test_numpys_integers_make_the_regime_that_pythons_make():
+    rows = [Choice(np.int64(32), np.int32(64), np.int8(1), np.float32(0.5)), Choice(16, 64, 4, 0.5)]
+    regime = Regime.from_choices(Base(np.int32(32), np.uint8(64), np.int16(1)), rows)
+    assert regime.digest() == Regime.from_choices(Base(32, 64), [Choice(32, 64, 1, 0.5), rows[1]]).digest()
+    # 65,535 squared overflows 32 bits
+    assert Base(np.int32(65_535), np.int32(2)).pixels == 65_535**2 * 2
