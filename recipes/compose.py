@@ -14,16 +14,16 @@ A null counts as not given. Nothing is interpolated: `${HOME}` is text.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
-from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from mixsize.recipes import yamltext
-from mixsize.recipes.faults import RecipeError, dotted, explain, nearest
+from mixsize.recipes.faults import LONGEST_VALUE, RecipeError, dotted, explain, nearest
 from mixsize.recipes.schema import DEFAULT_VARIANTS, LEAF_MAPPINGS, VARIANT_KEYS, Path, Recipe, variant_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["RecipeError", "compose", "digest", "packaged_recipes", "to_yaml"]
 
 SUFFIXES = (".yaml", ".yml")
+#: Recipes have a few kilobytes.
+MAX_FILE_BYTES = 1 << 20
 COMMAND_LINE = "on the command line"
 _NETWORK: Path = ("model",)
 _OVERRIDE_KEY = re.compile(r"[^\s.=]+(\.[^\s.=]+)*")
@@ -108,32 +110,39 @@ def _apply(draft: "_Draft", item: str) -> None:
 
 
 def _apply_override(draft: "_Draft", item: str, key: str, text: str) -> None:
-    if not _OVERRIDE_KEY.fullmatch(key):
+    if not _OVERRIDE_KEY.fullmatch(key) or not key.isprintable():
         raise RecipeError(f"{item!r} {COMMAND_LINE}: an override is written dotted.key=value")
     if not text.strip():
         raise RecipeError(f"{key}: no value after '=' ({COMMAND_LINE}); write {key}=null for the default")
     path: Path = tuple(key.split("."))
+    if len(path) > yamltext.MAX_DEPTH:
+        raise RecipeError(f"{dotted(path)}: is nested too deeply ({COMMAND_LINE})")
     try:
         if path[:-1] in LEAF_MAPPINGS:
             path = (*path[:-1], yamltext.load(path[-1]))  # regime.sizes.32: the key is a number
         value = yamltext.load(text)
     except ValueError as error:
-        raise RecipeError(f"{key}: {text!r} is not a YAML value: {error} ({COMMAND_LINE})") from error
+        shown = repr(text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "...")
+        raise RecipeError(f"{dotted(path)}: {shown} is not a YAML value: {error} ({COMMAND_LINE})") from error
     draft.put(path, value, COMMAND_LINE)
 
 
 def _read(item: str) -> str:
-    path = FilePath(item)
-    if path.is_dir():
+    if os.path.isdir(item):  # A Path's own raises where a name is too long.
         raise RecipeError(f"{item}: is a directory, not a recipe file")
     try:
-        return path.read_bytes().decode("utf-8")
+        with open(item, "rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise RecipeError(f"{item}: no such file{_packaged_hint(item)}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{item}: is not UTF-8 text (byte {error.start})") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise RecipeError(f"{item}: cannot be read: {error}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise RecipeError(f"{item}: has more than {MAX_FILE_BYTES} bytes, which no recipe has")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{item}: is not UTF-8 text (byte {error.start})") from error
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:
@@ -168,7 +177,7 @@ def _no_such_recipe(item: str, names: list[str]) -> str:
     inside = [name for name in names if name.startswith(f"{item.rstrip('/')}/")]
     if inside:
         return f"{item!r}: is a folder of packaged recipes: {', '.join(inside)}"
-    if item and FilePath(item).is_dir():
+    if item and os.path.isdir(item):
         return f"{item!r}: is a directory, not a recipe file"
     by_stem: dict[str, list[str]] = {}
     for name in names:
@@ -268,8 +277,9 @@ class _Draft:
         return here
 
     def _replace(self, into: dict[str, Any], path: Path, value: Any, source: str) -> None:
+        if path[-1] in into:
+            self._forget(path)
         into[path[-1]] = value
-        self._forget(path)
         self._sources[path] = source
 
     def _forget(self, path: Path) -> None:

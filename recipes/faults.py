@@ -42,8 +42,17 @@ class RecipeError(ValueError):
 
 
 def dotted(path: Path) -> str:
-    """Return a path as it is written on the command line."""
-    return ".".join(str(key) for key in path)
+    """Return a path as it is written on the command line; what would break its line, and the rest of long keys, cut."""
+    return ".".join(_written(str(key)) for key in path)
+
+
+def _written(key: str) -> str:
+    return _printable(key if len(key) <= LONGEST_VALUE else key[: LONGEST_VALUE - 3] + "...")
+
+
+def _printable(text: str) -> str:
+    """Text of one line that does nothing to a terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:
@@ -72,7 +81,7 @@ def explain(error: ValidationError, data: Mapping[str, Any], source_of: Callable
     """
     lines = []
     for details in error.errors(include_url=False):
-        path = _recipe_path(details["loc"])
+        path, is_key = _place(details["loc"])
         if details["type"] == "missing":
             lines += [_missing_line(key, source_of) for key in _required(path)]
         elif details["type"] == "union_tag_not_found":
@@ -80,25 +89,32 @@ def explain(error: ValidationError, data: Mapping[str, Any], source_of: Callable
                 _missing_line(key, source_of) for key in _required(path) if value_at(data, key) in (MISSING, None)
             ]
         else:
-            lines.append(_fault_line(details, path, data, source_of))
+            lines.append(_fault_line(details, path, is_key, data, source_of))
     return lines
 
 
-def _recipe_path(location: Path) -> Path:
-    """Return the recipe's path for pydantic's location, which also names the variant that was tried."""
+def _place(location: Path) -> tuple[Path, bool]:
+    """Return the recipe's path for pydantic's location, which also names the variant that was tried.
+
+    And whether the fault is that of a free key rather than of its value.
+    """
     path: Path = ()
     keys = iter(location)
     for key in keys:
-        if key == "[key]":
-            continue
         path = (*path, key)
         if path in VARIANT_KEYS or path == ("regime", "sizes"):
             next(keys, None)
-    return path
+    if path[-1:] == ("[key]",) and path[:-2] in LEAF_MAPPINGS:
+        return path[:-1], True
+    return path, False
 
 
 def _fault_line(
-    details: ErrorDetails, path: Path, data: Mapping[str, Any], source_of: Callable[[Path], str | None]
+    details: ErrorDetails,
+    path: Path,
+    is_key: bool,
+    data: Mapping[str, Any],
+    source_of: Callable[[Path], str | None],
 ) -> str:
     kind, hint = details["type"], ""
     if kind == "union_tag_invalid":
@@ -118,8 +134,8 @@ def _fault_line(
     else:
         problem = WORDS.get(kind, details["msg"])
 
-    if "[key]" in details["loc"]:
-        problem = f"the size in pixels {problem}"
+    if is_key:
+        problem = f"{'the size in pixels' if path[:2] == ('regime', 'sizes') else 'the name'} {problem}"
     elif kind not in ("extra_forbidden", "invalid_key"):
         problem += got(value_at(data, path))
     source = source_of(path)
@@ -130,7 +146,7 @@ def got(value: Any) -> str:
     """Return a faulty value in words, to end a sentence with."""
     if value is MISSING:
         return ""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = _printable(json.dumps(value, ensure_ascii=False, default=str))
     return f", got {text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + '...'}"
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from mixsize.algorithms.regime import SHARE_TOLERANCE, SIZE_DISTRIBUTIONS
+from mixsize.algorithms.regime import MAX_SIZE_PX, SHARE_TOLERANCE, SIZE_DISTRIBUTIONS
 
 Path = tuple[str | int, ...]
 
@@ -50,6 +50,17 @@ def _within(low: float, high: float, ends: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _at_most(limit: int) -> AfterValidator:
+    """Return a validator for a whole number that is not above the limit."""
+
+    def check(value: int) -> int:
+        if value > limit:
+            raise fault(f"must be at most {limit}")
+        return value
+
+    return AfterValidator(check)
+
+
 # A YAML list becomes a tuple: only the container's type is converted, its items stay strict.
 LIST = Field(strict=False)
 
@@ -62,8 +73,11 @@ def _not_empty(items: Any) -> Any:
 
 # Not pydantic's min_length, which also complains of a list whose only item is faulty.
 NOT_EMPTY = AfterValidator(_not_empty)
-PositiveInt = Annotated[int, _within(1, math.inf, "[)")]
-NaturalInt = Annotated[int, _within(0, math.inf, "[)")]
+# What floats, which many of these numbers meet, can count one by one.
+_COUNTABLE = _at_most(2**53)
+PositiveInt = Annotated[int, _within(1, math.inf, "[)"), _COUNTABLE]
+NaturalInt = Annotated[int, _within(0, math.inf, "[)"), _COUNTABLE]
+Pixels = Annotated[int, _within(1, math.inf, "[)"), _at_most(MAX_SIZE_PX)]
 PositiveFloat = Annotated[float, _within(0, math.inf, "()")]
 NaturalFloat = Annotated[float, _within(0, math.inf, "[)")]
 Fraction = Annotated[float, _within(0, 1, "[]")]
@@ -194,7 +208,7 @@ class Data(Section):
 class Base(Section):
     """The fixed-size training that a regime is measured against."""
 
-    size_px: PositiveInt = Field(description="image side in pixels")
+    size_px: Pixels = Field(description="image side in pixels")
     batch_size: PositiveInt = Field(description="distinct samples in a step, over all ranks together")
     duplicates: PositiveInt = Field(1, description="augmented views of each sample in a step")
 
@@ -202,7 +216,7 @@ class Base(Section):
 class Choice(Section):
     """One row of a regime table."""
 
-    size_px: PositiveInt = Field(description="image side in pixels")
+    size_px: Pixels = Field(description="image side in pixels")
     batch_size: PositiveInt = Field(description="distinct samples in a step, over all ranks together")
     duplicates: PositiveInt = Field(1, description="augmented views of each sample in a step")
     share: PositiveFraction = Field(description="share of the samples or of the steps, see regime.share_of")
@@ -226,7 +240,7 @@ def _check_choices(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
 
 
 SizeName = Literal[tuple(SIZE_DISTRIBUTIONS)]
-SizeShares = Annotated[dict[PositiveInt, PositiveFraction], NOT_EMPTY, AfterValidator(_sorted_shares), Tag("shares")]
+SizeShares = Annotated[dict[Pixels, PositiveFraction], NOT_EMPTY, AfterValidator(_sorted_shares), Tag("shares")]
 Sizes = Annotated[
     Annotated[SizeName, Tag("name")] | SizeShares,
     Discriminator(lambda value: "shares" if isinstance(value, Mapping) else "name"),
@@ -311,7 +325,7 @@ class TableRegime(_DrawnRegime):
 class Phase(Section):
     """Consecutive epochs at one size."""
 
-    size_px: PositiveInt = Field(description="image side in pixels")
+    size_px: Pixels = Field(description="image side in pixels")
     epochs: PositiveInt = Field(description="how many epochs; the last phase goes on to the end of training")
     batch_size: PositiveInt | None = Field(None, description="distinct samples in a step; null: by the base's budget")
     lr_factor: PositiveFloat = Field(1.0, description="factor of the learning rate in this phase")
@@ -323,8 +337,8 @@ class Phase(Section):
 class Ramp(Section):
     """A size that grows in a line."""
 
-    start_px: PositiveInt = Field(description="image side up to begin_epoch, in pixels")
-    end_px: PositiveInt = Field(description="image side from end_epoch on, in pixels")
+    start_px: Pixels = Field(description="image side up to begin_epoch, in pixels")
+    end_px: Pixels = Field(description="image side from end_epoch on, in pixels")
     begin_epoch: NaturalInt = Field(0, description="the last epoch at start_px")
     end_epoch: PositiveInt = Field(description="the first epoch at end_px")
     step_px: PositiveInt | None = Field(None, description="sizes are rounded to multiples of it; null: the stride")
@@ -524,7 +538,7 @@ def _distinct(sizes: tuple[int, ...]) -> tuple[int, ...]:
 class Evaluation(Section):
     """Accuracy at several sizes."""
 
-    sizes: Annotated[tuple[PositiveInt, ...], LIST, NOT_EMPTY, AfterValidator(_distinct)] = Field(
+    sizes: Annotated[tuple[Pixels, ...], LIST, NOT_EMPTY, AfterValidator(_distinct)] = Field(
         description="image sides in pixels to evaluate at"
     )
     batch_size: PositiveInt = Field(256, description="images in an evaluation batch, over all ranks together")
@@ -545,21 +559,31 @@ class Wandb(Section):
 
 
 _DURATION = re.compile(r"([1-9][0-9]*)(ep|ba|sec)")
-_INTERVAL = re.compile(r"[1-9][0-9]*(ep|ba)|never")
+_INTERVAL = re.compile(r"([1-9][0-9]*)(ep|ba)|never")
+_MAX_DIGITS = 12
+
+
+def _check_digits(match: re.Match[str]) -> None:
+    if len(match[1] or "") > _MAX_DIGITS:
+        raise fault(f"must be a number of at most {_MAX_DIGITS} digits")
 
 
 def _duration(value: object) -> object:
-    if not isinstance(value, str) or not _DURATION.fullmatch(value):
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
         raise fault(
             "must be a whole number of epochs ('90ep'), of batches ('500ba') or of seconds ('600sec'); there is no "
             "other unit"
         )
+    _check_digits(match)
     return value
 
 
 def _interval(value: object) -> object:
-    if not isinstance(value, str) or not _INTERVAL.fullmatch(value):
+    match = _INTERVAL.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
         raise fault("must be a whole number of epochs ('1ep') or of batches ('500ba'), or never")
+    _check_digits(match)
     return value
 
 

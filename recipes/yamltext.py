@@ -9,11 +9,17 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-# Aliases can spell an enormous document in a few lines; no recipe comes near this many values.
-MAX_VALUES = 10_000
+# Aliases can spell an enormous document in a few lines; no recipe comes near this many values, or this depth.
+MAX_VALUES = 2_000
+MAX_DEPTH = 32
 
+_TOO_MANY = f"holds more than {MAX_VALUES} values"
+_TOO_DEEP = "is nested too deeply"
+
+_HALF = re.compile("[\ud800-\udfff]")
 _CORE = "tag:yaml.org,2002:"
 _IMPLICIT = (
     ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
@@ -41,6 +47,29 @@ class RecipeLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice and any tag beyond null, bool, int, float, str, list and mapping."""
 
     yaml_implicit_resolvers = _resolvers()
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes = 0
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Read a node; stops at the limits rather than behind them, since some of what follows is quadratic."""
+        self._nodes += 1
+        self._depth += 1
+        if self._nodes > MAX_VALUES:
+            raise ComposerError(None, None, _TOO_MANY, self.peek_event().start_mark)
+        if self._depth > MAX_DEPTH:
+            raise ComposerError(None, None, _TOO_DEEP, self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Apply merge keys, which can double a mapping time and again."""
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_VALUES:
+            raise ConstructorError(None, None, _TOO_MANY, node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping, with merge keys (`<<`) applied."""
@@ -71,7 +100,7 @@ def _checked(construct: Callable[[RecipeLoader, Any], Any], kind: str) -> Callab
     def build(loader: RecipeLoader, node: yaml.Node) -> Any:
         try:
             return construct(loader, node)
-        except (ValueError, KeyError) as error:  # an explicit tag on other text, or too many digits
+        except (ValueError, KeyError, IndexError) as error:  # an explicit tag on other text or none, or many digits
             raise ConstructorError(None, None, f"this is no {kind}", node.start_mark) from error
 
     return build
@@ -95,9 +124,14 @@ def load(text: str) -> Any:
     Raises:
         ValueError: the text is not one document of plain values; the message starts with the line where one is known.
     """
+    return _unshared(_read(text), [], [0])
+
+
+def _read(text: str) -> Any:
+    loader = None
     try:
-        value = yaml.load(text, Loader=RecipeLoader)  # a SafeLoader
-        return _unshared(value, [], [0])
+        loader = RecipeLoader(text)
+        return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         problem = str(error.problem)
@@ -106,21 +140,34 @@ def load(text: str) -> Any:
         raise ValueError(line + problem) from error
     except yaml.YAMLError as error:
         raise ValueError(str(error).splitlines()[0]) from error
-    except RecursionError as error:
-        raise ValueError("is nested too deeply") from error
+    except (ValueError, OverflowError) as error:
+        # PyYAML converts escaped characters and version numbers unchecked.
+        assert loader is not None
+        raise ValueError(f"line {loader.line + 1}: an escaped character or a version is out of range") from error
+    except RecursionError as error:  # a chain of merge keys
+        raise ValueError(_TOO_DEEP) from error
 
 
 def _unshared(value: Any, above: list[int], count: list[int]) -> Any:
-    """Return a copy in which no two places share a list or a mapping."""
+    """Return a copy in which no two places share a list or a mapping, and every text is one."""
     count[0] += 1
     if count[0] > MAX_VALUES:
-        raise ValueError(f"holds more than {MAX_VALUES} values")
+        raise ValueError(_TOO_MANY)
     if id(value) in above:
         raise ValueError("an alias refers to the value that holds it")
+    if len(above) > MAX_DEPTH:
+        raise ValueError(_TOO_DEEP)
     if isinstance(value, dict):
-        return {key: _unshared(item, [*above, id(value)], count) for key, item in value.items()}
+        return {_checked_text(key): _unshared(item, [*above, id(value)], count) for key, item in value.items()}
     if isinstance(value, list):
         return [_unshared(item, [*above, id(value)], count) for item in value]
+    return _checked_text(value)
+
+
+def _checked_text(value: Any) -> Any:
+    """A value as it is; of texts only those that can be written, which halves of a surrogate pair cannot."""
+    if isinstance(value, str) and _HALF.search(value):
+        raise ValueError(f"{value[:40]!a} holds half of a surrogate pair, which is no character")
     return value
 
 

@@ -560,10 +560,10 @@ def test_an_override_that_is_no_yaml_names_its_key(value):
         ("? [a]\n: 1\n", "line 1: found unhashable key"),
         ("a: &a [*a]\n", "an alias refers to the value that holds it"),
         ("a: &a {b: *a}\n", "an alias refers to the value that holds it"),
-        ("[" * 1000, "is nested too deeply"),
+        ("[" * 1000, "line 1: is nested too deeply"),
         ("a: &a [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\n" + "".join(
             f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in ["ab", "bc", "cd", "de", "ef", "fg"]
-         ), "holds more than 10000 values"),
+         ), "holds more than 2000 values"),
         (b"name: \xff\n", "is not UTF-8 text (byte 6)"),
     ],
 )  # fmt: skip
