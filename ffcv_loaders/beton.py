@@ -37,6 +37,11 @@ IMAGE_TYPE_ID = _TYPE_IDS[RGBImageField]
 LABEL_TYPE_ID = _TYPE_IDS[IntField]
 RAW_MODE, JPEG_MODE = 1, 0
 
+#: A Huffman code has at least one bit, and every 8 x 8 pixels of a JPEG's finest component take a code of their own.
+MAX_PIXELS_PER_JPEG_BYTE = 8 * 64
+#: More classes than any data set has; the network's last layer has a row for each.
+MAX_CLASSES = 2**24
+
 _LEVEL_TYPES = {
     "heights": np.int64,
     "widths": np.int64,
@@ -104,7 +109,7 @@ class Beton:
         is_jpeg: ``(N,)`` bool; True for JPEG bytes, False for raw ``(height, width, 3)`` uint8 RGB.
         data_ptr: ``(N,)`` uint64, offset of a sample's bytes in the file.
         data_size: ``(N,)`` uint64, length of a sample's bytes.
-        labels: ``(N,)`` int64, none negative.
+        labels: ``(N,)`` int64, each from 0 to 2**24 - 1.
         levels: the stored resolutions; ``heights`` to ``data_size`` above are their row 0.
         info: what the converter stored, or None for a file from FFCV's own writer.
         page_bytes: a sample and its smaller copies lie within one of the stretches of so many bytes that make the file.
@@ -315,6 +320,7 @@ def _read_labels(path: Path, reader: Reader, descriptors: np.ndarray) -> np.ndar
     field = _only_field(path, descriptors, reader.field_names, LABEL_TYPE_ID, "label")
     labels = reader.metadata[f"f{field}"].astype(np.int64)
     _refuse(path, labels < 0, "has a negative label")
+    _refuse(path, labels >= MAX_CLASSES, f"has a label of {MAX_CLASSES} or more")
     return labels
 
 
@@ -349,6 +355,9 @@ def _read_levels(path: Path, reader: Reader, descriptors: np.ndarray, denominato
         _refuse(path, outside, f"has bytes outside the file's data region{where}")
         wrong_size = ~is_jpeg & (data_size != (pixels * 3).astype(np.uint64))
         _refuse(path, wrong_size, f"is raw but not of height x width x 3 bytes{where}")
+        # Memory is set aside for what is declared, long before the decoder finds another size.
+        too_large = is_jpeg & (pixels > data_size.astype(np.int64) * MAX_PIXELS_PER_JPEG_BYTE)
+        _refuse(path, too_large, f"declares more pixels than its bytes can hold{where}")
     for level, denominator in enumerate(denominators, 1):
         _check_level(path, levels, level, denominator)
     return Levels(**levels)
