@@ -46,7 +46,7 @@ def compose_or_name_the_key(items: list[str], file: str):
         of_a_key = (
             path in KNOWN or path.startswith(FREE) or re.search("unknown key|too deeply|is not a YAML value", line)
         )
-        of_an_item = place == file or line.startswith("'")
+        of_an_item = place == file or line.startswith(("'", '"'))
         assert of_a_key or of_an_item, line
     return None
 
