@@ -21,6 +21,7 @@ from mixsize.bench.gpu_part import PartTable
 from mixsize.bench.gpu_record import GpuRecord
 from mixsize.bench.gpu_report import PARTS, part_table, targets_table
 from mixsize.bench.readme_figures import write_figures
+from mixsize.bench.soak import soak_table
 from mixsize.bench.spread import mean_and_spread
 from mixsize.bench.storage import storage_table
 from mixsize.recipes.markdown import markdown_table as _markdown
@@ -148,6 +149,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "overhead": overhead_table,
     "peers": peers_table,
     "regimes": regimes_table,
+    "soak": lambda result: soak_table(result) + _where(result),
     "storage": lambda result: storage_table(result) + _where(result),
 }
 #: Those that need no result file.

@@ -37,6 +37,7 @@ _BENCHES = {
     "overhead": ("mixsize.bench.overhead", "what the algorithms cost a training step, and calibration its passes"),
     "peers": ("mixsize.bench.peers", "accuracy and time under Composer's and timm's image sizes and ours"),
     "regimes": ("mixsize.bench.regimes", "train a recipe under several regimes and compare them"),
+    "soak": ("mixsize.bench.soak", "whether memory, threads or files grow in long runs"),
     "storage": ("mixsize.bench.storage", "the loader on a file larger than memory"),
 }
 

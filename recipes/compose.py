@@ -119,7 +119,8 @@ def _apply_override(draft: "_Draft", item: str, key: str, text: str) -> None:
         raise RecipeError(f"{dotted(path)}: is nested too deeply ({COMMAND_LINE})")
     try:
         if path[:-1] in LEAF_MAPPINGS:
-            path = (*path[:-1], yamltext.load(path[-1]))  # regime.sizes.32: the key is a number
+            key_value = yamltext.load(path[-1])  # regime.sizes.32: the key is a number
+            path = (*path[:-1], path[-1] if isinstance(key_value, dict | list) else key_value)
         value = yamltext.load(text)
     except ValueError as error:
         shown = repr(text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "...")

@@ -1,0 +1,115 @@
+"""What long runs hold is counted right, and growth is told from flatness by the stated rule."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from multiprocessing import shared_memory
+
+import pytest
+
+from mixsize.bench import soak
+from mixsize.bench.resources import Resources, held
+from mixsize.bench.tables import TABLES
+from mixsize.cli import main
+
+LEVEL = asdict(Resources(500.0, 1.0, 5, 2, 10, 0, 0))
+
+
+def samples(quantity: str, values: list[float]) -> list[dict]:
+    return [{"epoch": 5 * (i + 1), **LEVEL, quantity: value} for i, value in enumerate(values)]
+
+
+def test_what_is_opened_is_counted_and_what_is_closed_is_not(tmp_path):
+    before = held()
+    event = threading.Event()
+    thread = threading.Thread(target=event.wait)
+    thread.start()
+    files = [open(tmp_path / str(i), "w") for i in range(3)]  # noqa: SIM115
+    shared = shared_memory.SharedMemory(create=True, size=8 << 20)
+    shared.buf[:] = bytes(8 << 20)
+    memory = mmap.mmap(-1, 32 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for page in range(0, 32 << 20, mmap.PAGESIZE):
+        memory[page] = 1
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    during = held()
+    child.communicate()
+    memory.close()
+    shared.close()
+    shared.unlink()
+    for file in files:
+        file.close()
+    event.set()
+    thread.join()
+    after = held()
+    assert during.threads - before.threads == during.python_threads - before.python_threads == 1
+    assert during.file_handles - before.file_handles >= 3 + 1 + 1  # files, shared memory, the child's pipe
+    assert during.shared_files - before.shared_files == 1
+    # Python's tracker of shared memory is another child, and stays.
+    assert during.processes - after.processes == 1
+    assert during.shared_mib - before.shared_mib == pytest.approx(8, abs=0.5)
+    assert during.resident_mib - after.resident_mib > 30
+    assert (after.threads, after.python_threads, after.shared_files) == (
+        before.threads,
+        before.python_threads,
+        before.shared_files,
+    )
+
+
+@pytest.mark.parametrize(
+    ("quantity", "values", "expected"),
+    [
+        # second quarter: 520, 530; last: 535, 525
+        ("resident_mib", [400, 500, 520, 530, 600, 700, 535, 525], False),
+        # 530 against 525 at most
+        ("resident_mib", [400, 500, 510, 510, 510, 510, 520, 520], True),
+        # a warm-up is nobody's leak
+        ("resident_mib", [100, 300, 510, 510, 510, 510, 510, 510], False),
+        ("threads", [1, 1, 5, 4, 9, 9, 5, 5], False),
+        ("threads", [1, 1, 5, 5, 5, 5, 5, 6], True),
+        ("file_handles", [12, 12, 12, 12, 12, 12, 11, 13], True),
+    ],
+)
+def test_growth_is_of_the_last_quarter_over_the_second(quantity, values, expected):
+    assert soak.grows(samples(quantity, values), quantity, tolerance=0.01) is expected
+    flat = samples("threads", [5] * 8)
+    setting = {"epochs": {"training": 40, "loader": 40}, "memory_tolerance": 0.01}
+    result = {"setting": setting, "samples": {"training": flat, "loader": samples(quantity, values)}}
+    assert soak.is_flat(result) is not expected
+    verdicts = {(row[0], row[1]): row[-1] for row in soak.table(result)[1]}
+    words = {"resident_mib": "resident memory, MiB", "threads": "threads", "file_handles": "file handles"}
+    assert verdicts["loader", words[quantity]] == ("grows" if expected else "flat")
+    assert list(verdicts.values()).count("grows") == expected
+
+
+def test_a_short_soak_samples_both_cases_and_threads_and_files_stay(tmp_path, capsys):
+    out = tmp_path / "soak.json"
+    code = main(["bench", "soak", "--epochs", "8", "--loader-epochs", "24", "--out", str(out)])
+    result = json.loads(out.read_text())
+    assert [row["epoch"] for row in result["samples"]["training"]] == list(range(1, 9))
+    assert [row["epoch"] for row in result["samples"]["loader"]] == list(range(1, 25))
+    for rows in result["samples"].values():
+        for quantity in ("threads", "python_threads", "file_handles", "shared_files", "processes"):
+            assert not soak.grows(rows, quantity, 0), quantity
+    # So short a run may still be warming up its memory.
+    assert code == (0 if soak.is_flat(result) else 1)
+    table = TABLES["soak"](result)
+    assert "| training | resident memory, MiB |" in table
+    assert "| loader | child processes | 0 | 0 | flat |" in table
+    assert "8 epochs of the digits recipe" in table
+
+
+def test_a_case_that_fails_ends_the_soak_with_its_exit_code(tmp_path, capfd):
+    with pytest.raises(RuntimeError, match="loader: the process ended with exit code 1"):
+        soak.run("loader", tmp_path, 8)
+    assert "train.beton: cannot be read: No such file" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--loader-epochs"])
+def test_too_few_epochs_are_refused(option, capsys):
+    assert main(["bench", "soak", option, "7"]) == 2
+    assert f"{option} is 7; it must be at least 8" in capsys.readouterr().err
