@@ -16,6 +16,7 @@ from mixsize.bench import soak
 from mixsize.bench.resources import Resources, held
 from mixsize.bench.tables import TABLES
 from mixsize.cli import main
+from mixsize.ffcv_loaders.convert import convert_splits
 
 LEVEL = asdict(Resources(500.0, 1.0, 5, 2, 10, 0, 0))
 
@@ -86,21 +87,43 @@ def test_growth_is_of_the_last_quarter_over_the_second(quantity, values, expecte
     assert list(verdicts.values()).count("grows") == expected
 
 
-def test_a_short_soak_samples_both_cases_and_threads_and_files_stay(tmp_path, capsys):
-    out = tmp_path / "soak.json"
-    code = main(["bench", "soak", "--epochs", "8", "--loader-epochs", "24", "--out", str(out)])
-    result = json.loads(out.read_text())
-    assert [row["epoch"] for row in result["samples"]["training"]] == list(range(1, 9))
-    assert [row["epoch"] for row in result["samples"]["loader"]] == list(range(1, 25))
-    for rows in result["samples"].values():
-        for quantity in ("threads", "python_threads", "file_handles", "shared_files", "processes"):
-            assert not soak.grows(rows, quantity, 0), quantity
-    # So short a run may still be warming up its memory.
-    assert code == (0 if soak.is_flat(result) else 1)
-    table = TABLES["soak"](result)
-    assert "| training | resident memory, MiB |" in table
-    assert "| loader | child processes | 0 | 0 | flat |" in table
-    assert "8 epochs of the digits recipe" in table
+COUNTS = ("threads", "python_threads", "file_handles", "shared_files", "processes")
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("jpegs")
+    convert_splits("digits", folder, store="jpg", workers=1, progress=False)
+    return folder
+
+
+def test_threads_files_and_processes_stay_over_epochs_of_training_left_early(jpegs):
+    found = []
+    soak._train(jpegs, 8, lambda epoch: found.append({"epoch": epoch, **asdict(held())}))
+    assert [row["epoch"] for row in found] == list(range(1, 9))
+    assert not [quantity for quantity in COUNTS if soak.grows(found, quantity, 0)]
+
+
+def test_the_loader_left_early_keeps_nothing_in_a_process_of_its_own(jpegs, capsys):
+    found = soak.run("loader", jpegs, 24)
+    assert [row["epoch"] for row in found] == list(range(1, 25))
+    assert not [quantity for quantity in COUNTS if soak.grows(found, quantity, 0)]
+    # Memory of 24 epochs' batches would be 60 MiB.
+    before, after = soak.quarters(found, "resident_mib")
+    assert after - before < 20
+    assert "loader, epoch 24/24: resident memory, MiB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("leak", "code"), [(0, 0), (1, 1)])
+def test_the_command_keeps_the_samples_and_its_exit_code_tells_growth(leak, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(soak, "run", lambda case, folder, epochs: samples("threads", [5 + leak * i for i in range(8)]))
+    assert main(["bench", "soak", "--out", str(tmp_path / "soak.json")]) == code
+    result = json.loads((tmp_path / "soak.json").read_text())
+    assert result["setting"]["epochs"] == {"training": 200, "loader": 1000}
+    assert result["samples"]["training"][0]["epoch"] == 5
+    text = TABLES["soak"](result)
+    assert f"| loader | threads | {5 + 3 * leak} | {5 + 7 * leak} | {'grows' if leak else 'flat'} |" in text
+    assert "Sampled every 5 and 5 epochs" in text
 
 
 def test_a_case_that_fails_ends_the_soak_with_its_exit_code(tmp_path, capfd):
