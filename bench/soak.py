@@ -230,8 +230,8 @@ def note(result: dict[str, Any]) -> str:
     epochs, tolerance = result["setting"]["epochs"], result["setting"]["memory_tolerance"]
     every = {case: math.gcd(*(row["epoch"] for row in rows)) for case, rows in result["samples"].items()}
     return (
-        f"{epochs['training']:,} epochs of the digits recipe with mixed sizes and smoothing, each ended after a quarter "
-        f"of its steps, evaluated with calibration and saved; {epochs['loader']:,} epochs of the loader alone, three of "
-        f"four left early. Sampled every {every['training']} and {every['loader']} epochs; medians of memory, maxima of "
-        f"counts. It grows where the last quarter has more than the second, memory by over {tolerance:.0%}."
+        f"{epochs['training']:,} epochs of the digits recipe with mixed sizes and smoothing, each ended after a "
+        f"quarter of its steps, evaluated with calibration and saved; {epochs['loader']:,} epochs of the loader alone, "
+        f"three of four left early. Sampled every {every['training']} and {every['loader']} epochs; medians of memory, "
+        f"maxima of counts. It grows where the last quarter has more than the second, memory by over {tolerance:.0%}."
     )
