@@ -97,6 +97,7 @@ def jpegs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.soak
 def test_threads_files_and_processes_stay_over_epochs_of_training_left_early(jpegs):
     found = []
     soak._train(jpegs, 8, lambda epoch: found.append({"epoch": epoch, **asdict(held())}))
@@ -104,6 +105,7 @@ def test_threads_files_and_processes_stay_over_epochs_of_training_left_early(jpe
     assert not [quantity for quantity in COUNTS if soak.grows(found, quantity, 0)]
 
 
+@pytest.mark.soak
 def test_the_loader_left_early_keeps_nothing_in_a_process_of_its_own(jpegs, capsys):
     found = soak.run("loader", jpegs, 24)
     assert [row["epoch"] for row in found] == list(range(1, 25))
