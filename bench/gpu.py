@@ -107,7 +107,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         out = args.out or (None if args.dry_run else result_path("gpu"))
         if out is not None:
             write_gpu_record(out, session.record)
-            session.console.print(f"result: {out}")
+            session.console.print(f"result: {out}", soft_wrap=True)
         return 1 if session.failed else 0
 
     return measured

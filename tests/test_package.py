@@ -29,7 +29,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
     recipes = {f"mixsize/recipes/{path.relative_to(ROOT / 'recipes')}" for path in (ROOT / "recipes").rglob("*.yaml")}
     assert len(recipes) > 10
     suites = {f"mixsize/bench/suites/{path.name}" for path in (ROOT / "bench/suites").glob("*.yaml")}
-    assert len(suites) == 7
+    assert len(suites) == 8
     assert recipes | suites <= names
     assert "mixsize/py.typed" in names
     assert not [name for name in names if not name.startswith(("mixsize/", "mixsize-"))]

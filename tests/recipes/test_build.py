@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +10,7 @@ from safetensors.torch import load_file
 
 from mixsize.algorithms.preflight import Preflight
 from mixsize.algorithms.regime import Base, Regime
+from mixsize.algorithms.training_clock import TrainingClock
 from mixsize.ffcv_loaders.convert import convert
 from mixsize.recipes import build
 from mixsize.recipes.compose import compose
@@ -231,10 +230,10 @@ def test_a_run_whose_length_is_a_time_ends_at_the_step_that_reaches_it(digits, t
     rates = []
     trainer = run.trainer
 
-    def accumulate(num_samples, num_tokens, batch_time):
-        return num_samples, num_tokens, datetime.timedelta(seconds=0.4)
+    def tick(clock, state, logger):
+        clock.seconds += 0.4
 
-    monkeypatch.setattr(trainer, "_accumulate_time_across_ranks", accumulate)
+    monkeypatch.setattr(TrainingClock, "batch_end", tick)
     trained = trainer._train_batch
 
     def train_batch(*args):
