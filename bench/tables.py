@@ -1,8 +1,8 @@
-"""README's tables, made from the result files they rest on.
+"""The tables of README and of the documentation, made from the result files they rest on.
 
 A table stands between ``<!-- table: KIND FILE -->`` and ``<!-- end table -->``, one that rests on the packaged recipes
-alone between ``<!-- table: KIND -->`` and the same; ``python -m mixsize.bench.tables`` rewrites all of them, and the
-figures that README shows.
+alone between ``<!-- table: KIND -->`` and the same; files are relative to the repository's root, on whatever page.
+``python -m mixsize.bench.tables`` rewrites all of them, and the figures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mixsize.bench.fidelity import fidelity_table
 from mixsize.bench.gpu_part import PartTable
 from mixsize.bench.gpu_record import GpuRecord
 from mixsize.bench.gpu_report import PARTS, part_table, targets_table
-from mixsize.bench.readme_figures import write_figures
+from mixsize.bench.page_figures import write_figures
 from mixsize.bench.soak import soak_table
 from mixsize.bench.spread import mean_and_spread
 from mixsize.bench.storage import storage_table
@@ -192,8 +192,14 @@ def _where(result: dict[str, Any]) -> str:
     return f"\n{hardware}, PyTorch {found['torch']}, {result['measured'][:10]}.\n"
 
 
+def pages(root: Path) -> list[Path]:
+    """The pages of a repository that may show results."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
 if __name__ == "__main__":
-    readme = Path(sys.argv[1] if len(sys.argv) > 1 else "README.md")
-    fresh = refresh(readme.read_text(encoding="utf-8"), readme.parent)
-    readme.write_text(fresh, encoding="utf-8")
-    write_figures(fresh, readme.parent, readme.parent)
+    here = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    for page in pages(here):
+        fresh = refresh(page.read_text(encoding="utf-8"), here)
+        page.write_text(fresh, encoding="utf-8")
+        write_figures(fresh, here, here)

@@ -1,4 +1,4 @@
-"""README's tables stand on the result files they name."""
+"""The tables and figures of README and the documentation stand on the result files they name."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixsize.bench.readme_figures import write_figures
-from mixsize.bench.tables import refresh
+from mixsize.bench.page_figures import write_figures
+from mixsize.bench.tables import pages, refresh
 
 ROOT = Path(__file__).parents[2]
+PAGES = {page: page.read_text(encoding="utf-8") for page in pages(ROOT)}
 
 
-def test_readme_shows_what_the_result_files_say():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text.count("<!-- table:") >= 3
-    assert refresh(text, ROOT) == text, "run: python -m mixsize.bench.tables"
+def test_pages_show_what_the_result_files_say():
+    assert sum(text.count("<!-- table:") for text in PAGES.values()) >= 10
+    for page, text in PAGES.items():
+        assert refresh(text, ROOT) == text, f"{page.name} is stale, run: python -m mixsize.bench.tables"
 
 
-def test_readmes_figures_are_what_the_result_files_give(tmp_path):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    write_figures(text, ROOT, tmp_path)
+def test_every_table_and_figure_names_its_file_on_a_page_that_is_made_anew():
+    marked = {path for path in ROOT.glob("docs/**/*.md") if "<!-- table:" in path.read_text(encoding="utf-8")}
+    assert marked <= set(PAGES)
+
+
+def test_figures_are_what_the_result_files_give(tmp_path):
+    for text in PAGES.values():
+        write_figures(text, ROOT, tmp_path)
     made = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.suffix for path in made} == {".html", ".md", ".png"}
     for path in made:
@@ -37,9 +43,13 @@ def test_readmes_figures_are_what_the_result_files_give(tmp_path):
             assert np.abs(found - expected).mean() < 0.1, stale
         else:
             assert (ROOT / name).read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), stale
-    shown = re.findall(r"!\[[^]]*\]\((\S+)\)", text)
+    shown = {
+        (page.parent / name).resolve()
+        for page, text in PAGES.items()
+        for name in re.findall(r"!\[[^]]*\]\((\S+)\)", text)
+    }
     assert shown
-    assert {Path(name) for name in shown} <= {path.relative_to(tmp_path) for path in made}
+    assert {path.relative_to(ROOT) for path in shown} <= {path.relative_to(tmp_path) for path in made}
 
 
 def test_a_table_is_made_anew_from_its_file(tmp_path):
