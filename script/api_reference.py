@@ -42,7 +42,8 @@ def main(folder: Path) -> None:
     for section in map(vars(schema).get, schema.__all__):
         plain = get_type_hints(section)  # Without what checks a value's range, which its description tells.
         section.__annotations__ = {key: plain[key] for key in section.__annotations__}
-    pdoc.render.configure(docformat="google", show_source=False, footer_text="mixsize")
+    templates = Path(__file__).with_name("api_templates")
+    pdoc.render.configure(docformat="google", show_source=False, footer_text="mixsize", template_directory=templates)
     filters = pdoc.render.env.filters
     convert = filters["to_markdown"]
     filters["to_markdown"] = pass_context(lambda context, text: convert(context, as_markdown(text)))

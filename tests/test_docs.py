@@ -288,7 +288,6 @@ def test_the_packaged_recipes_that_pages_name_are_there():
 
 
 def test_the_api_reference_shows_every_public_name_and_reads_every_table(tmp_path):
-    pytest.importorskip("pdoc")
     script = ROOT / "script/api_reference.py"
     command = [sys.executable, "-W", "ignore", str(script), str(tmp_path)]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
@@ -301,5 +300,8 @@ def test_the_api_reference_shows_every_public_name_and_reads_every_table(tmp_pat
         assert "+====" not in page
     schema = (tmp_path / "mixsize/recipes/schema.html").read_text(encoding="utf-8")
     assert 'id="Recipe.max_duration"' in schema
+    assert "PydanticUndefined" not in schema
+    index = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert algorithms.__doc__.splitlines()[0] in index
     assert (tmp_path / "mixsize/algorithms/epoch_schedule.html").exists()
     assert not (tmp_path / "mixsize/algorithms/calibration.html").exists()
