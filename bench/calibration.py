@@ -9,16 +9,15 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from mixsize.algorithms.calibration import StatisticsBank
-from mixsize.bench.records import result_path, write_result
+from mixsize.bench.records import keep_result
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.loader import EvalLoader
 from mixsize.recipes.arguments import add_items
 from mixsize.recipes.build import build, build_augment, build_calibration_loader
 from mixsize.recipes.compose import compose
-from mixsize.recipes.console import plain_console
+from mixsize.recipes.console import plain_console, print_table
 from mixsize.recipes.schema import Recipe
 from mixsize.recipes.train import fit
 
@@ -44,10 +43,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
     def measured() -> int:
         runs = {label: train_and_evaluate(recipe, args.sizes, args.batches) for label, recipe in recipes.items()}
-        print_table(runs, plain_console())
-        out = args.out or result_path("calibration")
-        write_result(out, "calibration", {"batches": args.batches, "runs": runs})
-        print(f"result: {out}")
+        print_accuracies(runs, plain_console())
+        keep_result(args.out, "calibration", {"batches": args.batches, "runs": runs})
         return 0
 
     return measured
@@ -94,15 +91,13 @@ def evaluate(network: torch.nn.Module, recipe: Recipe, train: Beton, size_px: in
     return float(torch.cat(hits).mean())
 
 
-def print_table(runs: dict[str, dict[str, Any]], console: Console) -> None:
+def print_accuracies(runs: dict[str, dict[str, Any]], console: Console) -> None:
     """Two rows a regime: the network's own statistics, and calibrated ones."""
     sizes = list(next(iter(runs.values()))["accuracy"]["own"])
-    table = Table(title="top-1 % by evaluation size")
-    table.add_column("regime")
-    table.add_column("batch norm")
-    for size in sizes:
-        table.add_column(f"{size} px", justify="right")
-    for label, run in runs.items():
-        for statistics, values in run["accuracy"].items():
-            table.add_row(label, statistics, *(f"{100 * values[size]:.1f}" for size in sizes))
-    console.print(table)
+    rows = [
+        [label, statistics, *(f"{100 * values[size]:.1f}" for size in sizes)]
+        for label, run in runs.items()
+        for statistics, values in run["accuracy"].items()
+    ]
+    head = ["regime", "batch norm", *(f"{size} px" for size in sizes)]
+    print_table(console, head, rows, title="top-1 % by evaluation size")

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 from tqdm import tqdm
 
-from mixsize.bench.records import result_path, write_result
+from mixsize.bench.records import keep_result
 from mixsize.ffcv_loaders.augment import Augment, CenterCrop, RandomResizedCrop, draw_windows
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.decode import EVALUATION_THRESHOLD, THRESHOLD, Decoder
-from mixsize.recipes.console import plain_console
+from mixsize.recipes.console import plain_console, print_table
 from mixsize.recipes.markdown import markdown_table
 
 #: Mean over the views of a size that are read from smaller copies, in dB.
@@ -142,16 +141,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
             "levels": len(beton.levels),
         }
         result = {"data": data, "rounds": args.rounds, "target_db": TARGET_DB, "rows": rows}
-        head, cells = table(result)
-        shown = Table(*head)
-        for row in cells:
-            shown.add_row(*row)
-        console = plain_console()
-        console.print(shown)
-        console.print(note(result), highlight=False)
-        out = args.out or result_path("fidelity")
-        write_result(out, "fidelity", result)
-        print(f"result: {out}")
+        print_table(plain_console(), *table(result), notes=[note(result)])
+        keep_result(args.out, "fidelity", result)
         return 0
 
     return measured

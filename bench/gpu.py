@@ -18,14 +18,14 @@ import torch
 from rich.console import Console
 
 from mixsize.bench.gpu_dry_data import write_dry_data
-from mixsize.bench.gpu_part import Bench, Part, Unit
+from mixsize.bench.gpu_part import Bench, Part, PartTable, Unit
 from mixsize.bench.gpu_record import Figures, GpuRecord, PartRecord, UnitRecord, read_gpu_record, write_gpu_record
-from mixsize.bench.gpu_report import PARTS, left_over, part_named, part_table, print_table, targets_table
+from mixsize.bench.gpu_report import PARTS, left_over, part_named, part_table, targets_table
 from mixsize.bench.gpu_training import CLASSES
 from mixsize.bench.records import result_path
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.ranks import default_threads
-from mixsize.recipes.console import plain_console
+from mixsize.recipes.console import plain_console, print_table
 from mixsize.recipes.environment import environment, source_version
 
 #: The record, in the bench's folder.
@@ -160,10 +160,10 @@ class Session:
         """The tables of the parts, what is left, and last the targets."""
         for part, _ in self._parts:
             if self._figures(part):
-                print_table(part_table(self.record, part.name), self.console)
+                self._print(part_table(self.record, part.name))
         for name in self.failed:
             self.console.print(f"failed: {name}", highlight=False, markup=False, soft_wrap=True)
-        print_table(targets_table(self.record), self.console)
+        self._print(targets_table(self.record))
         left = [f"{part.name} ({unit.name})" for part, unit in self.pending]
         if left:
             self.console.print(
@@ -172,6 +172,9 @@ class Session:
                 markup=False,
                 soft_wrap=True,
             )
+
+    def _print(self, table: PartTable) -> None:
+        print_table(self.console, table.head, table.rows, notes=table.notes)
 
     def _run(self, part: Part, unit: Unit) -> UnitRecord:
         began = time.monotonic()

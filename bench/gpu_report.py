@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.table import Table
-
 from mixsize.bench import (
     gpu_algorithms,
     gpu_calibration,
@@ -76,20 +73,6 @@ def verdicts(record: GpuRecord) -> list[Verdict]:
     return [
         verdict for part in PARTS for verdict in part.verdicts(known[part.name].figures if part.name in known else {})
     ]
-
-
-def print_table(table: PartTable, console: Console) -> None:
-    """On the screen."""
-    shown = Table(*table.head)
-    for column in shown.columns:
-        column.overflow = "fold"
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    for row in table.rows:
-        shown.add_row(*row)
-    console.print(shown)
-    for note in table.notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def left_over(names: Sequence[str], shown: int = 6) -> str:

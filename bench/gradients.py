@@ -20,18 +20,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.table import Table
 
 from mixsize.algorithms.gradients import Correlation, GradientComparison, compare_gradients
 from mixsize.algorithms.regime import Base, Regime
-from mixsize.bench.records import result_path, write_result
+from mixsize.bench.records import keep_result
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.loader import MixSizeLoader
 from mixsize.recipes import schema
 from mixsize.recipes.arguments import add_checkpoint
 from mixsize.recipes.build import build_augment, torch_device
 from mixsize.recipes.checkpoints import saved_checkpoints
-from mixsize.recipes.console import plain_console
+from mixsize.recipes.console import plain_console, print_table
 from mixsize.recipes.evaluate import parse_sizes
 from mixsize.recipes.model import check_sizes, network_stride
 from mixsize.recipes.resume import CHECKPOINT_FOLDER
@@ -108,10 +107,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
     def measured() -> int:
         result = measure(job)
-        print_table(result, plain_console())
-        out = args.out or result_path("gradients")
-        write_result(out, "gradients", result)
-        print(f"result: {out}")
+        print_tables(result, plain_console())
+        keep_result(args.out, "gradients", result)
         return 0
 
     return measured
@@ -219,17 +216,13 @@ def setting_words(result: dict[str, Any]) -> str:
     )
 
 
-def print_table(result: dict[str, Any], console: Console) -> None:
+def print_tables(result: dict[str, Any], console: Console) -> None:
     """The paper's rows, three checkpoints beside each other, and the paper's own figures beneath."""
     columns = result["checkpoints"]
     for first in range(0, len(columns), _BESIDE):
         head, rows = table_rows({**result, "checkpoints": columns[first : first + _BESIDE]})
-        table = Table(title=f"{result['name']}: gradients between sizes and between images")
-        for index, words in enumerate(head):
-            table.add_column(words, justify="right" if index else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+        title = f"{result['name']}: gradients between sizes and between images"
+        print_table(console, head, rows, title=title, folded=False)
     console.print(setting_words(result))
     console.print(PAPER)
 

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 from mixsize.algorithms.regime import SIZE_DISTRIBUTIONS, Base
@@ -31,9 +29,9 @@ from mixsize.bench.loader_inputs import check_inputs, describe_inputs
 from mixsize.bench.loader_plot import plot
 from mixsize.bench.loader_process import LOADERS, LoaderProcess, Visit
 from mixsize.bench.loader_report import FILE_READERS, LABELS, LEVELS_READERS, OURS
-from mixsize.bench.records import result_path, write_result
+from mixsize.bench.records import keep_result, result_path
 from mixsize.ffcv_loaders.ranks import default_threads
-from mixsize.recipes.console import plain_console
+from mixsize.recipes.console import plain_console, print_table
 
 #: Mixing sizes may cost this much against the share-weighted fixed sizes.
 MIX_COST_TARGET = 1.05
@@ -115,21 +113,6 @@ def _memory_of(loaders: Mapping[str, LoaderProcess], cases: Iterable[Case]) -> d
         name: {case.name: loader.memory(case.name) for case in (*largest, *mixes) if case.name in loader.serves}
         for name, loader in measured.items()
     }
-
-
-def print_report(result: dict[str, Any], console: Console) -> None:
-    """The table, and what is to be said below it."""
-    head, rows = loader_report.table(result)
-    shown = Table(*head)
-    for column in shown.columns:
-        column.overflow = "fold"
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        shown.add_row(*row)
-    console.print(shown)
-    for line in loader_report.notes(result):
-        console.print(line, highlight=False)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -236,12 +219,11 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
             "cases": [_described(case) for case in cases],
             **measure(setting, cases, args.rounds),
         }
-        print_report(result, plain_console())
+        print_table(plain_console(), *loader_report.table(result), notes=loader_report.notes(result))
         mixes = [case.name for case in cases if case.fixed is None]
-        out = args.out or result_path("-".join(["loader", *mixes]))
-        write_result(out, "loader", result)
+        out = keep_result(args.out or result_path("-".join(["loader", *mixes])), "loader", result)
         plot(result, out.with_suffix(".png"))
-        print(f"result: {out}\nplot: {out.with_suffix('.png')}")
+        print(f"plot: {out.with_suffix('.png')}")
         return 0
 
     return measured

@@ -20,7 +20,6 @@ from composer.core import Algorithm, State
 from composer.loggers import Logger
 from composer.models import ComposerClassifier
 from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 from mixsize.algorithms.bn_calibrate import BNCalibrate
@@ -29,10 +28,10 @@ from mixsize.algorithms.epoch_schedule import EpochSchedule, constant
 from mixsize.algorithms.grad_smoothing import GradSmoothing
 from mixsize.algorithms.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.regime import Base, Regime
-from mixsize.bench.records import result_path, write_result
+from mixsize.bench.records import keep_result
 from mixsize.ffcv_loaders.plan import EpochPlan, Step
 from mixsize.ffcv_loaders.planned import PlannedDataset, PlannedLoader
-from mixsize.recipes.console import plain_console
+from mixsize.recipes.console import plain_console, print_table
 
 #: A step with every algorithm may take this many times one with none.
 STEP_TARGET = 1.02
@@ -197,31 +196,27 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
                 "calibration / evaluation passes": compare(passes["calibration"], passes["evaluation passes"], None),
             },
         }
-        print_table(result, plain_console())
-        out = args.out or result_path("overhead")
-        write_result(out, "overhead", result)
-        print(f"result: {out}")
+        print_comparisons(result, plain_console())
+        keep_result(args.out, "overhead", result)
         return 0
 
     return measured
 
 
-def print_table(result: dict[str, Any], console: Console) -> None:
+def print_comparisons(result: dict[str, Any], console: Console) -> None:
     """A row for each comparison."""
     setting = result["setting"]
-    table = Table(title=f"{setting['model']}, {setting['batch_size']} x {setting['size_px']} px")
-    table.add_column("what")
-    for column in ("seconds", "base, seconds", "ratio", "quartiles", "n", "target"):
-        table.add_column(column, justify="right")
-    for name, row in result["comparisons"].items():
-        low, high = row["quartiles"]
-        table.add_row(
+    rows = [
+        [
             name,
             f"{row['seconds']:.3f}",
             f"{row['base_seconds']:.3f}",
             f"{row['ratio']:.4f}",
-            f"{low:.4f}-{high:.4f}",
+            "-".join(f"{quartile:.4f}" for quartile in row["quartiles"]),
             str(row["n"]),
             f"{row['target'] or '-'}",
-        )
-    console.print(table)
+        ]
+        for name, row in result["comparisons"].items()
+    ]
+    head = ["what", "seconds", "base, seconds", "ratio", "quartiles", "n", "target"]
+    print_table(console, head, rows, title=f"{setting['model']}, {setting['batch_size']} x {setting['size_px']} px")

@@ -19,19 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from mixsize.bench.peer_loaders import check_images, torchvision_augment
 from mixsize.bench.peer_run import ENVIRONMENT, MIXING, PEERS, Peer, PeerJob, mixed_regime
-from mixsize.bench.records import result_path, write_result
+from mixsize.bench.records import keep_result
 from mixsize.bench.spread import mean_and_spread
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.recipes import schema
 from mixsize.recipes.arguments import add_items
 from mixsize.recipes.build import run_folder
 from mixsize.recipes.compose import compose
-from mixsize.recipes.console import plain_console
+from mixsize.recipes.console import plain_console, print_table
 from mixsize.recipes.model import network_stride, planned_network
 from mixsize.recipes.resume import RECORD_FILE
 
@@ -108,11 +105,10 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
             else:
                 records.setdefault(run.label, []).append(record)
         result = {"seeds": args.seeds, "failed": failed, "records": records}
-        out = args.out or result_path("peers")
-        write_result(out, "peers", result)
         if records:
-            print_table(result, plain_console())
-        print(f"result: {out}")
+            title = "equal epochs under each library's image sizes"
+            print_table(plain_console(), *table_rows(result), title=title, notes=[setting_words(result)])
+        keep_result(args.out, "peers", result)
         for name in failed:
             print(f"failed: {name}; its own error stands above", file=sys.stderr)
         return 1 if failed else 0
@@ -226,18 +222,6 @@ def setting_words(result: dict[str, Any]) -> str:
         "cent by evaluation size (*: the base's), own batch-norm statistics. Training: the Trainer's clock, waiting "
         f"for data included, evaluation not; process: from start to end.{failed}"
     )
-
-
-def print_table(result: dict[str, Any], console: Console) -> None:
-    """Accuracy and wall-clock side by side."""
-    head, rows = table_rows(result)
-    table = Table(title="equal epochs under each library's image sizes")
-    for index, words in enumerate(head):
-        table.add_column(words, justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    console.print(setting_words(result))
 
 
 def _first_mix(items: Sequence[str], regimes: Sequence[str]) -> str:

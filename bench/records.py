@@ -22,6 +22,14 @@ def result_path(suite: str, folder: Path = Path("bench/results")) -> Path:
     return folder / f"{suite}-{slug}-{found.cores}c-torch{torch.__version__.split('+')[0]}-{day}.json"
 
 
+def keep_result(path: Path | None, suite: str, result: dict[str, Any]) -> Path:
+    """Write a result to a file, by default one that is named after it, and say where; returns the file."""
+    file = path or result_path(suite)
+    write_result(file, suite, result)
+    print(f"result: {file}")
+    return file
+
+
 def write_result(path: Path, suite: str, result: dict[str, Any]) -> None:
     """Write a result with its environment, in one piece."""
     path.parent.mkdir(parents=True, exist_ok=True)

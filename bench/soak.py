@@ -21,12 +21,11 @@ from queue import Empty
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from mixsize.bench.records import result_path, write_result
+from mixsize.bench.records import keep_result
 from mixsize.bench.resources import Resources, held
 from mixsize.ffcv_loaders.convert import convert_splits
+from mixsize.recipes.console import plain_console, print_table
 from mixsize.recipes.markdown import markdown_table
 
 CASES = ("training", "loader")
@@ -75,15 +74,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
             convert_splits("digits", folder, store="jpg", progress=False)
             samples = {case: run(case, Path(folder), epochs[case]) for case in CASES}
         result = {"setting": {"epochs": epochs, "memory_tolerance": MEMORY_TOLERANCE}, "samples": samples}
-        shown = Table(*table(result)[0])
-        for row in table(result)[1]:
-            shown.add_row(*row)
-        console = Console()
-        console.print(shown)
-        console.print(note(result), highlight=False)
-        out = args.out or result_path("soak")
-        write_result(out, "soak", result)
-        print(f"result: {out}")
+        print_table(plain_console(), *table(result), notes=[note(result)])
+        keep_result(args.out, "soak", result)
         return 0 if is_flat(result) else 1
 
     return measured

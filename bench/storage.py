@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
-from mixsize.bench.records import result_path, write_result
+from mixsize.bench.records import keep_result
 from mixsize.ffcv_loaders.beton import Beton
 from mixsize.ffcv_loaders.levels import field_name
-from mixsize.recipes.console import plain_console
+from mixsize.recipes.console import plain_console, print_table
 from mixsize.recipes.markdown import markdown_table
 
 _BATCH = 64
@@ -253,15 +252,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
                 cases[case].append(found)
                 print(f"{number + 1}/{args.rounds} {case}: {found['images_per_second']:,.0f} images/s", flush=True)
         result = {"setting": setting, "cases": cases}
-        shown = Table(*table(result)[0])
-        for row in table(result)[1]:
-            shown.add_row(*row)
-        console = plain_console()
-        console.print(shown)
-        console.print(note(result), highlight=False)
-        out = args.out or result_path("storage")
-        write_result(out, "storage", result)
-        print(f"result: {out}")
+        print_table(plain_console(), *table(result), notes=[note(result)])
+        keep_result(args.out, "storage", result)
         return 0
 
     return measured

@@ -35,7 +35,7 @@
 /* One source, compiled for wide vectors too and chosen when it is loaded. The arithmetic is the same in both: the build
  * forbids fused multiply-adds. Sanitizers cannot instrument what runs before they do, as the choice does. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(MIXSIZE_SANITIZED)
-#define WIDE __attribute__((target_clones("arch=x86-64-v3", "default")))
+#define WIDE __attribute__((target_clones("avx2", "default"))) /* GCC 11 cannot choose by x86-64-v3. */
 #else
 #define WIDE
 #endif

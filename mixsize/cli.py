@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A disk that fails under a mapped file, or a bug in compiled code, ends the process: then say where it was.
     with contextlib.suppress(ValueError, RuntimeError):  # Standard error may be no file.
         faulthandler.enable()
+    # Older distributions' TBB; numba's other threads serve as well, and nobody asked for these.
+    warnings.filterwarnings("ignore", "The TBB threading layer requires TBB")
     try:
         args = _parser().parse_args(argv)
         try:
