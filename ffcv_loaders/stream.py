@@ -21,6 +21,17 @@ from mixsize.ffcv_loaders.quasi_random import QuasiRandom
 from mixsize.ffcv_loaders.readahead import Readahead, open_readahead
 from mixsize.ffcv_loaders.staging import Staged, Stager
 
+#: What ends each iteration that is under way.
+_running: set[Callable[[], None]] = set()
+
+
+@atexit.register
+def _end_all() -> None:
+    # Whoever keeps a half-used iterator to the end of the program: the interpreter must not go while a thread decodes.
+    # Registered once, as the interpreter's list grows with every function, also with those that are taken off it.
+    for end in list(_running):
+        end()
+
 
 @dataclass
 class _Slot:
@@ -98,12 +109,11 @@ def stream_batches(
         producer.join()
 
     producer.start()
-    # Whoever keeps a half-used iterator to the end of the program: the interpreter must not go while a thread decodes.
-    atexit.register(end)
+    _running.add(end)
     try:
         yield from _consume(free, ready, stager)
     finally:
-        atexit.unregister(end)
+        _running.discard(end)
         end()
         decoder.close()
         if readahead is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -211,6 +214,31 @@ def test_leaving_early_ends_the_threads_and_frees_the_buffers(digits):
     assert not set(threading.enumerate()) - before
     assert len(buffers) == 20 * 2 * 3
     assert not any(buffer() is not None for buffer in buffers)
+
+
+def test_iterations_leave_nothing_behind_for_the_interpreters_end(digits):
+    loader = make(digits / "train.beton")
+    next(iter(loader))
+    before = atexit._ncallbacks()
+    for _ in range(5):
+        next(iter(loader))
+    assert atexit._ncallbacks() == before
+
+
+def test_a_half_used_iterator_kept_to_the_end_of_a_program_ends_with_it(digits):
+    program = (
+        "import atexit, os, threading\n"
+        "names = lambda: [thread.name for thread in threading.enumerate()]\n"
+        # The first to be registered is the last to be called.
+        "atexit.register(lambda: os._exit('mixsize-prefetch' in names()))\n"
+        "from mixsize import Base, MixSizeLoader, PadCrop, Regime\n"
+        f"loader = MixSizeLoader({str(digits / 'train.beton')!r}, Regime.fixed(Base(16, 100)), augment=PadCrop(1))\n"
+        "iterator = iter(loader)\n"
+        "next(iterator)\n"
+        "assert 'mixsize-prefetch' in names()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_batches_outlive_the_buffers_they_were_decoded_into(digits):
