@@ -45,7 +45,7 @@ class Deadline:
         # Started now: newer interpreters start no thread when they exit. As the last hook it runs before wandb's.
         self._watcher = threading.Thread(target=self._watch, name="wandb deadline", daemon=True)
         self._watcher.start()
-        atexit.register(self.begin)
+        atexit.register(self._begin_at_exit)
 
     def begin(self) -> None:
         """Count from now."""
@@ -53,10 +53,16 @@ class Deadline:
 
     def end(self) -> None:
         """Count no more: the run has ended."""
-        atexit.unregister(self.begin)
+        atexit.unregister(self._begin_at_exit)
         self._has_ended.set()
         self._has_begun.set()
         self._watcher.join()
+
+    def _begin_at_exit(self) -> None:
+        # Before wandb's hook, after which its process takes nothing more.
+        with contextlib.suppress(Exception):
+            _write_out(self._run)
+        self.begin()
 
     def _watch(self) -> None:
         self._has_begun.wait()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -88,6 +91,19 @@ def service():
     service.thread.join()
 
 
+LEAVES_A_RUN = """
+import sys, urllib.request
+import wandb
+from mixsize.recipes.wandb_deadline import Deadline
+url = sys.argv[1]
+run = wandb.init(project="x", mode="online")
+Deadline(run, 2.0)
+urllib.request.urlopen(url + "/silent").close()
+for step in range(5):
+    run.log({"step": step})
+"""
+
+
 def wandb_processes_of(folder: Path) -> list[str]:
     """Those that live, by their number."""
 
@@ -144,3 +160,17 @@ def test_a_service_that_answers_no_question_gets_an_offline_run(runs, whole, ser
     assert logged["summary"]["steps"] == 20
     # The one that asked in vain is gone; that of the offline run ends when it finds its parent gone.
     assert len(wandb_processes_of(runs.folder)) <= 1
+
+
+def test_an_interpreter_that_exits_within_a_run_is_not_held_up_either(service, tmp_path, wandb_runs):
+    environment = os.environ | {"WANDB_BASE_URL": service.url, "WANDB_API_KEY": "0" * 40, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES_A_RUN, service.url],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Weights & Biases has not ended its run within 2 s" in done.stderr
+    assert "Traceback" not in done.stderr
+    (logged,) = wandb_runs()
+    assert [row["step"] for row in logged["history"]] == list(range(5))
+    assert wandb_processes_of(tmp_path) == []
