@@ -212,7 +212,8 @@ class _Draft:
             self._merge(self.data, {path[0]: value}, source, ())
             return
         section = self._descend(path[:-1], source)
-        if VARIANT_KEYS.get(path[:-1]) == path[-1]:
+        # A key may be null, as in regime.sizes.~=0.5: that is no section's variant, and the schema refuses it.
+        if path[:-1] in VARIANT_KEYS and VARIANT_KEYS[path[:-1]] == path[-1]:
             self._drop_inapplicable(path[:-1], section, value)
         if path == (*_NETWORK, "name"):
             self._change_network(section, value)

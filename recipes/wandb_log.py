@@ -62,11 +62,12 @@ def log_record(run: WandbRun, record: RunRecord) -> None:
     """
     import wandb
 
+    # First, as it waits for nobody.
+    run.summary.update(summary_of(record))
     # Not wandb.log's step: these belong to the run's end, whatever its last step was.
     run.log({"accuracy_by_size": accuracy_table(record), "gradient_norms_by_size": gradient_norm_table(record)})
     shapes = shape_table(record)
     run.log({"shapes": shapes, "plan": wandb.plot.bar(shapes, "shape", "steps", title="Steps by shape drawn")})
-    run.summary.update(summary_of(record))
 
 
 def summary_of(record: RunRecord) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from mixsize.algorithms.training_clock import TrainingClock
 from mixsize.cli import main
 from mixsize.ffcv_loaders import decode
 from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
-from mixsize.recipes import checkpoints, train
+from mixsize.recipes import build, checkpoints, train, wandb_logger
 from mixsize.recipes.resume import RECORD_FILE
 
 
@@ -176,6 +177,22 @@ def wandb_killed() -> None:
     at_batch(MixSizeLoader, 12, kill)
 
 
+def service_lost(how: str, url: str) -> None:
+    """Weights & Biases' service, of ``test_wandb_network.py``, is told to fall silent or to go."""
+    os.environ |= {"WANDB_BASE_URL": url, "WANDB_API_KEY": "0" * 40}
+    wandb_logger._CLOSING_SECONDS = 3.0
+
+    def tell():
+        urllib.request.urlopen(f"{url}/{how}").close()
+
+    if how == "mute":
+        whole = build.settings
+        build.settings = lambda: (settings := whole()).update(init_timeout=3.0) or settings
+        tell()
+    else:
+        at_batch(MixSizeLoader, 12, tell)
+
+
 def set_up(fault: str) -> None:
     """Set up ``kind:argument``."""
     kind, _, argument = fault.partition(":")
@@ -194,6 +211,8 @@ def set_up(fault: str) -> None:
         os.environ |= {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
     elif kind == "wandb":
         wandb_killed()
+    elif kind == "service":
+        service_lost(*argument.split("@"))
     elif kind == "clock":
         composer_trainer.datetime = Dates
     elif kind == "thread":

@@ -28,6 +28,10 @@ junk = st.one_of(
 #: Seconds that a soak of one property may take.
 _SOAK_TIMEOUT = 3600
 
+#: Of what a property tries to make, this share is made at least: where all is refused, nothing else is tested.
+_LEAST_MADE = 0.1
+_attempts: list[bool] = []
+
 
 def for_all(quick: int, soak: int, /, **strategies: SearchStrategy) -> Callable[[Callable[..., None]], Callable]:
     """Make a test of a property.
@@ -46,7 +50,9 @@ def for_all(quick: int, soak: int, /, **strategies: SearchStrategy) -> Callable[
         @pytest.mark.parametrize("examples", counts)
         def test(examples: int) -> None:
             chosen = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+            _attempts.clear()
             chosen(given(**strategies)(holds))()
+            assert sum(_attempts) >= _LEAST_MADE * len(_attempts), f"{sum(_attempts)} of {len(_attempts)} were made"
 
         test.__name__, test.__module__ = holds.__name__, holds.__module__
         return test
@@ -66,8 +72,12 @@ def spoilt(draw: Callable[[SearchStrategy], Any], arguments: SearchStrategy[dict
 def made(make: Callable[[], T], named: re.Pattern[str]) -> T | None:
     """What ``make`` returns; None where it raises a ``ValueError``, which must name what it is about."""
     try:
-        return make()
+        thing = make()
     except ValueError as error:
         message = str(error)
+    else:
+        _attempts.append(True)
+        return thing
+    _attempts.append(False)
     assert named.search(message), message
     return None

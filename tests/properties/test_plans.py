@@ -136,9 +136,12 @@ def test_a_resume_at_any_step_serves_the_tail_and_every_later_epoch(case, seed, 
     for mine, theirs in zip(tail, batches[stop:], strict=True):
         np.testing.assert_array_equal(mine, theirs)
     following = [[samples.tolist() for samples, _ in each] for each in (resumed, left_alone)]
-    if stop < len(batches):
-        assert resumed.epoch == left_alone.epoch == epoch + 1
-        assert following[0] == following[1]
+    assert resumed.epoch == left_alone.epoch == epoch + 1
+    assert following[0] == following[1]
+    if stop == len(batches):  # A Trainer that has counted the epoch as over gives no sample of the next.
+        after = dataset()
+        after.load_state_dict(before.state_dict(0, True))
+        assert [samples.tolist() for samples, _ in after] == following[1]
 
 
 @for_all(

@@ -375,6 +375,15 @@ def test_faulty_sizes(sizes, line):
     assert refusal(*MIXED, f"regime.sizes={sizes}") == [f"{line} (on the command line)"]
 
 
+@pytest.mark.parametrize("key", ["~", "null", "#"])
+def test_a_key_that_means_null_in_yaml_is_refused_by_its_place(key):
+    assert refusal(*MIXED, f"regime.sizes.{key}=0.5") == [
+        "regime.sizes.None: the size in pixels must be a whole number (on the command line)"
+    ]
+    (line,) = refusal(*MIXED, f"model.kwargs.{key}=1")
+    assert line.startswith("model.kwargs.None: the name must be text")
+
+
 def test_shares_need_only_sum_to_one_within_a_millionth():
     shares = compose([*MIXED, "regime.sizes={32: 0.3333333, 24: 0.3333333, 16: 0.3333333}"]).regime.sizes
     assert list(shares) == [32, 24, 16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
@@ -69,6 +70,18 @@ def test_a_run_that_begins_anew_has_another_id(digits, tmp_path, wandb_runs):
     fit(build(recipe(digits, tmp_path, "max_duration=1ba", "output.restart=true")))
     first, second = wandb_runs()
     assert first["id"] != second["id"]
+
+
+def test_a_disabled_log_leaves_nothing_and_starts_nothing(digits, tmp_path, wandb_runs):
+    before = set(threading.enumerate())
+    assert fit(build(recipe(digits, tmp_path, "max_duration=1ba", "output.wandb.mode=disabled"))).steps == 1
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("wandb")]
+    assert wandb_runs() == []
+
+
+def test_no_thread_waits_for_wandb_once_a_run_has_ended(digits, tmp_path, wandb_runs):
+    fit(build(recipe(digits, tmp_path, "max_duration=1ba")))
+    assert not [thread.name for thread in threading.enumerate() if thread.name in ("wandb deadline", "wandb record")]
 
 
 def test_an_id_is_kept_and_has_what_the_service_takes(tmp_path):
