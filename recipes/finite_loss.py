@@ -44,7 +44,7 @@ class FiniteLoss(Callback):
         shape = self._sampling.last_shape
         at = "" if shape is None else f" at {describe_shape(shape)}"
         step, since = int(state.timestamp.batch), self._gradient_norms.not_finite_since()
-        earlier = "" if since is None or since == step else f"The gradients have not been finite since step {since}. "
+        earlier = "" if since is None or since >= step else f"The gradients have not been finite since step {since}. "
         rate = state.optimizers[0].param_groups[0]["lr"]
         raise FloatingPointError(
             f"the loss of step {step}, in epoch {int(state.timestamp.epoch)},{at} is {bad}: "

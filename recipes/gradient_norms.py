@@ -52,7 +52,7 @@ class GradientNorms(Callback):
         counted = before.isfinite() & after.isfinite()
         done = int(state.timestamp.batch)
         sound = torch.full_like(before, done) if self._sound is None else self._sound.to(before.device)
-        self._sound = torch.where(counted, done + 1, sound)
+        self._sound = torch.where(counted, torch.full_like(before, done + 1), sound)
         values = torch.stack([torch.ones_like(before), before, before.square(), after, after.square()])
         values = torch.where(counted, values, torch.zeros_like(values))
         assert self._sampling.last_shape is not None

@@ -53,7 +53,11 @@ class Runs:
         return _finished([self._begun(fault, argv, name, {})])[0]
 
     def start_ranks(self, faults, *items, name="faulty"):
-        """Train on as many ranks as there are faults, and wait for the end of each.
+        """Train on as many ranks as there are faults, and wait for the end of each."""
+        return self.run_ranks(faults, ["train", *self.items, f"name={name}", *items], name)
+
+    def run_ranks(self, faults, argv, name="faulty"):
+        """Run a command on as many ranks as there are faults, and wait for the end of each.
 
         As on machines of their own: no launcher ends one where another has failed.
         """
@@ -61,7 +65,6 @@ class Runs:
             free.bind(("127.0.0.1", 0))
             common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
         common |= {"WORLD_SIZE": str(len(faults)), "LOCAL_WORLD_SIZE": str(len(faults))}
-        argv = ["train", *self.items, f"name={name}", *items]
         begun = [
             self._begun(fault, argv, f"{name}-rank{rank}", {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
             for rank, fault in enumerate(faults)

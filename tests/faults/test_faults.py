@@ -118,6 +118,17 @@ def test_a_rank_that_is_left_alone_ends_and_the_run_goes_on_to_the_same_end(runs
     assert_ends_like(runs, whole_pair)
 
 
+@fault("SIGKILL of one of two ranks of mixsize eval", "the other ends by itself, saying that it was left")
+def test_a_rank_that_is_left_alone_by_an_evaluation_ends(runs, whole):
+    out = runs.folder / "eval"
+    argv = ["eval", f"{whole.folder}/runs/faulty", "--sizes", "8,16", "--no-calibrate", "--out", f"{out}"]
+    left, killed = runs.run_ranks(["", "SIGKILL:evaluation"], argv)
+    assert killed.code == -signal.SIGKILL, killed
+    assert left.code == 1, left
+    assert "ConnectionError: another rank has ended" in left.printed
+    assert not out.exists()
+
+
 @fault("decoding thread of one of two ranks raises", "that rank ends with its error, the other with its loss")
 def test_a_loader_thread_of_one_rank_that_raises_ends_both(runs):
     left, raised = runs.start_ranks(["", "thread:"])
