@@ -8,7 +8,7 @@ from statistics import fmean
 
 from mixsize.bench.gpu_part import Bench, Part, PartTable, Unit, UnitFigures, Verdict
 from mixsize.bench.gpu_record import TrainedRun
-from mixsize.bench.runner import Runner, ending_on_sigterm
+from mixsize.bench.runner import Runner
 from mixsize.bench.spread import mean_and_spread
 from mixsize.bench.suite import Budget, Suite, load_suite
 from mixsize.bench.suite_runs import SuiteRun, runs_of
@@ -60,8 +60,7 @@ def _shrunk(suite: Suite) -> Suite:
 def _train(runner: Runner, run: SuiteRun) -> TrainedRun:
     record = runner.records.get(run.name)
     if record is None or not record.finished:
-        with ending_on_sigterm():
-            record = runner.train_one(run)
+        record = runner.train_one(run)
     if not record.finished:
         raise RuntimeError(record.error)
     return TrainedRun(record=record)

@@ -20,7 +20,7 @@ from rich.text import Text
 from mixsize.bench.records import result_path, write_result
 from mixsize.bench.report import HTML_FILE, report_folder, write_report
 from mixsize.bench.report_sections import make_report
-from mixsize.bench.runner import LOG_FILE, Runner, ending_on_sigterm
+from mixsize.bench.runner import LOG_FILE, Runner
 from mixsize.bench.spread import mean_and_spread
 from mixsize.bench.suite import Data, load_suite, packaged_suites
 from mixsize.bench.suite_runs import SuiteRun, runs_of
@@ -71,7 +71,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     def train_all() -> int:
         if suite.data is not None and missing:
             convert_splits(suite.data.source, suite.data.folder, overwrite=True)
-        with ending_on_sigterm(), screen.showing(runner):
+        with screen.showing(runner):
             runner.train()
         console = screen.console
         records = [runner.records[run.name] for run in runs]

@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -146,20 +145,6 @@ def last_words(log: str) -> list[str]:
     """The last lines of a run's log, without progress bars and what the launcher says around them."""
     lines = [line.split("\r")[-1].rstrip() for line in log.split("\n")]
     return [line for line in lines if line and not _LAUNCHERS.match(line)][-_ERROR_LINES:]
-
-
-@contextmanager
-def ending_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as an interrupt does, so that the run under way is stopped too."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _stop(process: subprocess.Popen) -> None:

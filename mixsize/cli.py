@@ -18,6 +18,7 @@ from typing import Any
 
 import mixsize
 from mixsize.packages import explain
+from mixsize.signals import ending_on_sigterm
 
 _COMMANDS = {
     "convert": ("mixsize.ffcv_loaders.convert", "write an image folder, CIFAR or digits as .beton files"),
@@ -57,11 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", "The TBB threading layer requires TBB")
     try:
         args = _parser().parse_args(argv)
-        try:
-            remaining: Callable[[], int] = args.prepare(args)
-        except (ValueError, OSError) as error:
-            return _mistake(str(error))
-        return remaining()
+        with ending_on_sigterm():
+            try:
+                remaining: Callable[[], int] = args.prepare(args)
+            except (ValueError, OSError) as error:
+                return _mistake(str(error))
+            return remaining()
     except ImportError as error:
         words = explain(error)
         if words is None:

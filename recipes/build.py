@@ -156,6 +156,7 @@ def build(recipe: schema.Recipe) -> Run:
         write_text(folder / RECIPE_FILE, to_yaml(recipe))
         write_text(folder / DATA_FILE, json.dumps(loader.dataset.identity(), indent=1) + "\n")
     dist.barrier()
+    watching = build_callbacks(recipe, folder, sampling, gradient_norms, clock)
     with running_nothing(start.checkpoint):
         trainer = Trainer(
             model=model,
@@ -171,7 +172,7 @@ def build(recipe: schema.Recipe) -> Run:
             device_train_microbatch_size=recipe.microbatch_images,
             run_name=recipe.name,
             loggers=build_loggers(recipe, folder),
-            callbacks=[clock, times, curve, gradient_norms, *build_callbacks(recipe, folder, sampling, clock)],
+            callbacks=[clock, times, curve, gradient_norms, *watching],
             progress_bar=False,
             auto_log_hparams=False,
             load_path=None if start.checkpoint is None else str(start.checkpoint),
@@ -183,11 +184,15 @@ def build(recipe: schema.Recipe) -> Run:
 
 
 def build_callbacks(
-    recipe: schema.Recipe, folder: Path, sampling: MixSizeSampling, clock: TrainingClock
+    recipe: schema.Recipe,
+    folder: Path,
+    sampling: MixSizeSampling,
+    gradient_norms: GradientNorms,
+    clock: TrainingClock,
 ) -> list[Callback]:
     """What watches the run and saves it."""
     patience_steps = _OVERFLOWS if recipe.precision == "amp_fp16" else 1
-    callbacks: list[Callback] = [SharedStatistics(), FiniteLoss(sampling, patience_steps)]
+    callbacks: list[Callback] = [SharedStatistics(), FiniteLoss(sampling, gradient_norms, patience_steps)]
     if recipe.duration[1] == "sec":
         callbacks.append(TimeBudget(recipe.duration[0], clock))
     if recipe.progress_bar:

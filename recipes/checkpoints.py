@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -13,6 +14,9 @@ from composer.core import Callback, Event, State
 from composer.loggers import Logger
 from composer.utils import create_interval_scheduler, dist
 from composer.utils.checkpoint import save_checkpoint
+
+from mixsize.algorithms.composer_model import network_of
+from mixsize.recipes.lost_ranks import is_lost_rank
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +35,7 @@ class Checkpoints(Callback):
         keep: how many to keep; 0 keeps all.
 
     Raises:
-        OSError: a file that cannot be written; the one before stays.
+        OSError: a file that cannot be written, or a folder that was removed meanwhile; the one before stays.
         FloatingPointError: weights that are no longer finite, which would take the place of those that are.
     """
 
@@ -41,6 +45,11 @@ class Checkpoints(Callback):
         self.folder = folder
         self.keep = keep
         self._due = create_interval_scheduler(interval, include_end_of_training=True)
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Make the folder."""
+        if dist.get_global_rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Save where the interval counts steps, or the run ends inside an epoch."""
@@ -57,7 +66,12 @@ class Checkpoints(Callback):
         path = self.folder / f"ep{int(time.epoch)}-ba{int(time.batch)}.pt"
         # Saved twice at one step, after its batch and after its epoch, the later one tells more: the epoch has ended.
         partial = self.folder / f".partial-{path.name}"  # Composer compresses by the ending.
-        _check_finite(state, path)
+        check_finite(network_of(state), path, "; the checkpoint before stays the newest")
+        if dist.get_global_rank() == 0 and not self.folder.is_dir():
+            # Composer would make it, and a run could not go on from a checkpoint alone.
+            raise FileNotFoundError(
+                errno.ENOENT, "the folder of the checkpoint was removed while the run went on", str(path)
+            )
         try:
             save_checkpoint(state, str(partial).replace("{", "{{").replace("}", "}}"))  # It fills in placeholders.
             if dist.get_global_rank() == 0:
@@ -66,6 +80,8 @@ class Checkpoints(Callback):
                 partial.replace(path)
         except (OSError, RuntimeError) as error:  # PyTorch's writer has no other word for a full disk.
             partial.unlink(missing_ok=True)
+            if is_lost_rank(error):
+                raise
             raise OSError(f"{path}: the checkpoint cannot be written, the one before stays: {error}") from error
         if dist.get_global_rank() == 0:
             self._remove_older(path)
@@ -79,12 +95,21 @@ class Checkpoints(Callback):
             path.unlink(missing_ok=True)
 
 
-def _check_finite(state: State, path: Path) -> None:
-    for name, values in (*state.model.named_parameters(), *state.model.named_buffers()):
+def check_finite(network: torch.nn.Module, path: Path, hint: str = "") -> None:
+    """Refuse to save weights or statistics that training has spoilt.
+
+    Args:
+        network: whose parameters and buffers they are.
+        path: the file that they would go to.
+        hint: ends the message.
+
+    Raises:
+        FloatingPointError: naming the file and the first tensor that is not finite.
+    """
+    for name, values in (*network.named_parameters(), *network.named_buffers()):
         if not bool(torch.isfinite(values).all()):
             raise FloatingPointError(
-                f"{path} is not written, as {name} is no longer finite: training has diverged; the checkpoint before "
-                "stays the newest"
+                f"{path} is not written, as {name} is no longer finite: training has diverged{hint}"
             )
 
 

@@ -39,6 +39,7 @@ from mixsize.recipes.eval_report import Accuracy, EvalRecord, SizeRow
 from mixsize.recipes.figures import save
 from mixsize.recipes.files import write_json, write_text
 from mixsize.recipes.flops import count_macs
+from mixsize.recipes.lost_ranks import naming_lost_ranks
 from mixsize.recipes.model import check_sizes, network_stride
 from mixsize.recipes.regimes import build_regime
 from mixsize.recipes.train import share_cores
@@ -234,11 +235,15 @@ def measure(job: Job) -> EvalRecord | None:
 
     Returns:
         the record, on the first rank; None on the others.
+
+    Raises:
+        ConnectionError: another rank has ended.
     """
     rank, world_size = process_rank()
     started = time.perf_counter()
     # They stay joined to the process's end: gloo deadlocks where its group is destroyed soon after a collective.
-    join_ranks(job.device)
+    with naming_lost_ranks():
+        join_ranks(job.device)
     bar = _Bar(_passes(job), shown=rank == 0 and job.recipe.progress_bar)
     rows = evaluate_sizes(
         job.network,
@@ -251,7 +256,7 @@ def measure(job: Job) -> EvalRecord | None:
     scores = []
     try:
         # As the Trainer evaluates, and calibrates.
-        with get_precision_context(job.recipe.precision):
+        with naming_lost_ranks(), get_precision_context(job.recipe.precision):
             for score in rows:
                 assert score.own.images == job.images.num_samples
                 scores.append(score)

@@ -12,7 +12,11 @@ from typing import Any
 
 @contextmanager
 def in_one_piece(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write, which becomes ``path`` when the block ends without an error."""
+    """Give the name of a file to write, which becomes ``path`` when the block ends without an error.
+
+    Raises:
+        OSError: the file cannot be written; what was at ``path`` stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -20,6 +24,10 @@ def in_one_piece(path: Path) -> Iterator[Path]:
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

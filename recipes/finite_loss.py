@@ -8,6 +8,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 
 from mixsize.algorithms.mixsize_sampling import MixSizeSampling
+from mixsize.recipes.gradient_norms import GradientNorms
 from mixsize.recipes.step_times import describe_shape
 
 
@@ -19,6 +20,7 @@ class FiniteLoss(Callback):
 
     Args:
         sampling: what knows the shape of the step at hand.
+        gradient_norms: what knows since when the gradients are no numbers: a loss shows it a step later.
         patience_steps: how many such steps in a row end the run. float16's loss scaling skips a step that overflows and
             tries a smaller scale, which takes a few.
 
@@ -26,8 +28,9 @@ class FiniteLoss(Callback):
         FloatingPointError: naming the step, its shape and the learning rate.
     """
 
-    def __init__(self, sampling: MixSizeSampling, patience_steps: int = 1) -> None:
+    def __init__(self, sampling: MixSizeSampling, gradient_norms: GradientNorms, patience_steps: int = 1) -> None:
         self._sampling = sampling
+        self._gradient_norms = gradient_norms
         self._patience = patience_steps
         self._in_a_row = 0
 
@@ -40,8 +43,10 @@ class FiniteLoss(Callback):
             return
         shape = self._sampling.last_shape
         at = "" if shape is None else f" at {describe_shape(shape)}"
+        step, since = int(state.timestamp.batch), self._gradient_norms.not_finite_since()
+        earlier = "" if since is None or since >= step else f"The gradients have not been finite since step {since}. "
         rate = state.optimizers[0].param_groups[0]["lr"]
         raise FloatingPointError(
-            f"the loss of step {int(state.timestamp.batch)}, in epoch {int(state.timestamp.epoch)},{at} is {bad}: "
-            f"training has diverged. The learning rate was {rate:.3g}; lower optimizer.lr, or warm it up"
+            f"the loss of step {step}, in epoch {int(state.timestamp.epoch)},{at} is {bad}: "
+            f"training has diverged. {earlier}The learning rate was {rate:.3g}; lower optimizer.lr, or warm it up"
         )

@@ -33,6 +33,8 @@ class GradientNorms(Callback):
         self._smoothing = smoothing
         #: Side -> (count, sum, sum of squares) before smoothing and the two sums after it, shape (5,).
         self._sums: dict[int, torch.Tensor] = {}
+        #: The newest step with finite norms, counted from 1, on the device; None before this start's first.
+        self._sound: torch.Tensor | None = None
 
     @torch.no_grad()
     def after_train_batch(self, state: State, logger: Logger) -> None:
@@ -48,12 +50,22 @@ class GradientNorms(Callback):
             return
         before, after = before.double(), after.double()
         counted = before.isfinite() & after.isfinite()
+        done = int(state.timestamp.batch)
+        sound = torch.full_like(before, done) if self._sound is None else self._sound.to(before.device)
+        self._sound = torch.where(counted, torch.full_like(before, done + 1), sound)
         values = torch.stack([torch.ones_like(before), before, before.square(), after, after.square()])
         values = torch.where(counted, values, torch.zeros_like(values))
         assert self._sampling.last_shape is not None
         size_px = self._sampling.last_shape[0]
         sums = self._sums.get(size_px)
         self._sums[size_px] = values if sums is None else sums.to(values.device) + values
+
+    def not_finite_since(self) -> int | None:
+        """The first of the steps, up to the newest, whose norm was not finite; None before any. Reads the device.
+
+        One more than the newest step where that step's was.
+        """
+        return None if self._sound is None else int(self._sound) + 1
 
     def rows(self) -> list[GradientNormRow]:
         """By side, the largest first; reads the sums off the device."""

@@ -12,6 +12,7 @@ from composer.core import State
 from composer.utils import dist
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mixsize.algorithms.bn_calibrate import BNCalibrate
@@ -19,10 +20,13 @@ from mixsize.algorithms.composer_model import network_of
 from mixsize.ffcv_loaders.ranks import default_threads
 from mixsize.recipes.arguments import add_items
 from mixsize.recipes.build import Run, build, run_folder
+from mixsize.recipes.checkpoints import check_finite
 from mixsize.recipes.compose import compose
 from mixsize.recipes.console import plain_console
 from mixsize.recipes.environment import source_version
 from mixsize.recipes.files import in_one_piece, write_text
+from mixsize.recipes.lost_ranks import naming_lost_ranks
+from mixsize.recipes.out_of_memory import naming_shape_that_does_not_fit
 from mixsize.recipes.recording import accuracies, make_record
 from mixsize.recipes.resume import RECORD_FILE, WEIGHTS_FILE, finished_record
 from mixsize.recipes.run_record import RunRecord
@@ -42,7 +46,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     if record is not None:
         return lambda: _show_finished(record, run_folder(recipe))
     share_cores()
-    run = build(recipe)
+    with naming_lost_ranks():
+        run = build(recipe)
 
     def train() -> int:
         fit(run)
@@ -62,35 +67,49 @@ def fit(run: Run) -> RunRecord:
 
     Returns:
         The record, the same on every rank but for the wall-clock.
+
+    Raises:
+        FloatingPointError: a loss or weights that are no longer finite; these are not written.
+        MemoryError: a step that needs more memory than there is; the message names its shape.
+        ConnectionError: another rank has ended.
+        OSError: a file that cannot be written; what it would have replaced stays.
     """
-    state = run.trainer.state
-    source = source_version()
-    try:
-        if run.resumed is not None and dist.get_global_rank() == 0:
-            time_now = state.timestamp
-            print(f"going on from {run.resumed}: epoch {int(time_now.epoch)}, step {int(time_now.batch)}", flush=True)
-        if not _has_ended(state):
-            run.trainer.fit()
-        else:
-            run.times.end_set_up()
-            run.trainer.eval()
-            run.curve.note(state)
-        calibrated = None if run.calibration is None else _set_calibrated_apart(run, run.calibration)
-        record = make_record(run, source, calibrated)
-        if dist.get_global_rank() == 0:
-            save_weights(network_of(run.trainer.state), run.folder / WEIGHTS_FILE)
-            write_text(run.folder / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
-            for destination in run.trainer.logger.destinations:
-                if isinstance(destination, LenientWandBLogger):
-                    destination.log_record(record)
-    except BaseException:
-        # Not the Trainer's close(), which waits for ranks that may be waiting for this one.
-        run.trainer.engine.close()
-        raise
-    run.trainer.close()
+    with naming_lost_ranks():
+        try:
+            with naming_shape_that_does_not_fit(run.trainer.state, run.sampling):
+                record = _train_and_record(run)
+        except BaseException:
+            # Not the Trainer's close(), which waits for ranks that may be waiting for this one.
+            run.trainer.engine.close()
+            raise
+        run.trainer.close()
     if dist.get_global_rank() == 0:
         print_record(record, plain_console())
         print(f"record: {run.folder / RECORD_FILE}")
+    return record
+
+
+def _train_and_record(run: Run) -> RunRecord:
+    state = run.trainer.state
+    source = source_version()
+    if run.resumed is not None and dist.get_global_rank() == 0:
+        time_now = state.timestamp
+        print(f"going on from {run.resumed}: epoch {int(time_now.epoch)}, step {int(time_now.batch)}", flush=True)
+    if not _has_ended(state):
+        run.trainer.fit()
+    else:
+        run.times.end_set_up()
+        run.trainer.eval()
+        run.curve.note(state)
+    calibrated = None if run.calibration is None else _set_calibrated_apart(run, run.calibration)
+    record = make_record(run, source, calibrated)
+    check_finite(network_of(state), run.folder / WEIGHTS_FILE)
+    if dist.get_global_rank() == 0:
+        save_weights(network_of(state), run.folder / WEIGHTS_FILE)
+        write_text(run.folder / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
+        for destination in run.trainer.logger.destinations:
+            if isinstance(destination, LenientWandBLogger):
+                destination.log_record(record)
     return record
 
 
@@ -120,7 +139,10 @@ def save_weights(network: torch.nn.Module, path: Path) -> None:
     """Write a network under timm's own names, for ``timm.create_model(..., checkpoint_path=path)``."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with in_one_piece(path) as partial:
-        save_file(weights, str(partial), metadata={"format": "pt"})
+        try:
+            save_file(weights, str(partial), metadata={"format": "pt"})
+        except SafetensorError as error:  # All that it has to say of a disk.
+            raise OSError(f"{path}: cannot be written: {error}") from error
 
 
 def _show_finished(record: RunRecord, folder: Path) -> int:

@@ -84,12 +84,16 @@ class Deadline:
 
 
 def service_process() -> subprocess.Popen[bytes] | None:
-    """wandb's process; None where another process than this one has started it."""
+    """wandb's process; None where another process than this one has started it, or it is not found."""
     import wandb
 
-    # wandb has no public name for it.
-    service = wandb.setup().service._proc
-    return None if service is None else service._internal_proc
+    try:
+        # wandb has no public name for it.
+        service = wandb.setup().service._proc
+        return None if service is None else service._internal_proc
+    except AttributeError:
+        log.warning("wandb %s keeps its process elsewhere: nothing bounds what it takes to end", wandb.__version__)
+        return None
 
 
 def end_service(process: subprocess.Popen[bytes] | None) -> None:

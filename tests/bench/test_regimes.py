@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from mixsize.bench import runner as runner_module
+from mixsize.bench.records import write_result
 from mixsize.bench.regimes import Screen, print_comparison
 from mixsize.bench.runner import Runner, last_words
 from mixsize.bench.suite import load_suite
@@ -280,6 +282,32 @@ def _processes_with(word):
             if word in command and state != "Z":
                 found.append(int(entry.name))
     return found
+
+
+@pytest.mark.fault(
+    "disk full while a suite's records or results are written", "OSError naming the file; the older stays"
+)
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(lambda path, runs: write_records(path, [trained(run) for run in runs]), id="runs.jsonl"),
+        pytest.param(lambda path, runs: write_result(path, "small", {"records": [r.name for r in runs]}), id="result"),
+    ],
+)
+def test_a_disk_that_fills_up_keeps_the_older_records(runs, tmp_path, write):
+    """A limit on the size of files stands for a full disk: both are an OSError in the middle of writing."""
+    path = tmp_path / "found"
+    write(path, runs[:1])
+    before = path.read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limit[1]))
+    try:
+        with pytest.raises(OSError, match=f"cannot be written: File too large: '{path}'"):
+            write(path, runs)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir() if "found" in file.name] == ["found"]
 
 
 def test_records_are_written_in_one_piece(runs, tmp_path, monkeypatch):

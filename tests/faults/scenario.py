@@ -5,9 +5,11 @@ Not a test: forked from a process that has imported everything and computed noth
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import os
 import resource
+import shutil
 import signal
 import sys
 import urllib.request
@@ -58,7 +60,8 @@ def killed_in(place: str, act: Callable[[], None]) -> None:
     if place == "training":
         at_batch(MixSizeLoader, 12, act)
     elif place == "evaluation":
-        at_batch(EvalLoader, 2, act)
+        # Composer draws one batch for each of the two sizes before the first step.
+        at_batch(EvalLoader, 5, act)
     elif place == "calibration":
         at_call(StatisticsBank, "calibrate", 2, act)
     elif place == "checkpointing":
@@ -71,6 +74,8 @@ def killed_in(place: str, act: Callable[[], None]) -> None:
                 act()
 
         checkpoints.save_checkpoint = saving
+    elif place == "checkpointing's beginning":
+        at_call(checkpoints, "save_checkpoint", 2, act)
     elif place == "recording":
         whole = train.write_text
 
@@ -115,6 +120,47 @@ def bad_weights() -> None:
         whole(self, state, logger)
 
     TrainingClock.batch_end = spoiling
+
+
+def at_fit(act: Callable[[build.Run], None]) -> None:
+    """Act on a run before it begins."""
+    whole = train.fit
+
+    def fitting(run):
+        act(run)
+        return whole(run)
+
+    train.fit = fitting
+
+
+def bad_gradients(number: int) -> None:
+    """From one step on a part of the gradients is no number, and of that step the loss still is."""
+    steps = []
+
+    def spoil(gradient):
+        steps.append(1)
+        return gradient * float("nan") if len(steps) >= number else gradient
+
+    at_fit(lambda run: next(run.trainer.state.model.parameters()).register_hook(spoil))
+
+
+def too_little_memory(place: str) -> None:
+    """From the twelfth step, or from the first evaluation on, the network asks for more memory than there is."""
+    steps = []
+
+    def ask(network, images):
+        steps.extend([1] if network.training else [])
+        if network.training == (place == "training") and len(steps) >= 12:
+            torch.empty(2**50)
+
+    at_fit(lambda run: run.trainer.state.model.module.register_forward_pre_hook(ask))
+
+
+def bound_by_permissions() -> None:
+    """Permissions hold for this process, even if it is root's: it gives up all that Linux lets root do."""
+    version_3, this_process = 0x20080522, 0
+    header, none = (ctypes.c_uint32 * 2)(version_3, this_process), (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None, use_errno=True).capset(header, none) == 0, os.strerror(ctypes.get_errno())
 
 
 def changed_file(path: Path, how: str) -> None:
@@ -204,6 +250,14 @@ def set_up(fault: str) -> None:
         bad_loss(float(argument))
     elif kind == "weights":
         bad_weights()
+    elif kind == "gradients":
+        bad_gradients(int(argument))
+    elif kind == "memory":
+        too_little_memory(argument)
+    elif kind == "permissions":
+        bound_by_permissions()
+    elif kind == "folder":
+        at_batch(MixSizeLoader, 12, lambda: shutil.rmtree(argument))
     elif kind == "file":
         how, _, path = argument.partition("@")
         changed_file(Path(path), how)
@@ -221,15 +275,22 @@ def set_up(fault: str) -> None:
         raise AssertionError(fault)
 
 
-def run(fault: str, log: Path, argv: list[str]) -> None:
-    """Run a command line with a fault; what it prints goes to a file."""
+def run(fault: str, log: Path, argv: list[str], environment: dict[str, str]) -> None:
+    """Run a command line with a fault; what it prints goes to a file.
+
+    Args:
+        fault: see :func:`set_up`.
+        log: the file.
+        argv: of the command ``mixsize``.
+        environment: what a launcher would set.
+    """
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     os.setsid()
-    os.environ["WANDB_DIR"] = str(log.parent)
+    os.environ |= {"WANDB_DIR": str(log.parent), **environment}
     set_up(fault)
     sys.exit(main(argv))
 

@@ -519,21 +519,35 @@ def wait_until(condition, seconds=60):
         time.sleep(0.05)
 
 
-@pytest.mark.fault("SIGKILL of a conversion", "no file, no process left; the next conversion clears up")
-def test_a_killed_conversion_leaves_no_file_and_no_process(tmp_path, quiet):
+@pytest.mark.parametrize(
+    ("number", "code", "clears_up"),
+    [
+        pytest.param(
+            number,
+            code,
+            clears_up,
+            marks=[
+                pytest.mark.fault(f"{number.name} of a conversion", outcome),
+                # What it does in the writing process is tested above.
+                *([pytest.mark.soak] if number == signal.SIGINT else []),
+            ],
+            id=number.name,
+        )
+        for number, code, clears_up, outcome in (
+            (signal.SIGKILL, -signal.SIGKILL, False, "no file, no process left; the next conversion clears up"),
+            (signal.SIGTERM, 128 + signal.SIGTERM, True, "no file, no process, nothing half-written left"),
+            (signal.SIGINT, -signal.SIGINT, True, "no file, no process, nothing half-written left"),
+        )
+    ],
+)
+def test_a_stopped_conversion_leaves_no_file_and_no_process(tmp_path, quiet, number, code, clears_up):
     image = save(tmp_path / "images" / "a" / "0.png", picture(1200, 1200), compress_level=1)
     (tmp_path / "images" / "b").mkdir()
     for index in range(600):
         os.link(image, tmp_path / "images" / "ab"[index % 2] / f"{index + 1}.png")
     out = tmp_path / "out.beton"
-    code = (
-        "import sys\n"
-        "if __name__ == '__main__':\n"
-        "    from mixsize.ffcv_loaders.convert import convert\n"
-        "    convert(sys.argv[1], sys.argv[2], store='raw', workers=2, progress=False)\n"
-    )
-    (tmp_path / "script.py").write_text(code)
-    process = subprocess.Popen([sys.executable, tmp_path / "script.py", tmp_path / "images", out])
+    argv = ["convert", tmp_path / "images", out, "--store", "raw", "--workers", "2", "--no-progress"]
+    process = subprocess.Popen([sys.executable, "-m", "mixsize", *argv])
     partial = tmp_path / f".out.beton.{process.pid}.partial"
     wait_until(lambda: partial.exists() and partial.stat().st_size > 10 << 20)
     # The file is locked while it is written: a second conversion must not take it for a stale one.
@@ -541,9 +555,9 @@ def test_a_killed_conversion_leaves_no_file_and_no_process(tmp_path, quiet):
     assert partial.exists()
     children = children_of(process.pid)
     assert len(children) >= 2
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert leftovers(tmp_path) == [partial.name]
+    process.send_signal(number)
+    assert process.wait() == code
+    assert leftovers(tmp_path) == ([] if clears_up else [partial.name])
     wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 20)
     # A later conversion to the same name clears up, and leaves other files' leftovers alone.
     (tmp_path / ".another.beton.1.partial").write_bytes(b"")

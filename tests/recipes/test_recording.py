@@ -13,6 +13,7 @@ import torch
 
 from mixsize.algorithms.regime import Base, Regime
 from mixsize.recipes import environment
+from mixsize.recipes import train as train_module
 from mixsize.recipes.build import build
 from mixsize.recipes.compose import compose
 from mixsize.recipes.finite_loss import FiniteLoss
@@ -130,6 +131,7 @@ def test_gradient_norms_are_those_of_the_whole_network_before_and_after_smoothin
 def test_without_smoothing_there_are_norms_all_the_same(digits, tmp_path, monkeypatch):
     # What ends such a run otherwise.
     monkeypatch.setattr(FiniteLoss, "batch_end", lambda self, state, logger: None)
+    monkeypatch.setattr(train_module, "check_finite", lambda network, path: None)
     items = [*MIXED, "evaluation.sizes=[32]", "max_duration=6ba", "output.save_every=never"]
     run = build(recipe(digits, tmp_path, *items))
     noted = note_norms(run, monkeypatch)
