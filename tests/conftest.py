@@ -23,7 +23,7 @@ _LONGEST = ("test_launcher.py", "test_regimes.py", "test_peers.py", "test_loader
 _FAULTS_HEAD = """# Faults
 
 Each line is a test that injects the fault and looks at what comes of it. Written by
-`script/test -m fault --fault-table docs/faults.md`.
+`script/test -m fault --fault-table=docs/faults.md`.
 
 | fault | what happens | test |
 | --- | --- | --- |
@@ -49,9 +49,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _faults.append((*told, report.nodeid.split("[")[0]))
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     path = session.config.getoption("--fault-table")
-    if path is not None and not hasattr(session.config, "workerinput"):
+    # Of a run that failed or was broken off, the table would lack what did not pass.
+    if path is not None and exitstatus == pytest.ExitCode.OK and not hasattr(session.config, "workerinput"):
         rows = [f"| {what} | {outcome} | `{test}` |\n" for what, outcome, test in dict.fromkeys(sorted(_faults))]
         path.write_text(_FAULTS_HEAD + "".join(rows), encoding="utf-8")
 

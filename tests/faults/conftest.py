@@ -106,7 +106,8 @@ def _finished(begun):
         assert not left, f"left behind: {left}\n" + "\n".join(printed)
     finally:
         for process, _ in begun:
-            for pid in {process.pid, *_in_session(process.pid)}:
+            process.kill()  # Where it has not ended.
+            for pid in _in_session(process.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             process.join()

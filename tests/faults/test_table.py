@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _ROW = re.compile(r"^\| (.+) \| (.+) \| `(.+)::(.+)` \|$", re.MULTILINE)
-_ADVICE = "run: script/test -m fault --fault-table docs/faults.md"
+_ADVICE = "run: script/test -m fault --fault-table=docs/faults.md"
 
 
 def test_the_table_of_faults_says_what_the_tests_say(request):
