@@ -231,6 +231,9 @@ def test_phases_of_any_kind_follow_one_another_or_one_is_named(rows, options, ep
     assert phase.batch_size in (None, choice.batch_size)
     assert progression.crop_scale_at(epoch) == (None if phase.crop_scale is None else tuple(phase.crop_scale))
     assert 0 < progression.lr_factor(epoch) <= phase.lr_factor
+    for start, begun in zip(progression.starts[1:], phases[1:], strict=True):
+        tenth = 0.1 if progression.warmup_epochs else 1
+        assert progression.lr_factor(start) == pytest.approx(tenth * begun.lr_factor)
     assert re.fullmatch("[0-9a-f]{12}", progression.digest())
 
 
@@ -265,6 +268,12 @@ def test_a_ramp_between_any_ends_stays_between_them_or_names_what_is_wrong(argum
     assert all(size % arguments["step_px"] == 0 for size in sizes)
     assert ramp.at_epoch(arguments["begin_epoch"]).choices[0].size_px == arguments["start_px"]
     assert ramp.at_epoch(arguments["end_epoch"]).choices[0].size_px == arguments["end_px"]
+
+
+@pytest.mark.parametrize("mode", ["fixed", "table", "progressive"])
+def test_a_mode_that_fits_nothing_to_sizes_is_refused(mode):
+    with pytest.raises(ValueError, match=f"mode is '{mode}'; it must be one of B\\+, D\\+"):
+        Regime.from_sizes("s28", Base(32, 64), mode)
 
 
 def test_shares_of_few_decimals_are_drawn_by_epoch_and_fill_no_more_than_the_images():
