@@ -257,6 +257,11 @@ def test_no_text_of_a_record_becomes_markup_of_the_markdown(hostile_report):
     links = re.findall(r"(?<!\\)\]\(([^)]*)\)", outside_quotes)
     assert links
     assert all(link.startswith("figures/") for link in links)
+    meant = re.sub(r"\\[\\`*|\[\]~_]", "", outside_quotes)
+    assert "`" not in meant
+    assert not [line for line in meant.splitlines() if not re.fullmatch(r"[^*]*(\*\*[^*]+\*\*)?[^*]*", line)]
+    for table in re.findall(r"(?:^\|.*\n)+", meant, re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
     # The error's own fence ends nothing: there is a longer one around it.
     assert "````text\n" in text
 

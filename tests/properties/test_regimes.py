@@ -237,37 +237,39 @@ def test_phases_of_any_kind_follow_one_another_or_one_is_named(rows, options, ep
     assert re.fullmatch("[0-9a-f]{12}", progression.digest())
 
 
-RAMPS = st.builds(
-    lambda step_px, start, end, begin_epoch, length: {
-        "start_px": step_px * start,
-        "end_px": step_px * end,
-        "begin_epoch": begin_epoch,
-        "end_epoch": begin_epoch + length,
-        "step_px": step_px,
-    },
-    st.integers(1, 8),
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.integers(0, 50),
-    st.integers(1, 200),
-)
+def ramps(shortest: int) -> st.SearchStrategy[dict[str, int]]:
+    """Arguments of a ramp over so many epochs at least."""
+    return st.builds(
+        lambda step_px, start, end, begin_epoch, length: {
+            "start_px": step_px * start,
+            "end_px": step_px * end,
+            "begin_epoch": begin_epoch,
+            "end_epoch": begin_epoch + length,
+            "step_px": step_px,
+        },
+        st.integers(1, 8),
+        st.integers(1, 40),
+        st.integers(1, 40),
+        st.integers(0, 50),
+        st.integers(shortest, 200),
+    )
 
 
-@for_all(
-    80,
-    5_000,
-    arguments=RAMPS,
-    spoilt_ones=spoilt(RAMPS),
-)
-def test_a_ramp_between_any_ends_stays_between_them_or_names_what_is_wrong(arguments, spoilt_ones):
-    made(lambda: Progression.ramp(Base(64, 4096), **spoilt_ones), NAMED)
-    ramp = Progression.ramp(Base(64, 4096), **arguments)
+@for_all(80, 5_000, good=ramps(1), faulty=spoilt(ramps(0)))
+def test_a_ramp_between_any_ends_stays_between_them_or_names_what_is_wrong(good, faulty):
+    check_ramp(Progression.ramp(Base(64, 4096), **good), **good)
+    ramp = made(lambda: Progression.ramp(Base(64, 4096), **faulty), NAMED)
+    if ramp is not None:
+        check_ramp(ramp, **faulty)
+
+
+def check_ramp(ramp: Progression, start_px: int, end_px: int, begin_epoch: int, end_epoch: int, step_px: int) -> None:
     sizes = [regime.choices[0].size_px for regime in ramp.regimes]
-    assert (sizes[0], sizes[-1]) == (arguments["start_px"], arguments["end_px"])
+    assert (sizes[0], sizes[-1]) == (start_px, end_px)
     assert sizes in (sorted(sizes), sorted(sizes, reverse=True))
-    assert all(size % arguments["step_px"] == 0 for size in sizes)
-    assert ramp.at_epoch(arguments["begin_epoch"]).choices[0].size_px == arguments["start_px"]
-    assert ramp.at_epoch(arguments["end_epoch"]).choices[0].size_px == arguments["end_px"]
+    assert all(size % step_px == 0 for size in sizes)
+    assert ramp.at_epoch(begin_epoch).choices[0].size_px == start_px
+    assert ramp.at_epoch(end_epoch).choices[0].size_px == end_px
 
 
 @pytest.mark.parametrize("mode", ["fixed", "table", "progressive"])
