@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -62,8 +63,16 @@ def as_override(path: tuple, value: object) -> str:
     return f"{key}={text.strip().removesuffix('...').strip()}"
 
 
-@for_all(150, 12_000, number=st.integers(0, len(STARTS) - 1), faults=st.lists(changes(), max_size=3), data=st.data())
-def test_a_recipe_of_any_values_composes_or_names_each_key_at_fault(number, faults, data):
+@for_all(
+    150,
+    12_000,
+    number=st.integers(0, len(STARTS) - 1),
+    faults=st.lists(changes(), max_size=3),
+    stride_px=st.sampled_from([1, 4, 7]),
+    ranks=st.integers(1, 3),
+    data=st.data(),
+)
+def test_a_recipe_of_any_values_composes_or_names_each_key_at_fault(number, faults, stride_px, ranks, data):
     start = STARTS[number]
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/{FILE}"
@@ -75,8 +84,28 @@ def test_a_recipe_of_any_values_composes_or_names_each_key_at_fault(number, faul
             items = [write(file, yaml.safe_dump(start).encode()), *(as_override(*fault) for fault in faults)]
         recipe = compose_or_name_the_key(items, file)
     if recipe is not None:
-        regime = made(lambda: build_regime(recipe, 4, 2), re.compile("^regime: "))
+        regime = made(lambda: build_regime(recipe, stride_px, ranks), re.compile("^regime: "))
         assert regime is None or regime.max_images >= 1
+
+
+#: What YAML would take for something else, were it written without quotes.
+AMBIGUOUS = [
+    "123", "-1", "1e5", "1.5", ".5", ".nan", "-.inf", "true", "False", "null", "~", "Null", "<<", "off", "1:30", "0x1f",
+    "2001-01-01", "!x", "&a", "*a", "# x", "x # y", "- x", "? x", "a: b", "a:", "'", '"', "{}", "[]", "[", "|", ">",
+    "%", "@", "`", "---", "...", " x", "x ", "\t", "a\nb", "\x85", "\u2028", "\ufeff", "é", "=", "1_000",
+]  # fmt: skip
+
+
+@for_all(120, 4_000, text=st.one_of(st.sampled_from(AMBIGUOUS), st.text(max_size=4)))
+def test_a_text_is_written_so_that_it_is_read_as_the_same_text(text):
+    start = applied(STARTS[2], (("model", "kwargs"), {"a": text}))
+    start = applied(start, (("output", "wandb", "tags"), [text] if text else []))
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/{FILE}"
+        # JSON's escapes are YAML's, and leave no doubt.
+        recipe = compose_or_name_the_key([write(file, json.dumps(start).encode())], file)
+    if recipe is not None:
+        assert recipe.model.kwargs["a"] == text
 
 
 PACKAGED = [
