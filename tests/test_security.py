@@ -276,6 +276,13 @@ def test_names_stand_on_the_terminal_as_they_are(monkeypatch, capsys):
     assert "[red]a[/x] :smile: [link=file:///]b: what was drawn" in shown.getvalue()
 
 
+def test_a_run_under_a_hostile_name_is_trained_and_shown(digits, tmp_path, capsys):
+    fit(build(demo(digits, tmp_path, "max_duration=1ba", "name='[red]a :smile:'")))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "[red]a :smile:: what was drawn" in shown
+    assert "record: " in shown
+
+
 def test_a_plan_under_a_hostile_name_is_printed_and_drawn(tmp_path, capsys):
     items = ["cifar10/resnet20", "regime/s28_bplus", "name='[/x] $x^{$ <b>'"]
     assert main(["plan", *items, "--plot", str(tmp_path / "plan.png")]) == 0

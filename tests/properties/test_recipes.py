@@ -149,6 +149,21 @@ def test_a_file_of_any_bytes_composes_or_is_named(text):
         compose_or_name_the_key([write(file, text)], file)
 
 
+@pytest.mark.parametrize("before", [b"", b"name: ", PACKAGED[0]])
+def test_each_oddity_alone_and_behind_others_composes_or_is_named(before):
+    with tempfile.TemporaryDirectory() as folder:
+        for oddity in [
+            *ODDITIES,
+            b"3",
+            b"[a]",
+            b"a: &x [*x]\n",
+            b"name: &x [*x]\n",
+            b"a: &x {b: *x}\n",
+            b"a: !!int x\n",
+        ]:
+            compose_or_name_the_key([write(f"{folder}/{FILE}", before + oddity)], f"{folder}/{FILE}")
+
+
 def _bombs() -> dict[str, bytes]:
     names = [f"a{i}" for i in range(40)]
     pairs = list(itertools.pairwise(names))

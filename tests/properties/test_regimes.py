@@ -142,7 +142,7 @@ def tables(draw) -> list[dict]:
 
 
 @for_all(
-    100,
+    300,
     10_000,
     rows=tables(),
     options=spoilt(
@@ -277,6 +277,12 @@ def check_ramp(ramp: Progression, start_px: int, end_px: int, begin_epoch: int, 
 def test_a_mode_that_fits_nothing_to_sizes_is_refused(mode):
     with pytest.raises(ValueError, match=f"mode is '{mode}'; it must be one of B\\+, D\\+"):
         Regime.from_sizes("s28", Base(32, 64), mode)
+
+
+@pytest.mark.parametrize("rounding", ["up", "", None, 2])
+def test_an_unknown_rounding_is_refused(rounding):
+    with pytest.raises(ValueError, match="rounding is .*; it must be one of nearest, pow2, budget"):
+        Regime.from_sizes("s28", Base(32, 64), "B+", rounding=rounding)
 
 
 def test_shares_of_few_decimals_are_drawn_by_epoch_and_fill_no_more_than_the_images():
