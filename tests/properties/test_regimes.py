@@ -281,7 +281,7 @@ def test_a_mode_that_fits_nothing_to_sizes_is_refused(mode):
 
 @pytest.mark.parametrize("rounding", ["up", "", None, 2])
 def test_an_unknown_rounding_is_refused(rounding):
-    with pytest.raises(ValueError, match="rounding is .*; it must be one of nearest, pow2, budget"):
+    with pytest.raises(ValueError, match=r"rounding is .*; it must be one of nearest, pow2, budget"):
         Regime.from_sizes("s28", Base(32, 64), "B+", rounding=rounding)
 
 
