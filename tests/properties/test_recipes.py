@@ -189,7 +189,7 @@ def _bombs() -> dict[str, bytes]:
         "sizes": b"regime: {mode: B+, sizes: {" + b"".join(b"%d: 0.001, " % i for i in range(1, 900)) + b"}}",
         "a number": b"seed: " + b"9" * 900_000,
         "a duration": b"max_duration: " + b"9" * 900_000 + b"ep",
-        "anchors": b"".join(b"k%d: &b%d 1\n" % (i, i) for i in range(60_000)),
+        "anchors": b"".join(b"k%d: &b%d 1\n" % (i, i) for i in range(50_000)),
         "more than a file may have": b"#" * (2 << 20),
     }
 
@@ -223,8 +223,14 @@ def test_no_few_lines_take_much_time_or_memory(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     outcomes = done.stdout.splitlines()
     assert len(outcomes) == len(files) + 1
-    composed = [name for name, outcome in zip([*bombs, "endless"], outcomes, strict=True) if outcome == "composed"]
-    assert composed == ["a long word", "a long quoted text"]
+    named = dict(zip([*bombs, "endless"], outcomes, strict=True))
+    assert [name for name, outcome in named.items() if outcome == "composed"] == ["a long word", "a long quoted text"]
+    too_long = [name for name, outcome in named.items() if outcome.endswith("bytes, which no recipe has")]
+    assert too_long == ["more than a file may have", "endless"]
+    for name in ("brackets", "braces", "dashes", "a chain of aliases"):
+        assert named[name].endswith("is nested too deeply"), named[name]
+    for name in ("aliases", "merge keys", "many keys", "anchors"):
+        assert named[name].endswith("holds more than 2000 values"), named[name]
 
 
 @pytest.mark.parametrize("length", [300, 5000])
@@ -232,3 +238,5 @@ def test_a_path_longer_than_paths_can_be_is_refused_as_a_file_and_as_a_name(leng
     for item in ("x" * length + ".yaml", "y" * length, "a.b=" * length):
         with pytest.raises(RecipeError):
             compose([item])
+    with pytest.raises(RecipeError, match="is nested too deeply"):
+        compose(["demo", "a." * length + "b=1"])
