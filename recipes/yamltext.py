@@ -96,6 +96,14 @@ class RecipeDumper(yaml.SafeDumper):
         return True
 
 
+def _represent_text(dumper: RecipeDumper, text: str) -> yaml.ScalarNode:
+    # PyYAML writes this line break as it is, and then reads it as a blank.
+    return dumper.represent_scalar(_CORE + "str", text, style='"' if "\x85" in text else None)
+
+
+RecipeDumper.add_representer(str, _represent_text)
+
+
 def _checked(construct: Callable[[RecipeLoader, Any], Any], kind: str) -> Callable[[RecipeLoader, Any], Any]:
     def build(loader: RecipeLoader, node: yaml.Node) -> Any:
         try:

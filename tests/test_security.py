@@ -257,6 +257,11 @@ def test_no_text_of_a_record_becomes_markup_of_the_markdown(hostile_report):
     links = re.findall(r"(?<!\\)\]\(([^)]*)\)", outside_quotes)
     assert links
     assert all(link.startswith("figures/") for link in links)
+    meant = re.sub(r"\\[\\`*|\[\]~_]", "", outside_quotes)
+    assert "`" not in meant
+    assert not [line for line in meant.splitlines() if not re.fullmatch(r"[^*]*(\*\*[^*]+\*\*)?[^*]*", line)]
+    for table in re.findall(r"(?:^\|.*\n)+", meant, re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
     # The error's own fence ends nothing: there is a longer one around it.
     assert "````text\n" in text
 
@@ -269,6 +274,13 @@ def test_names_stand_on_the_terminal_as_they_are(monkeypatch, capsys):
     record = make_suite(seeds=1)[0].model_copy(update={"name": "[red]a[/x] :smile: [link=file:///]b"})
     print_record(record, plain_console())
     assert "[red]a[/x] :smile: [link=file:///]b: what was drawn" in shown.getvalue()
+
+
+def test_a_run_under_a_hostile_name_is_trained_and_shown(digits, tmp_path, capsys):
+    fit(build(demo(digits, tmp_path, "max_duration=1ba", "name='[red]a :smile:'")))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "[red]a :smile:: what was drawn" in shown
+    assert "record: " in shown
 
 
 def test_a_plan_under_a_hostile_name_is_printed_and_drawn(tmp_path, capsys):

@@ -269,13 +269,22 @@ def test_impossible_headers_are_refused(plain, values, message):
         ({"height": 7}, "sample 7 is raw but not of height x width x 3 bytes"),
         ({"mode": 2}, "sample 7 is stored in a way"),
         ({"data_ptr": 5}, "sample 7 is not in the allocation table"),
+        # 90 bytes of a JPEG hold 90 * 8 codes at most, of 64 pixels each: 256 x 180.
+        ({"mode": 0, "width": 256, "height": 181}, "sample 7 declares more pixels than its bytes can hold"),
         ({"label": -1}, "sample 7 has a negative label"),
+        ({"label": 2**24}, "sample 7 has a label of 16777216 or more"),
     ],
 )
 def test_an_impossible_sample_is_named(plain, values, message):
     set_row(plain, 7, **values)
     with pytest.raises(BetonError, match=message):
         Beton.open(plain)
+
+
+def test_a_sample_at_the_limits_is_not_refused(plain):
+    set_row(plain, 7, mode=0, width=256, height=180, label=2**24 - 1)
+    with Beton.open(plain) as beton:
+        assert (beton.heights[7], beton.widths[7], beton.labels[7]) == (180, 256, 2**24 - 1)
 
 
 @pytest.mark.parametrize(("ptr", "size"), [(9 << 20, 1 << 40), (9 << 20, 0), (1 << 40, 90), (2200, 90)])

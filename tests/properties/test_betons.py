@@ -226,3 +226,21 @@ def test_every_file_is_read_before_it_is_spoilt():
         assert {a: p for a, p in mended.parts.items() if any(p)} == {
             a: p for a, p in start.content.parts.items() if any(p)
         }
+
+
+def test_an_information_block_of_nonsense_or_elsewhere_is_named_though_its_checksums_are_right():
+    start, worker = _workplace["starts"][2], _workplace["worker"]
+    nonsense = start.content.copy()
+    nonsense.put(start.regions[-1][0], b"\xff")
+    start.mend(nonsense, worker.file)
+    assert worker.read(nonsense)["error"].startswith(f"{worker.file}: its information block cannot be used: ")
+    elsewhere = start.content.copy()
+    table = int(np.frombuffer(elsewhere.get(0, HeaderType.itemsize), HeaderType)[0]["alloc_table_ptr"])
+    length = start.descriptors * FieldDescType.itemsize
+    descriptors = np.frombuffer(elsewhere.get(HeaderType.itemsize, length), FieldDescType).copy()
+    write_pointer(descriptors[0], InfoPointer(table, 8, 0))
+    elsewhere.put(HeaderType.itemsize, descriptors.tobytes())
+    start.mend(elsewhere, worker.file)
+    assert worker.read(elsewhere) == {
+        "error": f"{worker.file}: is damaged: its information block lies outside the file", "kind": "BetonError"
+    }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -62,8 +63,16 @@ def as_override(path: tuple, value: object) -> str:
     return f"{key}={text.strip().removesuffix('...').strip()}"
 
 
-@for_all(150, 12_000, number=st.integers(0, len(STARTS) - 1), faults=st.lists(changes(), max_size=3), data=st.data())
-def test_a_recipe_of_any_values_composes_or_names_each_key_at_fault(number, faults, data):
+@for_all(
+    150,
+    12_000,
+    number=st.integers(0, len(STARTS) - 1),
+    faults=st.lists(changes(), max_size=3),
+    stride_px=st.sampled_from([1, 4, 7]),
+    ranks=st.integers(1, 3),
+    data=st.data(),
+)
+def test_a_recipe_of_any_values_composes_or_names_each_key_at_fault(number, faults, stride_px, ranks, data):
     start = STARTS[number]
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/{FILE}"
@@ -75,8 +84,28 @@ def test_a_recipe_of_any_values_composes_or_names_each_key_at_fault(number, faul
             items = [write(file, yaml.safe_dump(start).encode()), *(as_override(*fault) for fault in faults)]
         recipe = compose_or_name_the_key(items, file)
     if recipe is not None:
-        regime = made(lambda: build_regime(recipe, 4, 2), re.compile("^regime: "))
+        regime = made(lambda: build_regime(recipe, stride_px, ranks), re.compile("^regime: "))
         assert regime is None or regime.max_images >= 1
+
+
+#: What YAML would take for something else, were it written without quotes.
+AMBIGUOUS = [
+    "123", "-1", "1e5", "1.5", ".5", ".nan", "-.inf", "true", "False", "null", "~", "Null", "<<", "off", "1:30", "0x1f",
+    "2001-01-01", "!x", "&a", "*a", "# x", "x # y", "- x", "? x", "a: b", "a:", "'", '"', "{}", "[]", "[", "|", ">",
+    "%", "@", "`", "---", "...", " x", "x ", "\t", "a\nb", "\x85", "\u2028", "\ufeff", "é", "=", "1_000",
+]  # fmt: skip
+
+
+@for_all(120, 4_000, text=st.one_of(st.sampled_from(AMBIGUOUS), st.text(max_size=4)))
+def test_a_text_is_written_so_that_it_is_read_as_the_same_text(text):
+    start = applied(STARTS[2], (("model", "kwargs"), {"a": text}))
+    start = applied(start, (("output", "wandb", "tags"), [text] if text else []))
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/{FILE}"
+        # JSON's escapes are YAML's, and leave no doubt.
+        recipe = compose_or_name_the_key([write(file, json.dumps(start).encode())], file)
+    if recipe is not None:
+        assert recipe.model.kwargs["a"] == text
 
 
 PACKAGED = [
@@ -120,6 +149,21 @@ def test_a_file_of_any_bytes_composes_or_is_named(text):
         compose_or_name_the_key([write(file, text)], file)
 
 
+@pytest.mark.parametrize("before", [b"", b"name: ", PACKAGED[0]])
+def test_each_oddity_alone_and_behind_others_composes_or_is_named(before):
+    with tempfile.TemporaryDirectory() as folder:
+        for oddity in [
+            *ODDITIES,
+            b"3",
+            b"[a]",
+            b"a: &x [*x]\n",
+            b"name: &x [*x]\n",
+            b"a: &x {b: *x}\n",
+            b"a: !!int x\n",
+        ]:
+            compose_or_name_the_key([write(f"{folder}/{FILE}", before + oddity)], f"{folder}/{FILE}")
+
+
 def _bombs() -> dict[str, bytes]:
     names = [f"a{i}" for i in range(40)]
     pairs = list(itertools.pairwise(names))
@@ -145,7 +189,7 @@ def _bombs() -> dict[str, bytes]:
         "sizes": b"regime: {mode: B+, sizes: {" + b"".join(b"%d: 0.001, " % i for i in range(1, 900)) + b"}}",
         "a number": b"seed: " + b"9" * 900_000,
         "a duration": b"max_duration: " + b"9" * 900_000 + b"ep",
-        "anchors": b"".join(b"k%d: &b%d 1\n" % (i, i) for i in range(60_000)),
+        "anchors": b"".join(b"k%d: &b%d 1\n" % (i, i) for i in range(50_000)),
         "more than a file may have": b"#" * (2 << 20),
     }
 
@@ -179,8 +223,14 @@ def test_no_few_lines_take_much_time_or_memory(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     outcomes = done.stdout.splitlines()
     assert len(outcomes) == len(files) + 1
-    composed = [name for name, outcome in zip([*bombs, "endless"], outcomes, strict=True) if outcome == "composed"]
-    assert composed == ["a long word", "a long quoted text"]
+    named = dict(zip([*bombs, "endless"], outcomes, strict=True))
+    assert [name for name, outcome in named.items() if outcome == "composed"] == ["a long word", "a long quoted text"]
+    too_long = [name for name, outcome in named.items() if outcome.endswith("bytes, which no recipe has")]
+    assert too_long == ["more than a file may have", "endless"]
+    for name in ("brackets", "braces", "dashes", "a chain of aliases"):
+        assert named[name].endswith("is nested too deeply"), named[name]
+    for name in ("aliases", "merge keys", "many keys", "anchors"):
+        assert named[name].endswith("holds more than 2000 values"), named[name]
 
 
 @pytest.mark.parametrize("length", [300, 5000])
@@ -188,3 +238,5 @@ def test_a_path_longer_than_paths_can_be_is_refused_as_a_file_and_as_a_name(leng
     for item in ("x" * length + ".yaml", "y" * length, "a.b=" * length):
         with pytest.raises(RecipeError):
             compose([item])
+    with pytest.raises(RecipeError, match="is nested too deeply"):
+        compose(["demo", "a." * length + "b=1"])

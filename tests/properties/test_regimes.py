@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,11 +36,6 @@ def shares_of(weights: list[int], digits: int) -> list[float]:
     return [round(weight / sum(weights), digits) for weight in weights]
 
 
-distributions = st.builds(
-    lambda sizes, digits: dict(zip(sizes, shares_of(list(sizes.values()), digits), strict=True)),
-    st.dictionaries(st.integers(1, 512), st.integers(1, 9), max_size=6),
-    st.sampled_from([2, 7, 17]),
-)
 faulty_distributions = st.dictionaries(
     st.one_of(st.integers(1, 99), junk.filter(lambda key: not isinstance(key, list))),
     st.one_of(st.floats(0, 1), junk),
@@ -47,29 +43,31 @@ faulty_distributions = st.dictionaries(
 )
 
 
-@for_all(
-    250,
-    20_000,
-    arguments=spoilt(
-        st.fixed_dictionaries(
-            {
-                "base.size_px": st.integers(1, 512),
-                "base.batch_size": count(2048),
-                "base.duplicates": count(8),
-                "sizes": st.one_of(
-                    distributions, distributions, st.sampled_from(["s28", "s144", "s208"]), faulty_distributions
-                ),
-                "mode": st.sampled_from(MODES),
-                "share_of": st.sampled_from(["samples", "steps"]),
-                "rounding": st.sampled_from(ROUNDINGS),
-                "draw": st.sampled_from(["step", "epoch"]),
-                "batch_multiple": st.one_of(st.just(1), st.integers(1, 16)),
-                "stride_px": st.one_of(st.just(1), st.integers(1, 8)),
-                "images": count(20_000),
-            }
-        )
-    ),
-)
+@st.composite
+def regime_arguments(draw) -> dict[str, Any]:
+    """Of a base, of a regime and of its epochs: most of them fit one another."""
+    stride, multiple = draw(st.one_of(st.just(1), st.integers(1, 8))), draw(st.one_of(st.just(1), st.integers(1, 16)))
+    least = draw(st.sampled_from([1, 3]))
+    weights = draw(st.dictionaries(st.integers(1, 512 // stride), st.integers(1, 9), min_size=least, max_size=6))
+    digits = draw(st.sampled_from([2, 6, 7, 7]))
+    shares = shares_of(list(weights.values()), digits)
+    fitted = {size * stride: share for size, share in zip(weights, shares, strict=True)}
+    return {
+        "base.size_px": draw(st.integers(1, 512)),
+        "base.batch_size": draw(st.one_of(st.integers(1, 128).map(lambda batch: batch * multiple), count(2048))),
+        "base.duplicates": draw(count(8)),
+        "sizes": draw(st.sampled_from([fitted] * 6 + ["s28", "s144", "s208"]) | faulty_distributions),
+        "mode": draw(st.sampled_from(MODES)),
+        "share_of": draw(st.sampled_from(["samples", "steps"])),
+        "rounding": draw(st.sampled_from(ROUNDINGS)),
+        "draw": draw(st.sampled_from(["step", "epoch"])),
+        "batch_multiple": multiple,
+        "stride_px": stride,
+        "images": draw(count(20_000)),
+    }
+
+
+@for_all(400, 20_000, arguments=spoilt(regime_arguments()))
 def test_a_regime_of_any_arguments_keeps_its_rules_or_names_the_argument(arguments):
     images = arguments.pop("images")
     base_arguments = [arguments.pop(f"base.{name}") for name in ("size_px", "batch_size", "duplicates")]
@@ -144,7 +142,7 @@ def tables(draw) -> list[dict]:
 
 
 @for_all(
-    100,
+    300,
     10_000,
     rows=tables(),
     options=spoilt(
@@ -234,40 +232,57 @@ def test_phases_of_any_kind_follow_one_another_or_one_is_named(rows, options, ep
     assert phase.batch_size in (None, choice.batch_size)
     assert progression.crop_scale_at(epoch) == (None if phase.crop_scale is None else tuple(phase.crop_scale))
     assert 0 < progression.lr_factor(epoch) <= phase.lr_factor
+    for start, begun in zip(progression.starts[1:], phases[1:], strict=True):
+        tenth = 0.1 if progression.warmup_epochs else 1
+        assert progression.lr_factor(start) == pytest.approx(tenth * begun.lr_factor)
     assert re.fullmatch("[0-9a-f]{12}", progression.digest())
 
 
-RAMPS = st.builds(
-    lambda step_px, start, end, begin_epoch, length: {
-        "start_px": step_px * start,
-        "end_px": step_px * end,
-        "begin_epoch": begin_epoch,
-        "end_epoch": begin_epoch + length,
-        "step_px": step_px,
-    },
-    st.integers(1, 8),
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.integers(0, 50),
-    st.integers(1, 200),
-)
+def ramps(shortest: int) -> st.SearchStrategy[dict[str, int]]:
+    """Arguments of a ramp over so many epochs at least."""
+    return st.builds(
+        lambda step_px, start, end, begin_epoch, length: {
+            "start_px": step_px * start,
+            "end_px": step_px * end,
+            "begin_epoch": begin_epoch,
+            "end_epoch": begin_epoch + length,
+            "step_px": step_px,
+        },
+        st.integers(1, 8),
+        st.integers(1, 40),
+        st.integers(1, 40),
+        st.integers(0, 50),
+        st.integers(shortest, 200),
+    )
 
 
-@for_all(
-    80,
-    5_000,
-    arguments=RAMPS,
-    spoilt_ones=spoilt(RAMPS),
-)
-def test_a_ramp_between_any_ends_stays_between_them_or_names_what_is_wrong(arguments, spoilt_ones):
-    made(lambda: Progression.ramp(Base(64, 4096), **spoilt_ones), NAMED)
-    ramp = Progression.ramp(Base(64, 4096), **arguments)
+@for_all(80, 5_000, good=ramps(1), faulty=spoilt(ramps(0)))
+def test_a_ramp_between_any_ends_stays_between_them_or_names_what_is_wrong(good, faulty):
+    check_ramp(Progression.ramp(Base(64, 4096), **good), **good)
+    ramp = made(lambda: Progression.ramp(Base(64, 4096), **faulty), NAMED)
+    if ramp is not None:
+        check_ramp(ramp, **faulty)
+
+
+def check_ramp(ramp: Progression, start_px: int, end_px: int, begin_epoch: int, end_epoch: int, step_px: int) -> None:
     sizes = [regime.choices[0].size_px for regime in ramp.regimes]
-    assert (sizes[0], sizes[-1]) == (arguments["start_px"], arguments["end_px"])
+    assert (sizes[0], sizes[-1]) == (start_px, end_px)
     assert sizes in (sorted(sizes), sorted(sizes, reverse=True))
-    assert all(size % arguments["step_px"] == 0 for size in sizes)
-    assert ramp.at_epoch(arguments["begin_epoch"]).choices[0].size_px == arguments["start_px"]
-    assert ramp.at_epoch(arguments["end_epoch"]).choices[0].size_px == arguments["end_px"]
+    assert all(size % step_px == 0 for size in sizes)
+    assert ramp.at_epoch(begin_epoch).choices[0].size_px == start_px
+    assert ramp.at_epoch(end_epoch).choices[0].size_px == end_px
+
+
+@pytest.mark.parametrize("mode", ["fixed", "table", "progressive"])
+def test_a_mode_that_fits_nothing_to_sizes_is_refused(mode):
+    with pytest.raises(ValueError, match=f"mode is '{mode}'; it must be one of B\\+, D\\+"):
+        Regime.from_sizes("s28", Base(32, 64), mode)
+
+
+@pytest.mark.parametrize("rounding", ["up", "", None, 2])
+def test_an_unknown_rounding_is_refused(rounding):
+    with pytest.raises(ValueError, match=r"rounding is .*; it must be one of nearest, pow2, budget"):
+        Regime.from_sizes("s28", Base(32, 64), "B+", rounding=rounding)
 
 
 def test_shares_of_few_decimals_are_drawn_by_epoch_and_fill_no_more_than_the_images():

@@ -661,6 +661,12 @@ def test_a_written_recipe_is_read_by_other_yaml_readers():
     assert yaml.safe_load(to_yaml(compose(MIXED)))["regime"]["sizes"] == "s28"
 
 
+def test_a_line_break_of_old_machines_is_written_so_that_it_is_read_back(write):
+    recipe = compose([RESNET, r'data.train="a\x85b.beton"'])
+    assert recipe.data.train == "a\x85b.beton"
+    assert compose([write(to_yaml(recipe), "whole.yaml")]) == recipe
+
+
 def test_phases_or_a_ramp_make_a_progressive_regime():
     phases = "regime={mode: progressive, phases: [{size_px: 16, epochs: 2, lr_factor: 0.5}, {size_px: 32, epochs: 1}]}"
     regime = compose([RESNET, phases, "regime.batch_norm=reset"]).regime
