@@ -37,8 +37,8 @@ def for_all(quick: int, soak: int, /, **strategies: SearchStrategy) -> Callable[
     """Make a test of a property.
 
     Args:
-        quick: inputs that an ordinary run tries.
-        soak: inputs that ``script/test -m soak`` tries.
+        quick: inputs that an ordinary run tries, the same ones each time.
+        soak: inputs that ``script/test -m soak`` tries, others each time.
         strategies: where the property's arguments come from.
     """
     counts = [
@@ -49,7 +49,14 @@ def for_all(quick: int, soak: int, /, **strategies: SearchStrategy) -> Callable[
     def decorate(holds: Callable[..., None]) -> Callable:
         @pytest.mark.parametrize("examples", counts)
         def test(examples: int) -> None:
-            chosen = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+            chosen = settings(
+                max_examples=examples,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                # An ordinary run says the same today and tomorrow; a soak looks further each time.
+                derandomize=examples == quick,
+                database=None,
+            )
             _attempts.clear()
             chosen(given(**strategies)(holds))()
             assert sum(_attempts) >= _LEAST_MADE * len(_attempts), f"{sum(_attempts)} of {len(_attempts)} were made"
