@@ -31,6 +31,7 @@ from ffcv.writer import MAX_PAGE_SIZE, MIN_PAGE_SIZE
 import mixsize.ffcv_loaders.os_cache  # noqa: F401
 from mixsize.ffcv_loaders.info import BetonInfo, InfoPointer, index_checksum, write_pointer
 from mixsize.ffcv_loaders.levels import field_name, level_side
+from mixsize.ffcv_loaders.mapguard import MapGuard
 
 _TYPE_IDS = {handler: type_id for type_id, handler in TYPE_ID_HANDLER.items()}
 IMAGE_TYPE_ID = _TYPE_IDS[RGBImageField]
@@ -134,6 +135,7 @@ class Beton:
         self.num_samples = len(self.labels)
         self.num_classes = len(info.classes) if info else int(self.labels.max()) + 1
         self._data: np.memmap | None = data
+        self._guard = MapGuard(data)
         self._state = _state_of(path)
 
     @classmethod
@@ -178,10 +180,11 @@ class Beton:
         A file that was put in this one's place, or removed, does no harm: the mapped one stays until it is closed.
 
         Raises:
-            BetonError: the file was written to, or cut short, which ends a process that reads what is gone.
+            BetonError: the file was written to, or cut short.
         """
         now = _state_of(self.path)
-        if self._state is not None and now is not None and now[0] == self._state[0] and now != self._state:
+        changed = self._state is not None and now is not None and now[0] == self._state[0] and now != self._state
+        if changed or self._guard.missing_pages:
             raise BetonError(
                 f"{self.path}: was written to while it was read; put a new file in its place by renaming instead, and "
                 "start again"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mixsize.ffcv_loaders.augment import Augment, draw_windows
-from mixsize.ffcv_loaders.beton import Beton
+from mixsize.ffcv_loaders.beton import Beton, BetonError
 from mixsize.ffcv_loaders.decode import THRESHOLD, Decoder
 from mixsize.ffcv_loaders.plan import EpochPlan, Step
 from mixsize.ffcv_loaders.policy import PolicyStage, open_stage
@@ -159,6 +159,7 @@ def _produce(
 ) -> None:
     def publish(step: Step, slot: _Slot, pixels: torch.Tensor, wait: Callable[[], None]) -> None:
         wait()
+        beton.check_unchanged()
         labels = torch.from_numpy(np.repeat(beton.labels[step.samples], step.duplicates))
         ready.put(_Decoded(step, slot, pixels, labels))
 
@@ -168,7 +169,7 @@ def _produce(
             slot = free.get()
             if slot is None or stop.is_set():
                 return
-            beton.check_unchanged()
+            beton.check_unchanged()  # Before as well: without the extension, nothing guards what is read.
             shape = (step.num_images, step.size_px, step.size_px, 3)
             pixels = slot.memory[: int(np.prod(shape))].view(shape)
             if slot.free_after is not None:
@@ -189,7 +190,16 @@ def _produce(
         ready.put(None)
     except BaseException as error:
         # Whatever went wrong belongs to whoever waits for the batch.
-        ready.put(error)
+        ready.put(_cause(beton, error))
+
+
+def _cause(beton: Beton, error: BaseException) -> BaseException:
+    """The error; where the file has changed, one that says so, as its images may then fail to decode in any way."""
+    try:
+        beton.check_unchanged()
+    except BetonError as changed:
+        return changed
+    return error
 
 
 def _is_done() -> None:

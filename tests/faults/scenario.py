@@ -167,7 +167,7 @@ def changed_file(path: Path, how: str) -> None:
     """The training file changes on the disk before the twelfth batch is drawn."""
 
     def change():
-        if how == "cut short":
+        if how.startswith("cut short"):
             os.truncate(path, path.stat().st_size // 2)
         elif how == "written to":
             with open(path, "r+b") as file:
@@ -180,7 +180,10 @@ def changed_file(path: Path, how: str) -> None:
         else:
             path.unlink()
 
-    at_batch(MixSizeLoader, 12, change)
+    if how == "cut short while it is decoded":
+        at_call(decode.Decoder, "submit", 12, change)
+    else:
+        at_batch(MixSizeLoader, 12, change)
 
 
 class JumpingClock(datetime.datetime):

@@ -219,6 +219,7 @@ def test_broken_weights_are_not_saved(runs, whole):
         for how, outcome in (
             ("written to", "ends with BetonError naming the file, before a batch of it is used"),
             ("cut short", "ends with BetonError naming the file, before a batch of it is used"),
+            ("cut short while it is decoded", "ends with BetonError naming the file, before a batch of it is used"),
         )
     ],
 )
