@@ -105,7 +105,7 @@ def note(result: dict[str, Any]) -> str:
 
 
 def fidelity_table(result: dict[str, Any]) -> str:
-    """README's table of a ``mixsize bench fidelity`` result."""
+    """The table of a ``mixsize bench fidelity`` result."""
     return markdown_table(*table(result)) + f"\n{note(result)}\n"
 
 

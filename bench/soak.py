@@ -201,7 +201,7 @@ def is_flat(result: dict[str, Any]) -> bool:
 
 
 def soak_table(result: dict[str, Any]) -> str:
-    """README's table of a ``mixsize bench soak`` result."""
+    """The table of a ``mixsize bench soak`` result."""
     return markdown_table(*table(result)) + f"\n{note(result)}\n"
 
 

@@ -161,7 +161,7 @@ def _bytes_read() -> int:
 
 
 def storage_table(result: dict[str, Any]) -> str:
-    """README's table of a ``mixsize bench storage`` result."""
+    """The table of a ``mixsize bench storage`` result."""
     return markdown_table(*table(result)) + f"\n{note(result)}\n"
 
 

@@ -22,9 +22,10 @@ static atomic_flag handed_on = ATOMIC_FLAG_INIT;
 static uintptr_t page_bytes;
 
 static void on_bus_error(int number, siginfo_t *info, void *context) {
-    (void)number, (void)context;
+    (void)context;
     uintptr_t at = (uintptr_t)info->si_addr;
-    for (int i = 0; i < MAX_GUARDED; i++) {
+    int is_fault = info->si_code > 0; /* and not sent by a process, which gives no address */
+    for (int i = 0; is_fault && i < MAX_GUARDED; i++) {
         if (at < atomic_load(&guarded[i].begin) || at >= atomic_load(&guarded[i].end)) continue;
         /* A system call without a lock: safe in a handler, though POSIX does not list it. */
         void *page = (void *)(at / page_bytes * page_bytes);
@@ -35,6 +36,7 @@ static void on_bus_error(int number, siginfo_t *info, void *context) {
     /* Not ours: whose turn it was before has it when the access is repeated, and the system after that. */
     if (atomic_flag_test_and_set(&handed_on)) signal(SIGBUS, SIG_DFL);
     else sigaction(SIGBUS, &before, NULL);
+    if (!is_fault) raise(number);
 }
 
 /* Also where somebody else has taken the signal since the last time, as Python's faulthandler does when it is enabled. */
@@ -46,6 +48,7 @@ static int catch_bus_errors(void) {
     sigemptyset(&action.sa_mask);
     page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
     before = now;
+    atomic_flag_clear(&handed_on);
     return sigaction(SIGBUS, &action, NULL);
 }
 

@@ -39,7 +39,12 @@ class MapGuard:
             self._slot = _library.mixsize_guard(mapped.ctypes.data, mapped.size)
         if self._slot >= 0:
             # The mmap, not the array: views of the array keep the former alone.
-            weakref.finalize(mapped._mmap, _library.mixsize_release, self._slot)
+            weakref.finalize(mapped._mmap, self._release).atexit = False  # Threads may read until the very end.
+
+    def _release(self) -> None:
+        # Its place may be another file's next.
+        slot, self._slot = self._slot, -1
+        _library.mixsize_release(slot)
 
     @property
     def missing_pages(self) -> int:

@@ -60,6 +60,35 @@ def test_a_guard_goes_with_its_mapping_so_that_they_do_not_run_out(file):
     assert guard.missing_pages == 1
 
 
+def test_a_guard_whose_mapping_is_gone_does_not_count_for_the_next_file(file, tmp_path):
+    other = tmp_path / "other"
+    other.write_bytes(file.read_bytes())
+    mapped = np.memmap(file, np.uint8, "r")
+    guard = MapGuard(mapped)
+    slot = guard._slot
+    del mapped
+    gc.collect()
+    mapped = np.memmap(other, np.uint8, "r")
+    assert MapGuard(mapped)._slot == slot
+    os.truncate(other, PAGE)
+    assert mapped[-1] == 0
+    assert guard.missing_pages == 0
+
+
+def test_the_signal_sent_by_a_process_ends_this_one(file):
+    program = (
+        "import os, signal, sys\n"
+        "import numpy as np\n"
+        "from mixsize.ffcv_loaders.mapguard import MapGuard\n"
+        "mapped = np.memmap(sys.argv[1], np.uint8, 'r')\n"
+        "guard = MapGuard(mapped)\n"
+        "os.kill(os.getpid(), signal.SIGBUS)\n"
+        "print('still here')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, timeout=200)
+    assert (ended.returncode, ended.stdout) == (-7, "")
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["enabled once", "enabled again behind an earlier guard"])
 def test_other_mappings_end_the_process_as_before_and_say_where(file, again):
     program = (
