@@ -5,8 +5,8 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "mixsize.ffcv_loaders._jpegcrop",
-            ["ffcv_loaders/jpegcrop.c", "ffcv_loaders/mapguard.c"],
+            "mixsize.ffcv_loaders.decode._jpegcrop",
+            ["src/mixsize/ffcv_loaders/decode/jpegcrop.c", "src/mixsize/ffcv_loaders/decode/mapguard.c"],
             libraries=["jpeg", "m"],
             # The last two keep results the same on every machine and let comparisons be vectorised.
             extra_compile_args=["-O3", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off", "-fno-trapping-math"],

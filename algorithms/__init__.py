@@ -1,49 +1,79 @@
 """The regime and the algorithms, each usable from a bare PyTorch loop or attached to a Composer Trainer.
 
-Names load on first use, so that the regime's arithmetic needs neither torch nor Composer.
+Rooms, each importing only those before it: ``regime``, ``training``, ``execution``, ``batchnorm``, ``smoothing``,
+``sampling``, ``measurement``. None of them knows a loader. Names load on first use, so that the regime's arithmetic
+needs neither torch nor Composer.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mixsize.packages import load
+from mixsize.system.packages import load
 
-_HOMES = {
-    "SIZE_DISTRIBUTIONS": "regime",
-    "BNCalibrate": "bn_calibrate",
-    "Base": "regime",
-    "Choice": "regime",
-    "Regime": "regime",
-    "Score": "evaluation",
-    "SizeScore": "evaluation",
-    "StatisticsBank": "calibration",
-    "calibrate_batch_norm": "calibration",
-    "compare_gradients": "gradients",
-    "evaluate": "evaluation",
-    "evaluate_sizes": "evaluation",
-    "gradient_vector": "gradients",
-    "resize_batch": "mixsize_sampling",
-    "smooth_norm": "smoothing",
-    "spearman": "gradients",
-    "EpochSchedule": "epoch_schedule",
-    "GradSmoothing": "grad_smoothing",
-    "GradientSmoother": "smoothing",
-    "MixSizeSampling": "mixsize_sampling",
-    "InputShape": "shapes",
-    "Phase": "progression",
-    "Preflight": "preflight",
-    "ProgressiveResize": "progressive_resize",
-    "Progression": "progression",
-    "ShapeGraphs": "engines",
-    "StepSeed": "step_seed",
-    "shapes_of": "shapes",
-    "TrainingClock": "training_clock",
-    "training_passes": "engines",
-    "visit_shapes": "shapes",
+if TYPE_CHECKING:
+    from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate as BNCalibrate
+    from mixsize.algorithms.batchnorm.calibration import StatisticsBank as StatisticsBank
+    from mixsize.algorithms.batchnorm.calibration import calibrate_batch_norm as calibrate_batch_norm
+    from mixsize.algorithms.execution.engines import ShapeGraphs as ShapeGraphs
+    from mixsize.algorithms.execution.engines import training_passes as training_passes
+    from mixsize.algorithms.execution.preflight import Preflight as Preflight
+    from mixsize.algorithms.execution.visit import visit_shapes as visit_shapes
+    from mixsize.algorithms.measurement.evaluation import Score as Score
+    from mixsize.algorithms.measurement.evaluation import SizeScore as SizeScore
+    from mixsize.algorithms.measurement.evaluation import evaluate as evaluate
+    from mixsize.algorithms.measurement.evaluation import evaluate_sizes as evaluate_sizes
+    from mixsize.algorithms.measurement.gradients import compare_gradients as compare_gradients
+    from mixsize.algorithms.measurement.gradients import gradient_vector as gradient_vector
+    from mixsize.algorithms.measurement.gradients import spearman as spearman
+    from mixsize.algorithms.regime.plan import EpochPlan as EpochPlan
+    from mixsize.algorithms.regime.plan import Step as Step
+    from mixsize.algorithms.regime.plan import plan_epoch as plan_epoch
+    from mixsize.algorithms.regime.plan import plan_evaluation as plan_evaluation
+    from mixsize.algorithms.regime.progression import Phase as Phase
+    from mixsize.algorithms.regime.progression import Progression as Progression
+    from mixsize.algorithms.regime.regime import SIZE_DISTRIBUTIONS as SIZE_DISTRIBUTIONS
+    from mixsize.algorithms.regime.regime import Base as Base
+    from mixsize.algorithms.regime.regime import Choice as Choice
+    from mixsize.algorithms.regime.regime import Regime as Regime
+    from mixsize.algorithms.regime.shapes import InputShape as InputShape
+    from mixsize.algorithms.regime.shapes import shapes_of as shapes_of
+    from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling as MixSizeSampling
+    from mixsize.algorithms.sampling.progressive_resize import ProgressiveResize as ProgressiveResize
+    from mixsize.algorithms.sampling.resizing import resize_batch as resize_batch
+    from mixsize.algorithms.smoothing.grad_smoothing import GradSmoothing as GradSmoothing
+    from mixsize.algorithms.smoothing.gradient_smoother import GradientSmoother as GradientSmoother
+    from mixsize.algorithms.smoothing.gradient_smoother import smooth_norm as smooth_norm
+    from mixsize.algorithms.training.epoch_schedule import EpochSchedule as EpochSchedule
+    from mixsize.algorithms.training.epoch_schedule import cosine as cosine
+    from mixsize.algorithms.training.epoch_schedule import multistep as multistep
+    from mixsize.algorithms.training.step_seed import StepSeed as StepSeed
+    from mixsize.algorithms.training.training_clock import TrainingClock as TrainingClock
+
+_MODULES = {
+    "batchnorm.bn_calibrate": ("BNCalibrate",),
+    "batchnorm.calibration": ("StatisticsBank", "calibrate_batch_norm"),
+    "execution.engines": ("ShapeGraphs", "training_passes"),
+    "execution.preflight": ("Preflight",),
+    "execution.visit": ("visit_shapes",),
+    "measurement.evaluation": ("Score", "SizeScore", "evaluate", "evaluate_sizes"),
+    "measurement.gradients": ("compare_gradients", "gradient_vector", "spearman"),
+    "regime.plan": ("EpochPlan", "Step", "plan_epoch", "plan_evaluation"),
+    "regime.progression": ("Phase", "Progression"),
+    "regime.regime": ("SIZE_DISTRIBUTIONS", "Base", "Choice", "Regime"),
+    "regime.shapes": ("InputShape", "shapes_of"),
+    "sampling.mixsize_sampling": ("MixSizeSampling",),
+    "sampling.progressive_resize": ("ProgressiveResize",),
+    "sampling.resizing": ("resize_batch",),
+    "smoothing.grad_smoothing": ("GradSmoothing",),
+    "smoothing.gradient_smoother": ("GradientSmoother", "smooth_norm"),
+    "training.epoch_schedule": ("EpochSchedule", "cosine", "multistep"),
+    "training.step_seed": ("StepSeed",),
+    "training.training_clock": ("TrainingClock",),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_HOMES)
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from mixsize.algorithms.calibration import StatisticsBank
-from mixsize.algorithms.regime import Base, Regime
-from mixsize.algorithms.smoothing import GradientSmoother
+from mixsize.algorithms.batchnorm.calibration import StatisticsBank
+from mixsize.algorithms.regime.regime import Base, Regime
+from mixsize.algorithms.smoothing.gradient_smoother import GradientSmoother
 from mixsize.ffcv_loaders import PadCrop, Resize, TorchMixSizeLoader
 
 

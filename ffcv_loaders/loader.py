@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from mixsize.algorithms.progression import Progression
-from mixsize.algorithms.regime import Regime
-from mixsize.ffcv_loaders.augment import Augment, CenterCrop, RandomResizedCrop, augment_at, check_crops
-from mixsize.ffcv_loaders.beton import Beton
-from mixsize.ffcv_loaders.decode import EVALUATION_THRESHOLD, THRESHOLD
-from mixsize.ffcv_loaders.plan import EpochPlan, Step, plan_evaluation
-from mixsize.ffcv_loaders.planned import PlannedDataset, PlannedLoader, WholeBatchLoader
-from mixsize.ffcv_loaders.quasi_random import QuasiRandom
-from mixsize.ffcv_loaders.ranks import default_threads, process_rank
-from mixsize.ffcv_loaders.staging import IMAGENET_MEAN, IMAGENET_STD, Stager
-from mixsize.ffcv_loaders.stream import stream_batches
+from mixsize.algorithms.regime.plan import EpochPlan, Step, plan_evaluation
+from mixsize.algorithms.regime.progression import Progression
+from mixsize.algorithms.regime.quasi_random import QuasiRandom
+from mixsize.algorithms.regime.regime import Regime
+from mixsize.ffcv_loaders.beton.reader import Beton
+from mixsize.ffcv_loaders.decode.augment import Augment, CenterCrop, RandomResizedCrop, augment_at, check_crops
+from mixsize.ffcv_loaders.decode.decode import EVALUATION_THRESHOLD, THRESHOLD
+from mixsize.ffcv_loaders.pipeline.planned import PlannedDataset, PlannedLoader, WholeBatchLoader
+from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD, Stager
+from mixsize.ffcv_loaders.pipeline.stream import stream_batches
+from mixsize.system.ranks import default_threads, process_rank
 
 
 class BetonSource:
@@ -89,8 +89,10 @@ class PlannedImages(PlannedDataset):
         world_size: int | None,
     ) -> None:
         self.source = source
-        quasi_random = None if window_mib is None else QuasiRandom.of_file(source.beton, window_mib)
         beton = source.beton
+        quasi_random = None
+        if window_mib is not None:
+            quasi_random = QuasiRandom.from_offsets(beton.data_ptr, beton.page_bytes, window_mib)
         super().__init__(regime, seed, beton.num_samples, beton.fingerprint, rank, world_size, quasi_random)
 
     def bind(self, regime: Regime | Progression) -> None:

@@ -15,9 +15,10 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
-from mixsize.algorithms.progression import Progression
-from mixsize.algorithms.regime import Regime
-from mixsize.ffcv_loaders.augment import (
+from mixsize.algorithms.regime.plan import EpochPlan, Step
+from mixsize.algorithms.regime.progression import Progression
+from mixsize.algorithms.regime.regime import Regime
+from mixsize.ffcv_loaders.decode.augment import (
     FLIP,
     FRAME_HEIGHT,
     FRAME_WIDTH,
@@ -32,9 +33,8 @@ from mixsize.ffcv_loaders.augment import (
     check_crops,
     draw_windows,
 )
-from mixsize.ffcv_loaders.plan import EpochPlan, Step
-from mixsize.ffcv_loaders.planned import PlannedDataset, PlannedLoader
-from mixsize.ffcv_loaders.staging import IMAGENET_MEAN, IMAGENET_STD, Stager
+from mixsize.ffcv_loaders.pipeline.planned import PlannedDataset, PlannedLoader
+from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD, Stager
 
 
 class ImageDataset(Protocol):

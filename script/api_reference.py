@@ -13,21 +13,21 @@ from typing import Any, get_type_hints
 import pdoc
 from jinja2 import pass_context
 
-from mixsize.recipes import schema
+from mixsize.recipes.config import schema
 
 #: Packages whose public names load on first use, and the modules that a user's code or recipes meet beside them.
 PACKAGES = ("mixsize.algorithms", "mixsize.ffcv_loaders")
 MODULES = (
-    "mixsize.algorithms.epoch_schedule",
-    "mixsize.ffcv_loaders.convert",
-    "mixsize.recipes.build",
-    "mixsize.recipes.compose",
-    "mixsize.recipes.model",
-    "mixsize.recipes.run_record",
-    "mixsize.recipes.schema",
-    "mixsize.recipes.train",
-    "mixsize.recipes.weights",
-    "mixsize.bench.suite",
+    "mixsize.algorithms.training.epoch_schedule",
+    "mixsize.ffcv_loaders.conversion.convert",
+    "mixsize.recipes.build.trainer",
+    "mixsize.recipes.config.compose",
+    "mixsize.recipes.models.network",
+    "mixsize.recipes.records.run_record",
+    "mixsize.recipes.config.schema",
+    "mixsize.recipes.commands.train",
+    "mixsize.recipes.models.weights",
+    "mixsize.bench.regimes.suite",
 )
 
 

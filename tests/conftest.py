@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 from wandb.proto import wandb_internal_pb2
 from wandb.sdk.internal.datastore import DataStore
 
-from mixsize.ffcv_loaders.convert import convert, convert_splits
+from mixsize.ffcv_loaders.conversion.convert import convert, convert_splits
 
 #: Files whose tests start many processes: run first, so that no worker is left alone with them at the end.
 _LONGEST = ("test_launcher.py", "test_regimes.py", "test_peers.py", "test_loader.py", "test_evaluate.py")

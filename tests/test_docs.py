@@ -23,12 +23,13 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from mixsize.algorithms.smoothing import GradientSmoother
-from mixsize.bench.suite import load_suite
-from mixsize.bench.suite_runs import runs_of
+from mixsize.algorithms.smoothing.gradient_smoother import GradientSmoother
+from mixsize.bench.regimes.suite import load_suite
+from mixsize.bench.regimes.suite_runs import runs_of
 from mixsize.cli import _parser, main
-from mixsize.recipes import networks, yamltext
-from mixsize.recipes.compose import compose, packaged_recipes
+from mixsize.recipes.config import yamltext
+from mixsize.recipes.config.compose import compose, packaged_recipes
+from mixsize.recipes.models import networks
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mixsize import doctor, machine, packages
+from mixsize import doctor
 from mixsize.cli import main
-from mixsize.probe import CUDA, Probe, probe
+from mixsize.system import machine, packages
+from mixsize.system.probe import CUDA, Probe, probe
 
 THIRD_PARTY = [package.module for package in packages.PACKAGES]
 
@@ -161,9 +162,9 @@ for name in ("MixSizeLoader", "GradSmoothing"):
 
 def test_training_needs_no_wandb_and_logging_to_it_says_how_to_get_it(tmp_path):
     code = """
-import mixsize.recipes.train
-from mixsize.packages import explain
-from mixsize.recipes.wandb_log import settings
+import mixsize.recipes.commands.train
+from mixsize.system.packages import explain
+from mixsize.recipes.records.wandb_log import settings
 try:
     settings()
 except ImportError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mixsize.bench.interruptions import interrupt
+from mixsize.bench.soak.interruptions import interrupt
 
 LAUNCHER = [sys.executable, "-m", "composer.cli.launcher"]
 SECONDS = 280

@@ -15,8 +15,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_wheel_works_outside_the_checkout(tmp_path):
     checkout = tmp_path / "checkout"
     ignore = shutil.ignore_patterns("__pycache__", "results")
-    for name in ("mixsize", "algorithms", "ffcv_loaders", "recipes", "bench"):
-        shutil.copytree(ROOT / name, checkout / name, ignore=ignore)
+    shutil.copytree(ROOT / "src", checkout / "src", ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
     build = "from setuptools import build_meta; print(build_meta.build_wheel('..'))"

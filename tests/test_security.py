@@ -18,22 +18,22 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from mixsize.algorithms.calibration import StatisticsBank
-from mixsize.bench.report_html import render_html
-from mixsize.bench.report_markdown import render_markdown
-from mixsize.bench.report_sections import make_report
-from mixsize.bench.suite import SuiteError, load_suite
+from mixsize.algorithms.batchnorm.calibration import StatisticsBank
+from mixsize.bench.regimes.suite import SuiteError, load_suite
+from mixsize.bench.report.html import render_html
+from mixsize.bench.report.markdown import render_markdown
+from mixsize.bench.report.sections import make_report
 from mixsize.cli import main
-from mixsize.ffcv_loaders.beton import Beton
-from mixsize.ffcv_loaders.convert import convert, convert_splits
-from mixsize.recipes import schema
-from mixsize.recipes.build import build
-from mixsize.recipes.compose import RecipeError, compose, to_yaml
-from mixsize.recipes.model import create_network
-from mixsize.recipes.train import fit, print_record
-from mixsize.recipes.weights import read_weights, running_nothing
+from mixsize.ffcv_loaders.beton.reader import Beton
+from mixsize.ffcv_loaders.conversion.convert import convert, convert_splits
+from mixsize.recipes.build.trainer import build
+from mixsize.recipes.commands.train import fit, print_record
+from mixsize.recipes.config import schema
+from mixsize.recipes.config.compose import RecipeError, compose, to_yaml
+from mixsize.recipes.models.network import create_network
+from mixsize.recipes.models.weights import read_weights, running_nothing
 
-sys.path.insert(0, str(Path(__file__).parent / "bench"))
+sys.path.insert(0, str(Path(__file__).parent / "bench" / "report"))
 from run_records import make_suite
 
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(1)>](javascript:alert(1)) `|*_ $x^{$ [/red] \"'&"
@@ -268,8 +268,8 @@ def test_no_text_of_a_record_becomes_markup_of_the_markdown(hostile_report):
 
 def test_names_stand_on_the_terminal_as_they_are(monkeypatch, capsys):
     shown = StringIO()
-    monkeypatch.setattr("mixsize.recipes.console.Console", lambda **how: Console(file=shown, width=200, **how))
-    from mixsize.recipes.console import plain_console
+    monkeypatch.setattr("mixsize.display.console.Console", lambda **how: Console(file=shown, width=200, **how))
+    from mixsize.display.console import plain_console
 
     record = make_suite(seeds=1)[0].model_copy(update={"name": "[red]a[/x] :smile: [link=file:///]b"})
     print_record(record, plain_console())

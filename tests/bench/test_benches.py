@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mixsize.bench.tables import TABLES
+from mixsize.bench.pages.tables import TABLES
 from mixsize.cli import main
 
 

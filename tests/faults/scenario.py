@@ -19,13 +19,15 @@ from pathlib import Path
 import composer.trainer.trainer as composer_trainer
 import torch
 
-from mixsize.algorithms.calibration import StatisticsBank
-from mixsize.algorithms.training_clock import TrainingClock
+from mixsize.algorithms.batchnorm.calibration import StatisticsBank
+from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.cli import main
-from mixsize.ffcv_loaders import decode
+from mixsize.ffcv_loaders.decode import decode
 from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
-from mixsize.recipes import build, checkpoints, train, wandb_logger
-from mixsize.recipes.resume import RECORD_FILE
+from mixsize.recipes.build.trainer import trainer as build
+from mixsize.recipes.callbacks import checkpoints, wandb_logger
+from mixsize.recipes.commands import train
+from mixsize.recipes.records.run_folder import RECORD_FILE
 
 
 def at_call(owner: object, name: str, number: int, act: Callable[[], None]) -> None:

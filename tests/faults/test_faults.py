@@ -7,10 +7,10 @@ import signal
 
 import pytest
 
-from mixsize.ffcv_loaders.beton import Beton
-from mixsize.ffcv_loaders.encode import Encoding
-from mixsize.ffcv_loaders.sources import ArraySource, open_digits
-from mixsize.ffcv_loaders.writer import write_beton
+from mixsize.ffcv_loaders.beton.reader import Beton
+from mixsize.ffcv_loaders.conversion.encode import Encoding
+from mixsize.ffcv_loaders.conversion.sources import ArraySource, open_digits
+from mixsize.ffcv_loaders.conversion.writer import write_beton
 
 #: Places of a run, and the checkpoint that one which ends there leaves behind.
 PLACES = {

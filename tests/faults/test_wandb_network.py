@@ -94,7 +94,7 @@ def service():
 LEAVES_A_RUN = """
 import sys, urllib.request
 import wandb
-from mixsize.recipes.wandb_deadline import Deadline
+from mixsize.recipes.callbacks.wandb_deadline import Deadline
 url = sys.argv[1]
 run = wandb.init(project="x", mode="online")
 Deadline(run, 2.0)

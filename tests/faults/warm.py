@@ -5,9 +5,9 @@ from pathlib import Path
 
 from composer.utils import get_composer_env_dict
 
-import mixsize.recipes.train  # noqa: F401
-from mixsize.algorithms.regime import Base, Regime
-from mixsize.ffcv_loaders.augment import PadCrop, Resize
+import mixsize.recipes.commands.train  # noqa: F401
+from mixsize.algorithms.regime.regime import Base, Regime
+from mixsize.ffcv_loaders.decode.augment import PadCrop, Resize
 from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
 
 # Composer asks for the processor in every run, which takes half a second, and remembers the answer.

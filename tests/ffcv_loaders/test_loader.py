@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from mixsize.algorithms.regime import Base, Choice, Regime
-from mixsize.ffcv_loaders.augment import PadCrop, RandomResizedCrop, Resize
-from mixsize.ffcv_loaders.beton import Beton, BetonError
+from mixsize.algorithms.regime.plan import plan_epoch
+from mixsize.algorithms.regime.regime import Base, Choice, Regime
+from mixsize.ffcv_loaders.beton.reader import Beton, BetonError
+from mixsize.ffcv_loaders.decode.augment import PadCrop, RandomResizedCrop, Resize
 from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
-from mixsize.ffcv_loaders.plan import plan_epoch
 
 MIX = {20: 0.2, 16: 0.3, 12: 0.3, 8: 0.2}
 B_PLUS = Regime.from_sizes(MIX, Base(16, 32), "B+", batch_multiple=4)
@@ -129,7 +129,7 @@ def test_a_restored_loader_goes_on_where_it_stood_without_decoding_what_came_bef
     state = stopped.dataset.state_dict(int(plan.batch_size[:steps].sum()), True)
 
     decoded = []
-    from mixsize.ffcv_loaders import stream
+    from mixsize.ffcv_loaders.pipeline import stream
 
     original = stream.Decoder.submit
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixsize.algorithms.regime import Base, Regime
+from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.ffcv_loaders import Beton, EvalLoader, MixSizeLoader, Resize
-from mixsize.ffcv_loaders.convert import convert
+from mixsize.ffcv_loaders.conversion.convert import convert
 
 pytestmark = pytest.mark.data
 

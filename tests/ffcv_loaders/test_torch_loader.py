@@ -16,8 +16,8 @@ from torch import nn
 
 from mixsize.algorithms import Base, Choice, MixSizeSampling, Regime
 from mixsize.ffcv_loaders import CenterCrop, MixSizeLoader, PadCrop, RandomResizedCrop, Resize, TorchMixSizeLoader
-from mixsize.ffcv_loaders.beton import Beton
-from mixsize.ffcv_loaders.convert import convert
+from mixsize.ffcv_loaders.beton.reader import Beton
+from mixsize.ffcv_loaders.conversion.convert import convert
 
 MIX = {20: 0.2, 16: 0.3, 12: 0.3, 8: 0.2}
 D_PLUS = Regime.from_sizes(MIX, Base(16, 32), "D+")

@@ -1,4 +1,4 @@
-/* libFuzzer harness of ffcv_loaders/jpegcrop.c; tests/fuzz/run builds and runs it.
+/* libFuzzer harness of ffcv_loaders/decode/jpegcrop.c; tests/fuzz/run builds and runs it.
  *
  * An input is a JPEG file, whose last bytes are also the arguments of the calls, so that any JPEG file is an input.
  * Buffers have exactly the size that is declared, for AddressSanitizer to watch. Besides, two properties are checked:
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../ffcv_loaders/jpegcrop.c"
+#include "../../ffcv_loaders/decode/jpegcrop.c"
 
 #define ARGUMENTS 16
 /* Small images reach every line that large ones do, a hundred times as fast. */

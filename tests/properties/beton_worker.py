@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mixsize.ffcv_loaders.augment import CenterCrop, RandomResizedCrop, draw_windows
-from mixsize.ffcv_loaders.beton import Beton
-from mixsize.ffcv_loaders.decode import Decoder
+from mixsize.ffcv_loaders.beton.reader import Beton
+from mixsize.ffcv_loaders.decode.augment import CenterCrop, RandomResizedCrop, draw_windows
+from mixsize.ffcv_loaders.decode.decode import Decoder
 
 #: Bytes of address space beyond what importing and compiling took.
 _ROOM = 256 << 20

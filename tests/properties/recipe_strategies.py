@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from hypothesis import strategies as st
 
-from mixsize.recipes.compose import compose, to_yaml
-from mixsize.recipes.schema import Path, Section, all_keys, sections_at
+from mixsize.recipes.config.compose import compose, to_yaml
+from mixsize.recipes.config.schema import Path, Section, all_keys, sections_at
 
 #: Full recipes of every variant of every section.
 STARTS = [

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from mixsize.ffcv_loaders.convert import convert
-from mixsize.ffcv_loaders.info import InfoPointer, index_checksum, write_pointer
+from mixsize.ffcv_loaders.beton.info import InfoPointer, index_checksum, write_pointer
+from mixsize.ffcv_loaders.conversion.convert import convert
 
 from .for_all import for_all
 

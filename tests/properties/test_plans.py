@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from mixsize.algorithms.progression import Phase, Progression
-from mixsize.algorithms.regime import Base, Choice, Regime
-from mixsize.ffcv_loaders.plan import (
+from mixsize.algorithms.regime.plan import (
     check_plannable,
     plan_epoch,
     plan_evaluation,
     plan_length,
     plan_sizes,
 )
-from mixsize.ffcv_loaders.planned import PlannedDataset
-from mixsize.ffcv_loaders.quasi_random import QuasiRandom
+from mixsize.algorithms.regime.progression import Phase, Progression
+from mixsize.algorithms.regime.quasi_random import QuasiRandom
+from mixsize.algorithms.regime.regime import Base, Choice, Regime
+from mixsize.ffcv_loaders.pipeline.planned import PlannedDataset
 
 from .for_all import for_all, made, spoilt
 

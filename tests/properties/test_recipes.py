@@ -15,9 +15,9 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from mixsize.recipes.compose import RecipeError, compose, digest, packaged_recipes, to_yaml
-from mixsize.recipes.regimes import build_regime
-from mixsize.recipes.schema import LEAF_MAPPINGS, all_keys
+from mixsize.recipes.config.compose import RecipeError, compose, digest, packaged_recipes, to_yaml
+from mixsize.recipes.config.schema import LEAF_MAPPINGS, all_keys
+from mixsize.recipes.planning.regimes import build_regime
 
 from .for_all import for_all, made
 from .recipe_strategies import STARTS, applied, changes
@@ -197,7 +197,7 @@ def _bombs() -> dict[str, bytes]:
 _COMPOSE = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-from mixsize.recipes.compose import compose, RecipeError
+from mixsize.recipes.config.compose import compose, RecipeError
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 for file in sys.argv[1:]:
     try:

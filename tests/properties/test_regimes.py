@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mixsize.algorithms.progression import Phase, Progression
-from mixsize.algorithms.regime import Base, Choice, Regime
+from mixsize.algorithms.regime.progression import Phase, Progression
+from mixsize.algorithms.regime.regime import Base, Choice, Regime
 
 from .for_all import for_all, junk, made, spoilt
 

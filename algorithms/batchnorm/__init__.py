@@ -1,0 +1,4 @@
+"""Batch-norm calibration: the plain function, the bank of statistics and ``BNCalibrate``.
+
+Imports ``execution``.
+"""

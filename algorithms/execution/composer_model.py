@@ -1,0 +1,57 @@
+"""Composer's model around a network, the network inside of it, and the parameters that are trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from composer.core import State
+from composer.models import ComposerClassifier
+from composer.utils import ensure_tuple
+from torch import Tensor, nn
+
+from mixsize.algorithms.execution.engines import Engine, Passes, training_passes
+
+
+class EngineClassifier(ComposerClassifier):
+    """A ``ComposerClassifier`` whose training passes may be compiled or replayed; evaluation runs as it is.
+
+    Args:
+        module: takes images ``(N, 3, S, S)`` alone.
+        kwargs: as ``ComposerClassifier`` takes them.
+    """
+
+    def __init__(self, module: nn.Module, **kwargs: Any) -> None:
+        super().__init__(module, **kwargs)
+        # In a tuple: an attribute that is a module would be saved with the model, a second time.
+        self._passes: tuple[Passes] = (module,)
+
+    def use_engine(self, engine: Engine, num_shapes: int) -> None:
+        """Train through an engine from now on; arguments and errors of :func:`~.engines.training_passes`."""
+        self._passes = (training_passes(self.module, engine, num_shapes),)
+
+    def forward(self, batch: tuple[Tensor, Any]) -> Tensor:
+        """Outputs for the images of a batch."""
+        images, _ = batch
+        return self._passes[0](images) if self.module.training else self.module(images)
+
+
+def network_of(state: State) -> nn.Module:
+    """The network that takes images alone, out of the wrappers of Composer and of DDP.
+
+    Raises:
+        ValueError: a model that does not keep it in its attribute ``module``, as ``ComposerClassifier`` does.
+    """
+    model = state.model.module if state.is_model_ddp else state.model
+    network = getattr(model, "module", None)
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            "batch norm is measured by calling the network on images alone, which is looked for in the model's "
+            f"attribute 'module', as ComposerClassifier has it; {type(model).__name__} has none"
+        )
+    return network
+
+
+def trained_parameters(state: State) -> list[Tensor]:
+    """Parameters of the optimisers: the gradients of others are neither unscaled nor cleared between steps."""
+    groups = [group for optimizer in ensure_tuple(state.optimizers) for group in optimizer.param_groups]
+    return [parameter for group in groups for parameter in group["params"]]

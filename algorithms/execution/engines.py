@@ -1,0 +1,147 @@
+"""How the passes of a training step run: as they are, compiled, or replayed from CUDA graphs, once for each shape.
+
+On small networks a step's time is that of launching kernels rather than of arithmetic; compilation and graphs cut it.
+Both are made for one shape, which a regime with its few shapes allows: the first step of each makes its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+Engine = Literal["eager", "compile", "cuda_graphs"]
+Passes = Callable[[torch.Tensor], torch.Tensor]
+# PyTorch's own advice for what is captured after few steps.
+_WARMUP_PASSES = 3
+
+
+def training_passes(network: nn.Module, engine: Engine, num_shapes: int) -> Passes:
+    """What to call in a network's place where it is trained.
+
+    The network itself stays as it is: evaluate it, save it and count its parameters as ever.
+
+    Args:
+        network: takes images ``(N, 3, S, S)`` alone.
+        engine: ``eager``: the network itself. ``compile``: ``torch.compile``, with static shapes. ``cuda_graphs``:
+            forward and backward pass captured in CUDA graphs. A graph returns the same memory at every step: gradients
+            must be None when a step begins, and one backward pass is all that a step may have.
+        num_shapes: how many shapes will be trained on; see :func:`~mixsize.algorithms.regime.shapes.shapes_of`.
+
+    Raises:
+        ValueError: another engine, or ``cuda_graphs`` for a network that is on no GPU.
+    """
+    if engine not in get_args(Engine):
+        raise ValueError(f"engine is {engine!r}; it must be one of {', '.join(get_args(Engine))}")
+    if engine == "compile":
+        _allow_recompilations(num_shapes)
+        return torch.compile(network, dynamic=False)
+    if engine == "cuda_graphs":
+        device = next(network.parameters()).device
+        if device.type != "cuda":
+            raise ValueError(f"engine is 'cuda_graphs', which needs a CUDA device; the network is on {device}")
+        return ShapeGraphs(network, num_shapes)
+    return network
+
+
+def _allow_recompilations(count: int) -> None:
+    """PyTorch gives a function up to eager mode, silently, after 8 compilations."""
+    # Imported here as it takes a second, which no other engine needs.
+    from torch._dynamo import config
+
+    key = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, key, max(getattr(config, key), count))
+
+
+class ShapeGraphs:
+    """A network's passes, captured in a pair of CUDA graphs for each shape at its first step.
+
+    In evaluation mode, and for shapes beyond the expected number, the network runs as it is.
+
+    Args:
+        network: takes images ``(N, 3, S, S)`` alone; on a CUDA device. Its parameters must stay where they are in
+            memory, as optimisers leave them.
+        num_shapes: how many shapes to capture; each keeps the memory that it trains in.
+        capture: makes the graphs of one shape; by default :func:`capture_passes`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_shapes: int,
+        capture: Callable[[nn.Module, torch.Tensor], Passes] | None = None,
+    ) -> None:
+        self._network = network
+        self._num_shapes = num_shapes
+        self._capture = capture or _capture_in(torch.cuda.graph_pool_handle())
+        self._graphs: dict[tuple[object, ...], Passes] = {}
+        self._full = False
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """The network's outputs for a batch."""
+        if not (self._network.training and torch.is_grad_enabled()):
+            return self._network(images)
+        key = (images.shape, images.dtype, images.stride(), torch.is_autocast_enabled(images.device.type))
+        if key not in self._graphs:
+            if len(self._graphs) == self._num_shapes:
+                self._warn(images)
+                return self._network(images)
+            self._graphs[key] = self._capture_apart(images)
+        return self._graphs[key](images)
+
+    def _capture_apart(self, images: torch.Tensor) -> Passes:
+        """Capture with trial passes that leave no trace in the network's buffers and the random state."""
+        buffers = [(buffer, buffer.detach().clone()) for buffer in self._network.buffers()]
+        with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
+            passes = self._capture(self._network, images)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        return passes
+
+    def _warn(self, images: torch.Tensor) -> None:
+        if not self._full:
+            log.warning(
+                "a batch of shape %s is one more than the %d that are captured in CUDA graphs: it runs without",
+                tuple(images.shape),
+                self._num_shapes,
+            )
+        self._full = True
+
+
+def _capture_in(pool: tuple[int, int]) -> Callable[[nn.Module, torch.Tensor], Passes]:
+    """Capture into one pool of memory: no two shapes are ever under way at once."""
+
+    def capture(network: nn.Module, images: torch.Tensor) -> Passes:
+        # Capturing replaces the forward method of the module it is given, once for each shape: not the network's own.
+        shell = _Shell(network)
+        with _autocast_without_cache(images.device.type):
+            return torch.cuda.make_graphed_callables(
+                shell, (torch.randn_like(images),), num_warmup_iters=_WARMUP_PASSES, pool=pool
+            )
+
+    return capture
+
+
+def _autocast_without_cache(device_type: str) -> AbstractContextManager[object]:
+    """Autocast as it is in force, but for its cache of cast weights, which would outlive the capture."""
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, torch.get_autocast_dtype(device_type), cache_enabled=False)
+
+
+class _Shell(nn.Module):
+    """A module of its own around a network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images)

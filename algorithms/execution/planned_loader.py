@@ -1,0 +1,45 @@
+"""The part of a loader of planned batches that algorithms rely on."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from mixsize.algorithms.regime.plan import EpochPlan
+from mixsize.algorithms.regime.progression import Progression
+from mixsize.algorithms.regime.regime import Regime
+
+
+@runtime_checkable
+class PlannedLoader(Protocol):
+    """A loader whose batches follow an epoch plan, for instance :class:`~mixsize.ffcv_loaders.MixSizeLoader`."""
+
+    @property
+    def regime(self) -> Regime | Progression:
+        """The regime that epochs are planned from."""
+        ...
+
+    @property
+    def batch_size(self) -> int | None:
+        """Images in this rank's largest batch, duplicates counted."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that share each batch."""
+        ...
+
+    def bind(self, regime: Regime | Progression) -> None:
+        """Plan from another regime from the next iteration on."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Serve ``epoch``, counted from 0, at the next iteration."""
+        ...
+
+    def plan(self) -> EpochPlan:
+        """The current epoch's steps on this rank."""
+        ...
+
+    def __len__(self) -> int:
+        """Steps of the current epoch."""
+        ...

@@ -1,0 +1,4 @@
+"""Accuracy over image sizes and the similarity of gradients, for a bare PyTorch loop.
+
+Imports ``batchnorm``.
+"""

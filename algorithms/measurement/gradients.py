@@ -1,0 +1,231 @@
+"""How alike gradients are between image sizes and between images, and how they scatter; needs torch alone.
+
+Paper: MixSize (ICLR 2021 submission), table 2: Spearman's rank correlation and the variance of the whole network's
+gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixsize.algorithms.batchnorm.calibration import batch_norm_layers
+
+#: Outputs ``(N, K)`` and classes ``(N,)`` -> the batch's mean loss, 0-dimensional.
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Correlation(NamedTuple):
+    """Spearman's rank correlation over several pairs of gradients.
+
+    A pair has none where a gradient's components are all equal; then ``mean`` is NaN.
+    """
+
+    mean: float
+    #: Standard deviation over the pairs; NaN for a single one.
+    std: float
+    #: How many pairs.
+    pairs: int
+
+
+@dataclass(frozen=True)
+class GradientComparison:
+    """The paper's table 2 for one network.
+
+    Attributes:
+        parameters: components of a gradient.
+        batches: how many batches there were at each size.
+        between_sizes: (larger size, smaller size) -> correlation of the gradients of the same images at both, one pair
+            for each batch.
+        between_images: size -> correlation of the gradients of consecutive batches.
+        variance: size -> variance of a gradient's component over the batches (divided by batches - 1), mean over all
+            components.
+    """
+
+    parameters: int
+    batches: int
+    between_sizes: dict[tuple[int, int], Correlation]
+    between_images: dict[int, Correlation]
+    variance: dict[int, float]
+
+
+def compare_gradients(
+    network: nn.Module,
+    batches: Iterable[Mapping[int, tuple[Tensor, Tensor]]],
+    sizes_px: Sequence[int],
+    loss: Loss = F.cross_entropy,
+) -> GradientComparison:
+    """Compare the gradients of the same images at several sizes, and of different images at the same size.
+
+    Batch norm normalises by each batch's own statistics, as in a training step; all other layers are in evaluation
+    mode, so that no gradient differs by a draw of dropout or stochastic depth. The network is the same afterwards, bit
+    for bit: running statistics, training flags and ``.grad`` included. Sums are float64.
+
+    Held at a time are, for each size, two vectors of ranks and one of means: 24 bytes a parameter; ranking one gradient
+    takes some 50 bytes a parameter more.
+
+    Args:
+        network: takes images ``(N, C, S, S)``; parameters that need no gradient are left out.
+        batches: for each batch a mapping size -> (images, classes), the same images in the same order at every size,
+            and no image in two batches. At least two batches.
+        sizes_px: the sizes that each batch has, in pixels.
+        loss: a batch's mean loss.
+
+    Raises:
+        ValueError: fewer than two batches, no size or one twice, no parameter that takes a gradient, a gradient that is
+            not finite.
+    """
+    if not sizes_px or len(set(sizes_px)) < len(sizes_px):
+        raise ValueError(f"sizes_px is {list(sizes_px)}; it must name at least one size, and each once")
+    sizes = sorted(sizes_px, reverse=True)
+    between_sizes: dict[tuple[int, int], list[float]] = {pair: [] for pair in combinations(sizes, 2)}
+    between_images: dict[int, list[float]] = {size: [] for size in sizes}
+    moments = {size: _Moments() for size in sizes}
+    previous: dict[int, Tensor] = {}
+    count = 0
+    with _as_in_training(network):
+        for count, batch in enumerate(batches, start=1):
+            ranked: dict[int, Tensor] = {}
+            for size in sizes:
+                gradient = gradient_vector(network, *batch[size], loss)
+                if not gradient.isfinite().all():
+                    raise ValueError(f"the gradient of batch {count} at {size} px is not finite")
+                moments[size].add(gradient)
+                ranked[size] = _standardised_ranks(gradient)
+                if size in previous:
+                    between_images[size].append(_dot(previous.pop(size), ranked[size]))
+            for larger, smaller in between_sizes:
+                between_sizes[larger, smaller].append(_dot(ranked[larger], ranked[smaller]))
+            previous = ranked
+    if count < 2:
+        raise ValueError(f"there were {count} batches; different images need at least 2")
+    return GradientComparison(
+        moments[sizes[0]].components,
+        count,
+        {pair: _correlation(values) for pair, values in between_sizes.items()},
+        {size: _correlation(values) for size, values in between_images.items()},
+        {size: moments[size].variance() for size in sizes},
+    )
+
+
+def gradient_vector(network: nn.Module, images: Tensor, labels: Tensor, loss: Loss = F.cross_entropy) -> Tensor:
+    """The gradient of a batch's loss by all parameters, one after the other, shape ``(P,)``.
+
+    A parameter that the loss does not depend on has zeros. ``.grad`` of the parameters stays as it was; batch norm in
+    training mode moves its running statistics as in any forward pass.
+
+    Args:
+        network: as it is, training flags included; parameters that need no gradient are left out.
+        images: shape ``(N, C, S, S)``.
+        labels: classes, shape ``(N,)``.
+        loss: takes the network's outputs and the labels.
+
+    Raises:
+        ValueError: no parameter takes a gradient.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("no parameter of the network takes a gradient")
+    with torch.enable_grad():
+        value = loss(network(images), labels)
+    gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
+    return torch.cat([gradient.reshape(-1) for gradient in gradients])
+
+
+def spearman(first: Tensor, second: Tensor) -> float:
+    """Spearman's rank correlation; ties share the mean of their ranks. NaN where all values of either are equal.
+
+    Takes O(P log P) time and O(P) memory.
+
+    Args:
+        first: finite numbers, shape ``(P,)``.
+        second: likewise.
+
+    Raises:
+        ValueError: vectors that differ in length, or hold fewer than two numbers.
+
+    Example:
+        >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([5.0, 9.0, 7.0]))
+        0.5
+    """
+    if first.ndim != 1 or first.shape != second.shape or len(first) < 2:
+        raise ValueError(
+            f"shapes are {tuple(first.shape)} and {tuple(second.shape)}; both must be (P,) with P of at least 2"
+        )
+    return _dot(_standardised_ranks(first), _standardised_ranks(second))
+
+
+def _standardised_ranks(values: Tensor) -> Tensor:
+    """Ranks less their mean, scaled to length 1, float64: the dot product of two is their rank correlation."""
+    ordered, order = values.sort()
+    _, counts = torch.unique_consecutive(ordered, return_counts=True)
+    # Values k + 1 to k + c in order, all equal, share the rank k + (c + 1) / 2.
+    shared = counts.cumsum(0).double() - (counts - 1) / 2
+    ranks = torch.empty(len(values), dtype=torch.float64, device=values.device)
+    ranks[order] = shared.repeat_interleave(counts)
+    ranks -= (len(values) + 1) / 2
+    return ranks / ranks.norm()
+
+
+def _dot(first: Tensor, second: Tensor) -> float:
+    return float(torch.dot(first, second))
+
+
+def _correlation(values: Sequence[float]) -> Correlation:
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return Correlation(mean, math.nan, len(values))
+    return Correlation(
+        mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)), len(values)
+    )
+
+
+class _Moments:
+    """Welford's recurrence; the squared deviations of all components are one sum."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean = torch.empty(0)
+        self._squares = 0.0
+
+    @property
+    def components(self) -> int:
+        return len(self._mean)
+
+    def add(self, gradient: Tensor) -> None:
+        if self._count == 0:
+            self._mean = torch.zeros_like(gradient, dtype=torch.float64)
+        self._count += 1
+        deviation = gradient - self._mean
+        self._mean.add_(deviation, alpha=1 / self._count)
+        self._squares += _dot(deviation, deviation) * (self._count - 1) / self._count
+
+    def variance(self) -> float:
+        return self._squares / (self._count - 1) / self.components
+
+
+@contextmanager
+def _as_in_training(network: nn.Module) -> Iterator[None]:
+    flags = [(module, module.training) for module in network.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        # Set one by one: a network's own train() may do more, and children of a layer (drop, act) must not follow it.
+        for module, _ in flags:
+            module.training = False
+        for layer in batch_norm_layers(network).values():
+            layer.training = True
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)

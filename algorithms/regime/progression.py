@@ -1,0 +1,222 @@
+"""What may be drawn when the image size grows during training: phases, or a ramp.
+
+Source: fast.ai's progressive resizing; MixSize (ICLR 2021 submission), appendix E, compares it with drawing sizes
+per step and per epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+from typing import get_args
+
+from mixsize.algorithms.regime.regime import (
+    MAX_SIZE_PX,
+    Base,
+    Choice,
+    Regime,
+    Rounding,
+    check_count,
+    check_member,
+    check_stride,
+    is_number,
+)
+
+#: The longest ramp.
+MAX_EPOCHS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Consecutive epochs at one image size.
+
+    Args:
+        size_px: image side S in pixels.
+        epochs: how many epochs, at least 1.
+        batch_size: distinct images B in a step, over all ranks; None fits it to the base's budget.
+        lr_factor: factor of the learning rate that is in force otherwise.
+        crop_scale: least and greatest area of a random resized crop in this phase; None keeps the loader's.
+    """
+
+    size_px: int
+    epochs: int
+    batch_size: int | None = None
+    lr_factor: float = 1.0
+    crop_scale: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Progression:
+    """Phases in order; the last one goes on for as long as training does.
+
+    Stands wherever a :class:`~mixsize.algorithms.Regime` does: a loader asks it for the regime of each epoch.
+
+    Args:
+        base: the step whose budget ``size_px**2 * batch_size * duplicates`` each phase's batch is fitted to.
+        phases: at least one.
+        warmup_epochs: after each transition the learning rate rises in a line from a tenth of the phase's to the whole.
+        rounding: how batches are fitted, see :meth:`~mixsize.algorithms.Regime.from_sizes`.
+        batch_multiple: every fitted batch is a multiple of it.
+        stride_px: every size is a multiple of it.
+
+    Raises:
+        ValueError: no phases, a count below 1, a factor that is not above 0, a size that is no multiple of the stride.
+    """
+
+    base: Base
+    phases: tuple[Phase, ...]
+    warmup_epochs: float = 0.0
+    rounding: Rounding = "nearest"
+    batch_multiple: int = 1
+    stride_px: int = field(default=1, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("the progression has no phases; give at least one")
+        if not is_number(self.warmup_epochs) or not 0 <= self.warmup_epochs < math.inf:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs!r}; it must be a number of at least 0")
+        check_member("rounding", self.rounding, get_args(Rounding))
+        check_count("batch_multiple", self.batch_multiple)
+        for i, phase in enumerate(self.phases):
+            _check_phase(f"phases[{i}]", phase)
+        object.__setattr__(self, "phases", tuple(_plain(phase) for phase in self.phases))
+        check_stride((phase.size_px for phase in self.phases), self.stride_px)
+        regimes = tuple(self._fit(phase) for phase in self.phases)
+        object.__setattr__(self, "_regimes", regimes)
+        object.__setattr__(self, "_starts", (0, *accumulate(phase.epochs for phase in self.phases))[:-1])
+
+    @classmethod
+    def ramp(
+        cls,
+        base: Base,
+        start_px: int,
+        end_px: int,
+        *,
+        begin_epoch: int,
+        end_epoch: int,
+        step_px: int,
+        rounding: Rounding = "nearest",
+        batch_multiple: int = 1,
+    ) -> Progression:
+        """Grow in a line from ``start_px`` to ``end_px`` between two epochs, rounded to ``step_px``.
+
+        Args:
+            base: the step whose budget each batch is fitted to.
+            start_px: image side up to ``begin_epoch``, in pixels.
+            end_px: image side from ``end_epoch`` on, in pixels.
+            begin_epoch: the last epoch at ``start_px``.
+            end_epoch: the first epoch at ``end_px``, after ``begin_epoch``.
+            step_px: sizes are rounded to multiples of it: the network's stride.
+            rounding: see :class:`Progression`.
+            batch_multiple: see :class:`Progression`.
+
+        Raises:
+            ValueError: epochs out of order or beyond a million, or sizes that are no multiples of ``step_px``.
+        """
+        for name, value in (("start_px", start_px), ("end_px", end_px), ("step_px", step_px)):
+            check_count(name, value, MAX_SIZE_PX)
+        for name, value in (("begin_epoch", begin_epoch), ("end_epoch", end_epoch)):
+            check_count(name, value, MAX_EPOCHS, least=0)
+        if not begin_epoch < end_epoch:
+            raise ValueError(f"the ramp goes from epoch {begin_epoch} to {end_epoch}; it must end after it begins")
+        check_stride((start_px, end_px), step_px)
+        sizes = []
+        for epoch in range(end_epoch + 1):
+            done = max(0, epoch - begin_epoch) / (end_epoch - begin_epoch)
+            sizes.append(round((start_px + (end_px - start_px) * done) / step_px) * step_px)
+        phases = [Phase(size, epochs) for size, epochs in _runs(sizes)]
+        return cls(base, tuple(phases), rounding=rounding, batch_multiple=batch_multiple, stride_px=step_px)
+
+    @property
+    def regimes(self) -> tuple[Regime, ...]:
+        """Each phase's regime."""
+        return self._regimes
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The epoch at which each phase starts."""
+        return self._starts
+
+    @property
+    def max_images(self) -> int:
+        """Images in the largest step of any phase, duplicates counted, over all ranks."""
+        return max(regime.max_images for regime in self.regimes)
+
+    def phase_at(self, epoch: float) -> int:
+        """Index of the phase that a position in epochs lies in."""
+        return bisect_right(self.starts, epoch) - 1
+
+    def at_epoch(self, epoch: int) -> Regime:
+        """What is drawn in an epoch."""
+        return self.regimes[self.phase_at(epoch)]
+
+    def crop_scale_at(self, epoch: int) -> tuple[float, float] | None:
+        """Areas of the random resized crops in an epoch, or None for the loader's own."""
+        return self.phases[self.phase_at(epoch)].crop_scale
+
+    def lr_factor(self, position: float) -> float:
+        """Factor of the learning rate at a position in epochs: the phase's, after its warm-up."""
+        index = self.phase_at(position)
+        factor = self.phases[index].lr_factor
+        since = position - self.starts[index]
+        if index == 0 or since >= self.warmup_epochs:
+            return factor
+        return factor * (0.1 + 0.9 * since / self.warmup_epochs)
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that change whenever something that is drawn would."""
+        drawn = asdict(self)
+        del drawn["stride_px"]
+        return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:12]
+
+    def _fit(self, phase: Phase) -> Regime:
+        if phase.batch_size is not None:
+            choice = Choice(phase.size_px, phase.batch_size, self.base.duplicates, 1.0)
+            return Regime(self.base, (choice,), mode="fixed", stride_px=self.stride_px)
+        return Regime.from_sizes(
+            {phase.size_px: 1.0},
+            self.base,
+            "B+",
+            rounding=self.rounding,
+            batch_multiple=self.batch_multiple,
+            stride_px=self.stride_px,
+        )
+
+
+def _check_phase(where: str, phase: Phase) -> None:
+    check_count(f"{where}.size_px", phase.size_px, MAX_SIZE_PX)
+    check_count(f"{where}.epochs", phase.epochs)
+    if phase.batch_size is not None:
+        check_count(f"{where}.batch_size", phase.batch_size)
+    if not is_number(phase.lr_factor) or not 0 < phase.lr_factor < math.inf:
+        raise ValueError(f"{where}.lr_factor is {phase.lr_factor!r}; it must be a number above 0")
+    scale = phase.crop_scale
+    if scale is not None:
+        pair = isinstance(scale, (tuple, list)) and len(scale) == 2 and all(map(is_number, scale))
+        if not pair or not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"{where}.crop_scale is {scale!r}; it must be two rising fractions of (0, 1]")
+
+
+def _plain(phase: Phase) -> Phase:
+    """Without numpy's numbers, which are no JSON."""
+    return Phase(
+        int(phase.size_px),
+        int(phase.epochs),
+        None if phase.batch_size is None else int(phase.batch_size),
+        float(phase.lr_factor),
+        None if phase.crop_scale is None else (float(phase.crop_scale[0]), float(phase.crop_scale[1])),
+    )
+
+
+def _runs(values: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Each value with how often it stands in a row."""
+    start = 0
+    for i in range(1, len(values) + 1):
+        if i == len(values) or values[i] != values[start]:
+            yield values[start], i - start
+            start = i

@@ -1,0 +1,4 @@
+"""``MixSizeSampling`` and ``ProgressiveResize``.
+
+Imports ``regime``, ``training``, ``execution`` and ``batchnorm``.
+"""

@@ -1,0 +1,4 @@
+"""Gradient smoothing: the plain function and ``GradSmoothing``.
+
+Imports ``execution``.
+"""

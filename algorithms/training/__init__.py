@@ -1,0 +1,1 @@
+"""Learning rates by epoch, the seed of each step, the training clock. Imports nothing of mixsize."""

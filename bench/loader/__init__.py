@@ -1,0 +1,1 @@
+"""``mixsize bench loader``: the loaders beside those of other libraries."""

@@ -1,0 +1,282 @@
+"""Speed of the loader at each size, mixed and with duplicates, beside what people use instead, in one run.
+
+Every loader reads the same images on the same cores with the same number of threads or worker processes, and delivers
+normalised float32 batches. Each lives in a process of its own; one epoch runs at a time, in rounds that visit
+everything once in another order, so that a noisy machine is noisy for all of them alike. A small data set is read
+several times over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mixsize.algorithms.regime.regime import SIZE_DISTRIBUTIONS, Base
+from mixsize.bench.loader import report as loader_report
+from mixsize.bench.loader.cases import Case, Setting, make_cases, mixed_sizes
+from mixsize.bench.loader.inputs import check_inputs, describe_inputs
+from mixsize.bench.loader.plot import plot
+from mixsize.bench.loader.process import LOADERS, LoaderProcess, Visit
+from mixsize.bench.loader.report import FILE_READERS, LABELS, LEVELS_READERS, OURS
+from mixsize.bench.result_files import keep_result, result_path
+from mixsize.display.console import plain_console, print_table
+from mixsize.system.ranks import default_threads
+
+#: Mixing sizes may cost this much against the share-weighted fixed sizes.
+MIX_COST_TARGET = 1.05
+
+
+@dataclass(frozen=True)
+class _Defaults:
+    sizes: tuple[int, ...]
+    mixes: tuple[str, ...]
+    duplicates_size: int
+    base: Base
+    images_a_thread: int
+
+
+# Images enough for whole batches of every size of the mixes, some ten of the largest for each worker process, and for
+# about a second.
+_PHOTOGRAPHS = _Defaults((96, 128, 160, 192, 224, 256, 288, 320), ("s144", "s208"), 128, Base(224, 16), 900)
+_CIFAR = _Defaults((16, 24, 32, 40), ("s28",), 24, Base(32, 64), 50_000)
+_DUPLICATES = (3, 5)
+
+
+def measure(setting: Setting, cases: Sequence[Case], rounds: int) -> dict[str, Any]:
+    """Images a second of every loader at every case, and what else there is to say of them."""
+    with ExitStack() as stack:
+        loaders = {name: stack.enter_context(LoaderProcess(name, setting, cases)) for name in _loaders(setting)}
+        visits = _visit_all(loaders, rounds)
+        memory = _memory_of(loaders, cases)
+    rates = {
+        loader: {name: [visit.images / visit.seconds for visit in timed] for name, timed in by_case.items()}
+        for loader, by_case in visits.items()
+    }
+    starts = {
+        loader: {name: [visit.first_batch_seconds for visit in timed] for name, timed in by_case.items()}
+        for loader, by_case in visits.items()
+        if loader in LABELS
+    }
+    return {
+        "rates": {
+            loader: {name: _rate_summary(values, setting.threads) for name, values in by_case.items()}
+            for loader, by_case in rates.items()
+        },
+        "first_batch_seconds": {
+            loader: {name: _summary(values) for name, values in by_case.items()} for loader, by_case in starts.items()
+        },
+        "mix_cost": {loader: mix_costs(rates[loader], cases) for loader in OURS if loader in rates},
+        "mix_cost_target": MIX_COST_TARGET,
+        "memory_mib": memory,
+        "base_bytes": setting.base.pixels * 3,
+    }
+
+
+def _visit_all(loaders: Mapping[str, LoaderProcess], rounds: int) -> dict[str, dict[str, list[Visit]]]:
+    """The timed epochs: loader -> case -> one for each round."""
+    visits: dict[str, dict[str, list[Visit]]] = {
+        name: {case: [] for case in loader.serves} for name, loader in loaders.items()
+    }
+    work = [(name, case) for name, by_case in visits.items() for case in by_case]
+    with tqdm(total=(rounds + 1) * len(work), desc="loaders", unit="epoch", file=sys.stderr) as progress:
+        for number in range(rounds + 1):
+            # In another order each round, so that none always follows the same one.
+            for index in np.random.default_rng(number).permutation(len(work)):
+                name, case = work[index]
+                progress.set_postfix_str(f"{name} {case}")
+                visit = loaders[name].visit(case)
+                if number:  # The first round compiles, starts workers and fills the page cache.
+                    visits[name][case].append(visit)
+                progress.update()
+    return visits
+
+
+def _memory_of(loaders: Mapping[str, LoaderProcess], cases: Iterable[Case]) -> dict[str, dict[str, float]]:
+    """MiB that our loader and FFCV's add over an epoch, at the largest batch that both serve and at the first mix."""
+    measured = {name: loader for name, loader in loaders.items() if name in (*OURS, "ffcv")}
+    plain = [case for case in cases if case.plain is not None]
+    shared = [case for case in plain if all(case.name in loader.serves for loader in measured.values())]
+    largest = sorted(shared or plain, key=lambda case: -case.plain.batch_size)[:1]
+    mixes = [case for case in cases if case.fixed is None][:1]
+    return {
+        name: {case.name: loader.memory(case.name) for case in (*largest, *mixes) if case.name in loader.serves}
+        for name, loader in measured.items()
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``mixsize bench loader``."""
+    parser.add_argument("data", type=Path, metavar="DATA.beton", help="file to read, with one stored resolution")
+    parser.add_argument(
+        "--levels-file", type=Path, metavar="FILE.beton", help="the same images with several stored resolutions"
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help="the same images in class folders, for the loaders that read files",
+    )
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", metavar="PX", help=f"sizes to time (default: {_words(_PHOTOGRAPHS.sizes)})"
+    )
+    parser.add_argument(
+        "--mixes",
+        nargs="*",
+        choices=sorted(SIZE_DISTRIBUTIONS),
+        help=f"mixes to time (default: {_words(_PHOTOGRAPHS.mixes)})",
+    )
+    parser.add_argument(
+        "--duplicates",
+        type=int,
+        nargs="*",
+        metavar="D",
+        default=_DUPLICATES,
+        help=f"views of each image to time, beside the one of --sizes (default: {_words(_DUPLICATES)})",
+    )
+    parser.add_argument(
+        "--duplicates-size", type=int, metavar="PX", help=f"at this size (default: {_PHOTOGRAPHS.duplicates_size})"
+    )
+    parser.add_argument(
+        "--base-size",
+        type=int,
+        metavar="PX",
+        help=f"side that the budget comes from (default: {_PHOTOGRAPHS.base.size_px})",
+    )
+    parser.add_argument(
+        "--base-batch",
+        type=int,
+        metavar="N",
+        help=f"batch that the budget comes from (default: {_PHOTOGRAPHS.base.batch_size})",
+    )
+    parser.add_argument(
+        "--pad-crop",
+        action="store_true",
+        help=f"CIFAR's pad-and-crop, with defaults to match (sizes {_words(_CIFAR.sizes)}, mix {_words(_CIFAR.mixes)}, "
+        f"base {_CIFAR.base.batch_size} x {_CIFAR.base.size_px} px, {_CIFAR.images_a_thread} images a thread); "
+        "FFCV then serves the stored size only",
+    )
+    parser.add_argument("--threads", type=int, default=default_threads(), help="threads or worker processes of each")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that warms up (default: 5)")
+    parser.add_argument(
+        "--epoch-images",
+        type=int,
+        metavar="N",
+        help=f"distinct images in an epoch (default: {_PHOTOGRAPHS.images_a_thread} a thread)",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="result file, its plot beside it; by default in bench/results/ with hardware and date"
+    )
+
+
+def prepare(args: argparse.Namespace) -> Callable[[], int]:
+    """Check the options; what is returned measures."""
+    defaults = _CIFAR if args.pad_crop else _PHOTOGRAPHS
+    setting = Setting(
+        args.data,
+        args.levels_file,
+        args.images,
+        Base(_given(args.base_size, defaults.base.size_px), _given(args.base_batch, defaults.base.batch_size)),
+        args.threads,
+        _given(args.epoch_images, defaults.images_a_thread * args.threads),
+        args.pad_crop,
+    )
+    if args.rounds < 1:
+        raise ValueError(f"--rounds is {args.rounds}; it must be at least 1")
+    check_inputs(setting)
+    cases = make_cases(
+        _given(args.sizes, defaults.sizes),
+        _given(args.mixes, defaults.mixes),
+        args.duplicates,
+        _given(args.duplicates_size, defaults.duplicates_size),
+        setting,
+    )
+    facts = describe_inputs(setting)
+
+    def measured() -> int:
+        result = {
+            "setting": {
+                "data": facts,
+                "images": setting.images is not None,
+                "base": [setting.base.size_px, setting.base.batch_size],
+                "threads": setting.threads,
+                "rounds": args.rounds,
+                "epoch_images": setting.epoch_images,
+                "pad_crop": setting.pad_crop,
+                "torchvision": version("torchvision"),
+                "jpeg_decoder_built": find_spec("mixsize.ffcv_loaders._jpegcrop") is not None,
+            },
+            "cases": [_described(case) for case in cases],
+            **measure(setting, cases, args.rounds),
+        }
+        print_table(plain_console(), *loader_report.table(result), notes=loader_report.notes(result))
+        mixes = [case.name for case in cases if case.fixed is None]
+        out = keep_result(args.out or result_path("-".join(["loader", *mixes])), "loader", result)
+        plot(result, out.with_suffix(".png"))
+        print(f"plot: {out.with_suffix('.png')}")
+        return 0
+
+    return measured
+
+
+def _loaders(setting: Setting) -> list[str]:
+    """Those that have what they read."""
+    return [
+        loader
+        for loader in LOADERS
+        if (setting.levels_file is not None or loader not in LEVELS_READERS)
+        and (setting.images is not None or loader not in FILE_READERS)
+    ]
+
+
+def mix_costs(rates: dict[str, list[float]], cases: Iterable[Case]) -> dict[str, dict[str, Any]]:
+    """Time of each mix over that of its share-weighted fixed sizes, round by round."""
+    costs = {}
+    for case in cases:
+        shares = mixed_sizes(case, cases)
+        if case.fixed is None and shares is not None:
+            costs[case.name] = _summary(
+                [
+                    1 / mixed / sum(share / rates[size][number] for size, share in shares.items())
+                    for number, mixed in enumerate(rates[case.name])
+                ]
+            )
+    return costs
+
+
+def _described(case: Case) -> dict[str, Any]:
+    choices = case.regime.choices
+    return {
+        "name": case.name,
+        "sizes_px": [choice.size_px for choice in choices],
+        "batch_sizes": [choice.batch_size for choice in choices],
+        "duplicates": [choice.duplicates for choice in choices],
+        "sample_shares": list(case.regime.sample_shares),
+    }
+
+
+def _summary(values: Sequence[float]) -> dict[str, Any]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
+
+
+def _rate_summary(values: Sequence[float], threads: int) -> dict[str, Any]:
+    summary = _summary(values)
+    return {**summary, "per_core": summary["median"] / threads}
+
+
+def _given(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _words(values: Iterable[Any]) -> str:
+    return " ".join(map(str, values))

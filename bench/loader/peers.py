@@ -1,0 +1,179 @@
+"""The loaders that people use instead of ours, each in its fastest documented configuration.
+
+Each function makes one loader for all the cases that it can serve; see :data:`mixsize.bench.loader.process.LOADERS`.
+All read the same images in random order, with random resized crops and mirroring. Imports stand where they are needed:
+each loader gets a process of its own, which need not wait for the others' libraries.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from mixsize.bench.loader.cases import BATCHES_AHEAD, Case, Setting
+from mixsize.bench.loader.process import Epoch
+from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD
+
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+
+
+def ffcv(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
+    """FFCV's own loader in its documented CPU pipeline: fixed sizes, no duplicates; with pad-and-crop as stored."""
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder, SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, RandomTranslate, ToTensor, ToTorchImage
+
+    from mixsize.ffcv_loaders.beton.reader import Beton
+
+    mean, std = 255 * np.array(IMAGENET_MEAN), 255 * np.array(IMAGENET_STD)
+    with Beton.open(setting.data) as beton:
+        num_samples = beton.num_samples
+        stored = {*beton.heights.tolist(), *beton.widths.tolist()}
+
+    def loader(size_px: int, batch_size: int) -> Loader:
+        if setting.pad_crop:
+            head = [SimpleRGBImageDecoder(), RandomHorizontalFlip(), RandomTranslate(padding=4, fill=(0, 0, 0))]
+        else:
+            head = [RandomResizedCropRGBImageDecoder((size_px, size_px)), RandomHorizontalFlip()]
+        return Loader(
+            str(setting.data),
+            batch_size=batch_size,
+            num_workers=setting.threads,
+            order=OrderOption.RANDOM,
+            indices=np.arange(setting.epoch_images) % num_samples,
+            drop_last=True,
+            batches_ahead=BATCHES_AHEAD,
+            os_cache=True,
+            pipelines={
+                "image": [*head, NormalizeImage(mean, std, np.float32), ToTensor(), ToTorchImage()],
+                "label": [IntDecoder(), ToTensor()],
+            },
+        )
+
+    return {
+        case.name: partial(_images, loader(case.plain.size_px, case.plain.batch_size))
+        for case in cases
+        if case.plain is not None and (not setting.pad_crop or stored == {case.plain.size_px})
+    }
+
+
+def torchvision(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
+    """torchvision's ``ImageFolder`` and ``transforms.v2`` behind PyTorch's ``DataLoader``: fixed sizes, no duplicates.
+
+    Of the four ways that its documentation offers, the fastest. In images a core-second at 128 and 224 px, median of 4
+    epochs of 300 ImageNet images read three times: decoding to uint8 tensors, normalising whole batches, 315 and 263;
+    with Pillow 308 and 257; normalising single images in the workers 303 and 241, with Pillow 282 and 212.
+    """
+
+    def epoch(loader: Batches) -> Iterator[torch.Tensor]:
+        for images, _ in loader:
+            yield _normalise(images)
+
+    return {
+        case.name: partial(epoch, _torchvision_loader(setting, case.plain.size_px, case.plain.batch_size))
+        for case in cases
+        if case.plain is not None
+    }
+
+
+def composer(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
+    """Composer's ``ProgressiveResizing``: every batch is loaded at the base's size, then scaled down as a whole.
+
+    torchvision's loader above brings the batches. The algorithm's functional form scales them by the factor of each
+    size; it cannot scale up, mix or duplicate, and leaves the batch size alone.
+    """
+    from composer.algorithms.progressive_resizing import resize_batch
+
+    base = setting.base
+    loader = _torchvision_loader(setting, base.size_px, base.batch_size)
+
+    def epoch(size_px: int) -> Iterator[torch.Tensor]:
+        for images, labels in loader:
+            yield resize_batch(_normalise(images), labels, scale_factor=size_px / base.size_px)[0]
+
+    return {
+        case.name: partial(epoch, case.plain.size_px)
+        for case in cases
+        if case.plain is not None and case.plain.size_px <= base.size_px
+    }
+
+
+def timm(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
+    """timm's scheduled loader: fixed sizes and mixes, no duplicates.
+
+    Sizes are drawn at random with the weights of the regime's steps, so an epoch's shares come near the regime's.
+    Its prefetcher, which its train script uses, normalises whole batches and is faster than normalising in the workers
+    (measured as above: 326 and 266 images a core-second against 304 and 229).
+    """
+    from timm.data import ImageDataset, create_loader
+
+    assert setting.images is not None
+
+    def loader(case: Case) -> Batches:
+        data = ImageDataset(str(setting.images))
+        data.reader.samples = _tiled(data.reader.samples, setting.epoch_images)
+        choices = case.regime.choices
+        return create_loader(
+            data,
+            input_size=(3, setting.base.size_px, setting.base.size_px),
+            batch_size=setting.base.batch_size,
+            is_training=True,
+            color_jitter=None,
+            interpolation="bilinear",
+            num_workers=setting.threads,
+            device=torch.device("cpu"),
+            input_size_choices=[choice.size_px for choice in choices],
+            batch_size_choices=[choice.batch_size for choice in choices],
+            batch_choice_weights=case.regime.step_shares,
+        )
+
+    return {
+        case.name: partial(_images, loader(case))
+        for case in cases
+        if all(choice.duplicates == 1 for choice in case.regime.choices)
+    }
+
+
+def _torchvision_loader(setting: Setting, size_px: int, batch_size: int) -> torch.utils.data.DataLoader:
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    assert setting.images is not None
+    transform = v2.Compose([v2.RandomResizedCrop(size_px, antialias=True), v2.RandomHorizontalFlip()])
+    data = ImageFolder(str(setting.images), transform=transform, loader=_decode)
+    data.samples = _tiled(data.samples, setting.epoch_images)
+    return torch.utils.data.DataLoader(
+        data,
+        batch_size=batch_size,
+        shuffle=True,
+        num_workers=setting.threads,
+        drop_last=True,
+        persistent_workers=True,
+    )
+
+
+def _decode(file: str) -> torch.Tensor:
+    from torchvision.io import ImageReadMode, decode_image
+
+    return decode_image(file, mode=ImageReadMode.RGB)
+
+
+def _normalise(pixels: torch.Tensor) -> torch.Tensor:
+    from torchvision.transforms.v2 import functional
+
+    images = functional.to_dtype(pixels, torch.float32, scale=True)
+    return functional.normalize(images, IMAGENET_MEAN, IMAGENET_STD, inplace=True)
+
+
+def _images(loader: Batches) -> Iterator[torch.Tensor]:
+    for images, _ in loader:
+        yield images
+
+
+def _tiled(items: Sequence, length: int) -> list:
+    return list(itertools.islice(itertools.cycle(items), length))

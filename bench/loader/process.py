@@ -1,0 +1,176 @@
+"""A loader in a process of its own, which runs an epoch when told to.
+
+FFCV sets the threads of PyTorch and numba for its whole process, and memory can only be told apart between processes.
+Whoever holds several of these runs one at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+from mixsize.bench.loader.cases import Case, Setting
+
+#: Runs one epoch and yields its batches as a training step takes them: normalised float32 ``(N, 3, S, S)``, on the CPU.
+#: The lengths of what it yields add up to the images served, every view counted.
+Epoch = Callable[[], Iterator[Sized]]
+
+#: Loader -> module and function that makes it, from a setting and cases: those that it can serve, by name.
+LOADERS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "levels": ("mixsize.bench.loader.ours", "ours_levels"),
+        "ours": ("mixsize.bench.loader.ours", "ours"),
+        "ffcv": ("mixsize.bench.loader.peers", "ffcv"),
+        "torchvision": ("mixsize.bench.loader.peers", "torchvision"),
+        "timm": ("mixsize.bench.loader.peers", "timm"),
+        "composer": ("mixsize.bench.loader.peers", "composer"),
+        "floor": ("mixsize.bench.loader.ours", "floor"),
+        "floor levels": ("mixsize.bench.loader.ours", "floor_levels"),
+    }
+)
+
+# Each loader has its decoding threads or workers; what these call must not start more.
+_ONE_THREAD_EACH = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What one epoch came to.
+
+    Args:
+        images: that were served, every view counted.
+        seconds: that it took, its start included.
+        first_batch_seconds: from its start to its first batch.
+    """
+
+    images: int
+    seconds: float
+    first_batch_seconds: float
+
+
+class LoaderProcess:
+    """One loader, on as many cores as it has threads. A context manager; leaving it ends the process.
+
+    Args:
+        loader: name in :data:`LOADERS`.
+        setting: what it is given.
+        cases: what it is to serve.
+
+    Raises:
+        RuntimeError: the process ended; its own error stands on standard error.
+    """
+
+    def __init__(self, loader: str, setting: Setting, cases: Sequence[Case]) -> None:
+        self._loader = loader
+        # Not forked: threads that this process has started would be missing in it.
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        # Not a daemon: those may not have worker processes.
+        self._process = context.Process(target=_serve, args=(theirs, loader, setting, tuple(cases)), daemon=False)
+        self._process.start()
+        theirs.close()
+        self._serves: tuple[str, ...] | None = None
+
+    @property
+    def serves(self) -> tuple[str, ...]:
+        """Names of what the loader can serve; waits for it to start."""
+        if self._serves is None:
+            self._serves = self._receive()
+        return self._serves
+
+    def visit(self, name: str) -> Visit:
+        """Run an epoch of something that the loader serves."""
+        return self._ask("visit", name)
+
+    def memory(self, name: str) -> float:
+        """MiB by which resident memory rises at most during an epoch; visit it before, so that all is compiled."""
+        return self._ask("memory", name)
+
+    def __enter__(self) -> LoaderProcess:
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._connection.close()
+        self._process.join()
+
+    def _ask(self, command: str, name: str) -> Any:
+        assert name in self.serves
+        self._connection.send((command, name))
+        return self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            return self._connection.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(
+                f"the process of the loader {self._loader!r} ended with exit code {self._process.exitcode}"
+            ) from None
+
+
+def make_loader(loader: str, setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
+    """An entry of :data:`LOADERS`, made: name of each case that it can serve -> what runs an epoch of it."""
+    module, function = LOADERS[loader]
+    return getattr(import_module(module), function)(setting, cases)
+
+
+def _serve(connection: Connection, loader: str, setting: Setting, cases: Sequence[Case]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # An interrupt ends the other side, and that ends this one.
+    os.environ.update(dict.fromkeys(_ONE_THREAD_EACH, "1"))
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
+    # DataLoaders' workers start as by default; a spawned process would spawn its own.
+    multiprocessing.set_start_method(None, force=True)
+    # Only now: on import, libraries read the environment and count the cores.
+    import torch
+
+    torch.set_num_threads(1)
+    epochs = make_loader(loader, setting, cases)
+    gc.freeze()  # What was imported need not be searched for garbage before each epoch.
+    connection.send(tuple(epochs))
+    commands = {"visit": _visit, "memory": _memory}
+    # Until the other side closes the connection.
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            command, name = connection.recv()
+            connection.send(commands[command](epochs[name]))
+
+
+def _visit(epoch: Epoch) -> Visit:
+    gc.collect()
+    images, first = 0, 0.0
+    start = time.perf_counter()
+    for batch in epoch():
+        first = first or time.perf_counter() - start
+        images += len(batch)
+    return Visit(images, time.perf_counter() - start, first)
+
+
+def _memory(epoch: Epoch) -> float:
+    gc.collect()
+    # What earlier epochs freed would otherwise be there already.
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Resets the peak to what is resident now.
+    before = _resident("VmRSS")
+    deque(epoch(), maxlen=0)
+    return (_resident("VmHWM") - before) / 1024
+
+
+def _resident(field: str) -> int:
+    """A line of /proc/self/status, in KiB."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(field):
+            return int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {field}")

@@ -1,0 +1,1 @@
+"""``mixsize bench overhead``: the cost of the algorithms beside a plain training step."""

@@ -1,0 +1,222 @@
+"""What the algorithms cost: a training step with all of them against one with none, and calibration against its passes.
+
+Both sides of each pair do the same work on the same shapes, turn about, in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from composer import Callback, Trainer
+from composer.core import Algorithm, State
+from composer.loggers import Logger
+from composer.models import ComposerClassifier
+from rich.console import Console
+from tqdm import tqdm
+
+from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
+from mixsize.algorithms.batchnorm.calibration import batch_norm_layers, calibrate_batch_norm
+from mixsize.algorithms.regime.plan import EpochPlan, Step
+from mixsize.algorithms.regime.regime import Base, Regime
+from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
+from mixsize.algorithms.smoothing.grad_smoothing import GradSmoothing
+from mixsize.algorithms.training.epoch_schedule import EpochSchedule, constant
+from mixsize.bench.result_files import keep_result
+from mixsize.display.console import plain_console, print_table
+from mixsize.ffcv_loaders.pipeline.planned import PlannedDataset, PlannedLoader
+
+#: A step with every algorithm may take this many times one with none.
+STEP_TARGET = 1.02
+#: Calibrating a size may take this many times its forward passes.
+CALIBRATION_TARGET = 1.1
+
+
+class _Noise(PlannedDataset):
+    """Serves plans with one batch of noise, so that no loading disturbs the clock."""
+
+    def __init__(self, size_px: int, batch_size: int, device: torch.device) -> None:
+        super().__init__(Regime.fixed(Base(size_px, batch_size)), 0, 1_000_000, "noise", 0, 1)
+        generator = torch.Generator(device).manual_seed(0)
+        images = torch.randn(batch_size, 3, size_px, size_px, generator=generator, device=device)
+        # On a GPU as the recipes for one have it.
+        self._images = images.contiguous(memory_format=torch.channels_last) if device.type == "cuda" else images
+        self._labels = torch.arange(batch_size, device=device)
+
+    def serve(self, plan: EpochPlan, first_step: int) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
+        for index in range(first_step, len(plan)):
+            yield plan[index], self._images, self._labels
+
+
+class _StepClock(Callback):
+    """Seconds from asking for a batch to the end of its step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._start = 0.0
+
+    def before_dataloader(self, state: State, logger: Logger) -> None:
+        self._start = time.perf_counter()
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        self.seconds.append(time.perf_counter() - self._start)
+
+
+class TrainerPair:
+    """Two Trainers of the same steps on one batch of noise: ``all`` has every algorithm, ``none`` has none.
+
+    Args:
+        model: timm network.
+        size_px: image side S in pixels.
+        batch_size: images of a step.
+        device: a GPU trains in bfloat16 autocast and channels-last memory, the CPU in float32.
+    """
+
+    def __init__(self, model: str, size_px: int, batch_size: int, device: torch.device) -> None:
+        self.trainers: dict[str, Trainer] = {}
+        self._clocks: dict[str, _StepClock] = {}
+        calibrate = BNCalibrate(lambda size: [], sizes={})
+        attached: dict[str, list[Algorithm]] = {
+            "all": [MixSizeSampling(), EpochSchedule(constant()), GradSmoothing(), calibrate],
+            "none": [],
+        }
+        on_gpu = device.type == "cuda"
+        for name, algorithms in attached.items():
+            torch.manual_seed(0)
+            network = timm.create_model(model, num_classes=1000)
+            if on_gpu:
+                network = network.to(memory_format=torch.channels_last)
+            classifier = ComposerClassifier(network, num_classes=1000)
+            self._clocks[name] = _StepClock()
+            self.trainers[name] = Trainer(
+                model=classifier,
+                train_dataloader=PlannedLoader(_Noise(size_px, batch_size, device)).data_spec(),
+                optimizers=torch.optim.SGD(classifier.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4),
+                algorithms=algorithms,
+                callbacks=[self._clocks[name]],
+                device="gpu" if on_gpu else "cpu",
+                precision="amp_bf16" if on_gpu else "fp32",
+                progress_bar=False,
+                auto_log_hparams=False,
+            )
+
+    def measure(self, pairs: int) -> dict[str, list[float]]:
+        """Seconds of single steps, turn about; Composer reads the loss in each, which waits for the device."""
+        with tqdm(total=pairs + 1, desc="steps", unit="pair", file=sys.stderr) as progress:
+            for pair in range(pairs + 1):
+                for name in ("all", "none") if pair % 2 else ("none", "all"):
+                    self.trainers[name].fit(duration="1ba")
+                progress.update()
+        # The first pair warms up.
+        return {name: clock.seconds[1:] for name, clock in self._clocks.items()}
+
+
+def measure_calibration(model: str, size_px: int, batch_size: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds to calibrate on four batches, and of forward passes over them alone, turn about.
+
+    Passes are run with batch norm measuring its batch, as calibration needs, and as in evaluation.
+    """
+    network = timm.create_model(model, num_classes=1000).eval()
+    batches = [torch.randn(batch_size, 3, size_px, size_px) for _ in range(4)]
+
+    def passes(training: bool) -> None:
+        for layer in batch_norm_layers(network).values():
+            layer.train(training)
+        with torch.no_grad():
+            for images in batches:
+                network(images)
+
+    works: dict[str, Callable[[], Any]] = {
+        "calibration": lambda: calibrate_batch_norm(network, batches),
+        "training passes": lambda: passes(True),
+        "evaluation passes": lambda: passes(False),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    with tqdm(total=rounds + 1, desc="calibration", unit="round", file=sys.stderr) as progress:
+        for number in range(rounds + 1):
+            for name in works if number % 2 else reversed(works):
+                start = time.perf_counter()
+                works[name]()
+                if number:
+                    seconds[name].append(time.perf_counter() - start)
+            progress.update()
+    return seconds
+
+
+def compare(ours: Sequence[float], base: Sequence[float], target: float | None) -> dict[str, Any]:
+    """Ratio of each pair: median, quartiles, count."""
+    ratios = [mine / other for mine, other in zip(ours, base, strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4)
+    return {
+        "ratio": median,
+        "quartiles": [low, high],
+        "n": len(ratios),
+        "target": target,
+        "seconds": statistics.median(ours),
+        "base_seconds": statistics.median(base),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``mixsize bench overhead``."""
+    parser.add_argument("--model", default="resnet50", help="timm network")
+    parser.add_argument("--size", type=int, default=128, metavar="PX", help="image side")
+    parser.add_argument("--batch", type=int, default=16, metavar="N", help="images in a step")
+    parser.add_argument("--pairs", type=int, default=40, help="measured pairs, after one that warms up")
+    parser.add_argument("--out", type=Path, help="result file; by default bench/results/ with hardware and date")
+
+
+def prepare(args: argparse.Namespace) -> Callable[[], int]:
+    """Check the options; what is returned measures."""
+    if not timm.is_model(args.model):
+        raise ValueError(f"--model: unknown timm model {args.model!r}")
+    for name in ("size", "batch"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    if args.pairs < 2:
+        raise ValueError(f"--pairs is {args.pairs}; a spread needs at least 2")
+
+    def measured() -> int:
+        steps = TrainerPair(args.model, args.size, args.batch, torch.device("cpu")).measure(args.pairs)
+        passes = measure_calibration(args.model, args.size, args.batch, max(2, args.pairs // 2))
+        result = {
+            "setting": {"model": args.model, "size_px": args.size, "batch_size": args.batch},
+            "comparisons": {
+                "step, all algorithms / none": compare(steps["all"], steps["none"], STEP_TARGET),
+                "calibration / its passes": compare(
+                    passes["calibration"], passes["training passes"], CALIBRATION_TARGET
+                ),
+                "calibration / evaluation passes": compare(passes["calibration"], passes["evaluation passes"], None),
+            },
+        }
+        print_comparisons(result, plain_console())
+        keep_result(args.out, "overhead", result)
+        return 0
+
+    return measured
+
+
+def print_comparisons(result: dict[str, Any], console: Console) -> None:
+    """A row for each comparison."""
+    setting = result["setting"]
+    rows = [
+        [
+            name,
+            f"{row['seconds']:.3f}",
+            f"{row['base_seconds']:.3f}",
+            f"{row['ratio']:.4f}",
+            "-".join(f"{quartile:.4f}" for quartile in row["quartiles"]),
+            str(row["n"]),
+            f"{row['target'] or '-'}",
+        ]
+        for name, row in result["comparisons"].items()
+    ]
+    head = ["what", "seconds", "base, seconds", "ratio", "quartiles", "n", "target"]
+    print_table(console, head, rows, title=f"{setting['model']}, {setting['batch_size']} x {setting['size_px']} px")

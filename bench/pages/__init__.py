@@ -1,0 +1,1 @@
+"""The tables and figures of README and docs, made from result files."""

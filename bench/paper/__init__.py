@@ -1,0 +1,1 @@
+"""Tables of the paper on one's own runs: ``mixsize bench gradients``."""

@@ -1,0 +1,296 @@
+"""How alike gradients are between image sizes and between images: the paper's table 2 for any recipe and checkpoint.
+
+Gradients are those of the recipe's loss over its own training batches, in float32, without weight decay; see
+:func:`mixsize.algorithms.compare_gradients` for what state the network is in. Each batch is cut by the
+recipe's augmentation, the same windows at every size, and resized.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+
+from mixsize.algorithms.measurement.gradients import Correlation, GradientComparison, compare_gradients
+from mixsize.algorithms.regime.regime import Base, Regime
+from mixsize.bench.result_files import keep_result
+from mixsize.display.console import plain_console, print_table
+from mixsize.ffcv_loaders.beton.reader import Beton
+from mixsize.ffcv_loaders.loader import MixSizeLoader
+from mixsize.recipes.build.trainer import build_augment, torch_device
+from mixsize.recipes.commands.arguments import add_checkpoint
+from mixsize.recipes.commands.evaluate import parse_sizes
+from mixsize.recipes.config import schema
+from mixsize.recipes.models.network import check_sizes, network_stride
+from mixsize.recipes.models.trained import recipe_for, trained_network
+from mixsize.recipes.models.weights import find_weights, sha256
+from mixsize.recipes.records.run_folder import CHECKPOINT_FOLDER, saved_checkpoints
+
+#: For the reader's orientation; measured on another network, other epochs and other batches than most runs'.
+PAPER = (
+    "For orientation, the paper's table 2 (ResNet-44, CIFAR-10, epochs 1 / 50 / 100): same images at 32 and 24 px "
+    "0.20 / 0.08 / 0.03, different images at 32 px 0.086 / 0.02 / -0.004; variance at 32 px 1.03e-6 / 1.44e-6 / "
+    "6.24e-7, at 24 px 1.95e-6 / 6.34e-6 / 2.26e-5."
+)
+#: The paper compares 32 px with 24.
+_PAPER_RATIO = 24 / 32
+#: Checkpoints that fit beside each other on a terminal of 80 columns.
+_BESIDE = 3
+_EPOCH = re.compile(r"ep(\d+)-ba\d+\.pt")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A comparison whose parts were found to fit together.
+
+    Attributes:
+        recipe: that it goes by.
+        weights: the checkpoints, in the order of the table's columns.
+        train: the training images.
+        sizes_px: falling.
+        batch_size: images in a batch.
+        batches: how many.
+        device: where gradients are computed.
+    """
+
+    recipe: schema.Recipe
+    weights: list[Path]
+    train: Beton
+    sizes_px: list[int]
+    batch_size: int
+    batches: int
+    device: torch.device
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``mixsize bench gradients``."""
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--sizes",
+        type=parse_sizes,
+        metavar="LIST",
+        help="image sides in pixels, as for mixsize eval; by default the base's and 3/4 of it, the paper's 32 and 24",
+    )
+    parser.add_argument("--batches", type=int, default=20, metavar="N", help="batches at each size (default: 20)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images in a batch; by default the base's")
+    parser.add_argument(
+        "--every-checkpoint",
+        action="store_true",
+        help="a column for each checkpoint that the run's folder holds (output.keep_checkpoints=0 keeps them all)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="result file; by default bench/results/ with hardware and date"
+    )
+
+
+def prepare(args: argparse.Namespace) -> Callable[[], int]:
+    """Bring everything together; what is returned measures."""
+    job = build_job(
+        args.checkpoint,
+        args.items,
+        sizes_px=args.sizes,
+        batches=args.batches,
+        batch_size=args.batch_size,
+        every_checkpoint=args.every_checkpoint,
+    )
+
+    def measured() -> int:
+        result = measure(job)
+        print_tables(result, plain_console())
+        keep_result(args.out, "gradients", result)
+        return 0
+
+    return measured
+
+
+def build_job(
+    checkpoint: Path,
+    items: Sequence[str] = (),
+    *,
+    sizes_px: Sequence[int] | None = None,
+    batches: int = 20,
+    batch_size: int | None = None,
+    every_checkpoint: bool = False,
+) -> Job:
+    """Read the recipe, open the training images, and see that all of it fits.
+
+    Args:
+        checkpoint: a run's folder, one of its checkpoints, or any other file of weights.
+        items: on top of the run's own recipe where there is one.
+        sizes_px: image sides in pixels; by default the base's and 3/4 of it, to the network's stride.
+        batches: at each size.
+        batch_size: images in a batch; by default the base's.
+        every_checkpoint: all checkpoints of the run's folder in place of its last.
+
+    Raises:
+        ValueError: parts that do not fit each other, or this machine.
+        OSError: a file that cannot be read.
+    """
+    if batches < 2:
+        raise ValueError(f"--batches is {batches}; it must be at least 2, as different images are compared")
+    if batch_size is not None and batch_size < 2:
+        raise ValueError(f"--batch-size is {batch_size}; it must be at least 2, as batch norm has no variance of one")
+    weights = _every_checkpoint(checkpoint) if every_checkpoint else [find_weights(checkpoint)]
+    recipe = recipe_for(weights[-1], items)
+    device = torch_device(recipe.device)
+    train = Beton.open(recipe.data.train)
+    num_classes = recipe.model.num_classes or train.num_classes
+    train.check_labels(num_classes)
+    network = trained_network(recipe, weights[-1], num_classes)
+    base = recipe.regime.base
+    sizes = sorted(set(sizes_px or _default_sizes(base.size_px, network_stride(network))), reverse=True)
+    check_sizes(network, recipe.model.name, sizes)
+    batch_size = batch_size or base.batch_size
+    if batches * batch_size > train.num_samples:
+        raise ValueError(
+            f"{batches} batches of {batch_size} take {batches * batch_size:,} images and {recipe.data.train} has "
+            f"{train.num_samples:,}; give fewer --batches or a smaller --batch-size"
+        )
+    return Job(recipe, weights, train, sizes, batch_size, batches, device)
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """The result, in plain values."""
+    columns = []
+    for weights in job.weights:
+        network = trained_network(job.recipe, weights, job.recipe.model.num_classes or job.train.num_classes)
+        network.to(job.device, memory_format=torch.channels_last if job.recipe.channels_last else torch.preserve_format)
+        loss = partial(F.cross_entropy, label_smoothing=job.recipe.loss.label_smoothing)
+        comparison = compare_gradients(network, _batches(job), job.sizes_px, loss)
+        columns.append({**_origin(weights), **_plain(comparison)})
+    return {
+        "name": job.recipe.name,
+        "recipe": job.recipe.model_dump(mode="json"),
+        "images": job.train.num_samples,
+        "sizes_px": job.sizes_px,
+        "batch_size": job.batch_size,
+        "batches": job.batches,
+        "checkpoints": columns,
+    }
+
+
+def table_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows in the form of the paper's table 2: correlations, then variances; a column for each checkpoint."""
+    columns = result["checkpoints"]
+    first = columns[0]
+    rows = [
+        [
+            f"same images, {row['sizes_px'][0]} and {row['sizes_px'][1]} px",
+            *(_figure(column["between_sizes"][index]) for column in columns),
+        ]
+        for index, row in enumerate(first["between_sizes"])
+    ]
+    rows += [
+        [
+            f"different images, {row['size_px']} px",
+            *(_figure(column["between_images"][index]) for column in columns),
+        ]
+        for index, row in enumerate(first["between_images"])
+    ]
+    rows += [
+        [f"variance, {row['size_px']} px", *(f"{column['variance'][index]['value']:.2e}" for column in columns)]
+        for index, row in enumerate(first["variance"])
+    ]
+    return ["rank correlation", *map(_column_name, columns)], rows
+
+
+def setting_words(result: dict[str, Any]) -> str:
+    """What was measured, in a sentence or two."""
+    parameters = result["checkpoints"][0]["parameters"]
+    return (
+        f"{result['recipe']['model']['name']}, {parameters:,} parameters, {result['batches']} batches of "
+        f"{result['batch_size']} training images, batch norm by the batch's own statistics. Spearman's rank "
+        "correlation of whole gradients: mean ± standard deviation over batches (same images) or over pairs of "
+        "consecutive batches (different images). Variance of a gradient's component over batches, mean over components."
+    )
+
+
+def print_tables(result: dict[str, Any], console: Console) -> None:
+    """The paper's rows, three checkpoints beside each other, and the paper's own figures beneath."""
+    columns = result["checkpoints"]
+    for first in range(0, len(columns), _BESIDE):
+        head, rows = table_rows({**result, "checkpoints": columns[first : first + _BESIDE]})
+        title = f"{result['name']}: gradients between sizes and between images"
+        print_table(console, head, rows, title=title, folded=False)
+    console.print(setting_words(result))
+    console.print(PAPER)
+
+
+def _batches(job: Job) -> Iterator[dict[int, tuple[torch.Tensor, torch.Tensor]]]:
+    """The same images at every size, another batch each time."""
+    data = job.recipe.data
+    loaders = [
+        MixSizeLoader(
+            job.train,
+            Regime.fixed(Base(size_px, job.batch_size)),
+            augment=build_augment(data.augment),
+            mean=data.mean,
+            std=data.std,
+            seed=job.recipe.seed,
+            threads=job.recipe.loader.threads,
+            prefetch=1,
+            device=job.device,
+            channels_last=job.recipe.channels_last,
+        )
+        for size_px in job.sizes_px
+    ]
+    for batch in islice(zip(*loaders, strict=True), job.batches):
+        # The plan of an epoch orders its images by seed and epoch alone.
+        assert all(torch.equal(labels, batch[0][1]) for _, labels in batch)
+        yield dict(zip(job.sizes_px, batch, strict=True))
+
+
+def _default_sizes(base_px: int, stride_px: int) -> list[int]:
+    smaller = max(1, round(base_px * _PAPER_RATIO / stride_px)) * stride_px
+    return [base_px, smaller]
+
+
+def _every_checkpoint(folder: Path) -> list[Path]:
+    found = saved_checkpoints(folder / CHECKPOINT_FOLDER)
+    if not found:
+        raise ValueError(f"--every-checkpoint: {folder} is no folder of a run with checkpoints in {CHECKPOINT_FOLDER}/")
+    return found
+
+
+def _origin(weights: Path) -> dict[str, Any]:
+    match = _EPOCH.fullmatch(weights.name)
+    return {"checkpoint": weights.name, "epoch": int(match[1]) if match else None, "sha256": sha256(weights)}
+
+
+def _column_name(column: dict[str, Any]) -> str:
+    return column["checkpoint"] if column["epoch"] is None else f"epoch {column['epoch']}"
+
+
+def _plain(comparison: GradientComparison) -> dict[str, Any]:
+    return {
+        "parameters": comparison.parameters,
+        "between_sizes": [
+            {"sizes_px": list(sizes), **_finite(correlation)} for sizes, correlation in comparison.between_sizes.items()
+        ],
+        "between_images": [
+            {"size_px": size, **_finite(correlation)} for size, correlation in comparison.between_images.items()
+        ],
+        "variance": [{"size_px": size, "value": value} for size, value in comparison.variance.items()],
+    }
+
+
+def _finite(correlation: Correlation) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {key: None if math.isnan(value) else value for key, value in correlation._asdict().items()}
+
+
+def _figure(row: dict[str, Any]) -> str:
+    if row["mean"] is None:
+        return "undefined"
+    spread = "" if row["std"] is None else f" ± {row['std']:.3f}"
+    return f"{row['mean']:.3f}{spread}"

@@ -1,0 +1,1 @@
+"""``mixsize bench peers``: accuracy and time beside other libraries' image-size schedules."""

@@ -1,0 +1,176 @@
+"""A suite: recipes, regimes and seeds that are trained on one budget to be put side by side.
+
+A suite file is YAML with the keys of `Suite`; a suite that comes with the package is named, another is the path of a
+file that ends in ``.yaml``. A run's recipe is composed of the recipe's items, the regime's, those of the command line,
+and what the suite fixes for all: length, evaluation sizes, name, seed and folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from mixsize.recipes.config import yamltext
+from mixsize.recipes.config.compose import SUFFIXES
+from mixsize.recipes.config.faults import WORDS, dotted, got, nearest, value_at
+from mixsize.recipes.config.schema import LIST, NOT_EMPTY, PositiveFloat, PositiveInt, Section, Text, fault, sections_in
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # Python 3.11; in importlib.abc before
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+class SuiteError(ValueError):
+    """A suite that cannot be read or accepted; one line for each fault."""
+
+
+def _label(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise fault("must be of letters, digits and _ - . +, with a letter or digit first, as it names files")
+    return text
+
+
+def _distinct(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(sizes)) < len(sizes):
+        raise fault("lists a size twice")
+    return sizes
+
+
+Label = Annotated[Text, AfterValidator(_label)]
+Items = Annotated[tuple[Text, ...], LIST]
+
+
+class Budget(Section):
+    """What every run of the suite may spend; exactly one key."""
+
+    epochs: PositiveInt | None = Field(None, description="passes over the training images")
+    seconds: PositiveInt | None = Field(None, description="wall-clock of training, evaluations not counted")
+    pixels: PositiveFloat | None = Field(
+        None,
+        description="pixels trained on, the sum of S^2 * B * D over the steps; the step that reaches it is the last",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if sum(value is not None for _, value in self) != 1:
+            raise fault("needs exactly one of epochs, seconds and pixels")
+        return self
+
+
+class Data(Section):
+    """Data that the suite writes itself where it is missing, as ``mixsize convert SOURCE FOLDER`` would."""
+
+    source: Literal["digits"] = Field(description="scikit-learn's digits, which need no download")
+    folder: Text = Field(description="where train.beton and test.beton go")
+
+
+class Suite(Section):
+    """Recipes x regimes x seeds on one budget."""
+
+    name: Label = Field(description="names the folder of its runs")
+    recipes: Annotated[dict[Label, Items], NOT_EMPTY] = Field(
+        description="label -> the items a recipe is composed from; each is trained under every regime"
+    )
+    regimes: Annotated[dict[Label, Items], NOT_EMPTY] = Field(
+        description="label -> the items that set the regime, applied after the recipe's; the first is the baseline"
+    )
+    seeds: PositiveInt = Field(1, description="runs of each, with seeds that count up from the recipe's")
+    budget: Budget = Field(description="what each run may spend")
+    evaluation_sizes: Annotated[tuple[PositiveInt, ...], LIST, NOT_EMPTY, AfterValidator(_distinct)] = Field(
+        description="image sides in pixels to evaluate at"
+    )
+    ranks: PositiveInt = Field(1, description="processes of each run")
+    data: Data | None = Field(None, description="data to write first; null: the recipes' data must be there")
+
+
+def load_suite(name: str) -> Suite:
+    """Read a suite.
+
+    Args:
+        name: of a packaged suite (``digits``), or the path of a file that ends in ``.yaml`` or ``.yml``.
+
+    Raises:
+        SuiteError: no such suite, or one that is not valid; one line for each fault, with its dotted key.
+    """
+    text, place = _text(name)
+    try:
+        content = yamltext.load(text)
+    except ValueError as error:
+        raise SuiteError(f"{place}: {error}") from error
+    if not isinstance(content, dict):
+        raise SuiteError(f"{place}: a suite is a mapping with the keys {', '.join(Suite.model_fields)}")
+    try:
+        return Suite.model_validate(content)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        raise SuiteError("\n".join(f"{place}: {_in_words(fault, content)}" for fault in faults)) from error
+
+
+def packaged_suites() -> list[str]:
+    """Names of the suites that come with the package, sorted."""
+    return sorted(_packaged())
+
+
+def describe_suite(name: str) -> str:
+    """What a packaged suite's own first comment line says of it."""
+    first = _packaged()[name].read_text("utf-8").splitlines()[0]
+    return first.removeprefix("#").strip()
+
+
+def _packaged() -> dict[str, Traversable]:
+    def files() -> Iterator[Traversable]:
+        folder = resources.files("mixsize.bench") / "suites"
+        return (entry for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+    return {entry.name.removesuffix(".yaml"): entry for entry in files()}
+
+
+def _text(name: str) -> tuple[str, str]:
+    """A suite's text, and what errors call it."""
+    packaged = _packaged()
+    if not name.endswith(SUFFIXES):
+        if name not in packaged:
+            close = nearest(name, sorted(packaged))
+            hint = f"did you mean {close}?" if close else f"the packaged suites are {', '.join(sorted(packaged))}"
+            raise SuiteError(f"{name!r}: no packaged suite has this name, and a file's path ends in .yaml; {hint}")
+        return packaged[name].read_text("utf-8"), f"packaged suite {name}"
+    try:
+        return Path(name).read_bytes().decode("utf-8"), name
+    except UnicodeDecodeError as error:
+        raise SuiteError(f"{name}: is not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise SuiteError(f"{name}: cannot be read: {error.strerror}") from error
+
+
+def _in_words(details: ErrorDetails, content: Mapping[str, Any]) -> str:
+    """One line for one fault: dotted key, what is wrong, the value."""
+    path, kind = details["loc"], details["type"]
+    if kind == "missing":
+        return f"{dotted(path)}: required"
+    if kind == "extra_forbidden":
+        close = nearest(str(path[-1]), sorted(_keys(path[:-1])))
+        return f"{dotted(path)}: unknown key" + (f"; did you mean {dotted((*path[:-1], close))}?" if close else "")
+    if kind == "literal_error":
+        problem = f"must be {details['ctx']['expected']}"
+    elif kind == "recipe":
+        path, problem = (*path, *details["ctx"]["at"]), details["ctx"]["message"]
+    else:
+        problem = WORDS.get(kind, details["msg"])
+    if path[-1] == "[key]":
+        return f"{dotted(path[:-2])}: the label {problem}, got {path[-2]!r}"
+    return f"{dotted(path)}: {problem}{got(value_at(content, path))}"
+
+
+def _keys(path: tuple[str | int, ...]) -> set[str]:
+    section: type[Section] = Suite
+    for key in path:
+        (section,) = sections_in(section.model_fields[str(key)].annotation)
+    return set(section.model_fields)

@@ -1,0 +1,1 @@
+"""Long runs and interrupted runs."""

@@ -1,0 +1,417 @@
+"""Open and check a ``.beton`` file: FFCV's data format, with what the converter keeps beside the samples.
+
+``docs/file-format.md`` describes the layout. Everything but the information block is FFCV's own format: where the block
+is and how it is checked stands in the first bytes of the image field's ``arguments``, which FFCV's ``RGBImageField``
+does not read. A stock FFCV reader therefore sees a plain file, and each level as an image field of its own.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import zlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from ffcv.fields import IntField, RGBImageField
+from ffcv.reader import Reader
+from ffcv.types import (
+    ALLOC_TABLE_TYPE,
+    CURRENT_VERSION,
+    TYPE_ID_HANDLER,
+    FieldDescType,
+    HeaderType,
+    get_handlers,
+    get_metadata_type,
+)
+from ffcv.writer import MAX_PAGE_SIZE, MIN_PAGE_SIZE
+
+import mixsize.ffcv_loaders.beton.os_cache  # noqa: F401
+from mixsize.ffcv_loaders.beton.info import BetonInfo, InfoPointer, index_checksum, write_pointer
+from mixsize.ffcv_loaders.beton.levels import field_name, level_side
+from mixsize.ffcv_loaders.beton.mapguard import MapGuard
+
+_TYPE_IDS = {handler: type_id for type_id, handler in TYPE_ID_HANDLER.items()}
+IMAGE_TYPE_ID = _TYPE_IDS[RGBImageField]
+LABEL_TYPE_ID = _TYPE_IDS[IntField]
+RAW_MODE, JPEG_MODE = 1, 0
+
+#: A Huffman code has at least one bit, and every 8 x 8 pixels of a JPEG's finest component take a code of their own.
+MAX_PIXELS_PER_JPEG_BYTE = 8 * 64
+#: More classes than any data set has; the network's last layer has a row for each.
+MAX_CLASSES = 2**24
+
+_LEVEL_TYPES = {
+    "heights": np.int64,
+    "widths": np.int64,
+    "is_jpeg": np.bool_,
+    "data_ptr": np.uint64,
+    "data_size": np.uint64,
+}
+
+
+class BetonError(ValueError):
+    """A ``.beton`` file that cannot be used; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Where and how large every stored resolution of every image is; read-only arrays of shape ``(L, N)``.
+
+    Row 0 is the full image, each further row a smaller copy of it. An image that has no copy of its own on a level
+    repeats the row above, ``data_ptr`` included. Positions scale in proportion to the sides, without an offset: row
+    ``y`` of the full image is row ``y * heights[l] / heights[0]`` of level ``l``.
+
+    They take 33 bytes a level and image.
+
+    Attributes:
+        heights, widths: int64, pixels.
+        is_jpeg: bool; True for JPEG bytes, False for raw ``(height, width, 3)`` uint8 RGB.
+        data_ptr: uint64, offset of the bytes in the file.
+        data_size: uint64, length of the bytes.
+    """
+
+    heights: np.ndarray
+    widths: np.ndarray
+    is_jpeg: np.ndarray
+    data_ptr: np.ndarray
+    data_size: np.ndarray
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            values = getattr(self, field.name)
+            assert values.shape == self.heights.shape
+            values.setflags(write=False)
+
+    def __len__(self) -> int:
+        """Number of levels L, at least 1."""
+        return len(self.heights)
+
+
+def _state_of(path: Path) -> tuple[tuple[int, int], int, int] | None:
+    """Which file a path names, its size and when it was last written; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns
+
+
+class Beton:
+    """An open, checked ``.beton`` file.
+
+    Attributes:
+        path: the file.
+        num_samples: number of images N.
+        num_classes: number of classes: that of ``info``, else the largest label plus one.
+        heights, widths: ``(N,)`` int64, pixels.
+        is_jpeg: ``(N,)`` bool; True for JPEG bytes, False for raw ``(height, width, 3)`` uint8 RGB.
+        data_ptr: ``(N,)`` uint64, offset of a sample's bytes in the file.
+        data_size: ``(N,)`` uint64, length of a sample's bytes.
+        labels: ``(N,)`` int64, each from 0 to 2**24 - 1.
+        levels: the stored resolutions; ``heights`` to ``data_size`` above are their row 0.
+        info: what the converter stored, or None for a file from FFCV's own writer.
+        page_bytes: a sample and its smaller copies lie within one of the stretches of so many bytes that make the file.
+
+    All arrays are read-only. Made by :meth:`open`; usable as a context manager.
+    """
+
+    def __init__(
+        self, path: Path, levels: Levels, labels: np.ndarray, info: BetonInfo | None, page_bytes: int, data: np.memmap
+    ):
+        labels.setflags(write=False)
+        self.path = path
+        self.levels = levels
+        self.heights = self.levels.heights[0]
+        self.widths = self.levels.widths[0]
+        self.is_jpeg = self.levels.is_jpeg[0]
+        self.data_ptr = self.levels.data_ptr[0]
+        self.data_size = self.levels.data_size[0]
+        self.labels = labels
+        self.info = info
+        self.page_bytes = page_bytes
+        self.num_samples = len(self.labels)
+        self.num_classes = len(info.classes) if info else int(self.labels.max()) + 1
+        self._data: np.memmap | None = data
+        self._guard = MapGuard(data)
+        self._state = _state_of(path)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Beton:
+        """Open ``path`` and check everything that can be checked without reading the samples.
+
+        Raises:
+            BetonError: the file is missing, unreadable, not a ``.beton`` file, cut short, damaged, has no samples, or
+                lacks one image field (RGB image) and one label field (integer).
+        """
+        path = Path(path)
+        header, descriptors, names = _read_front(path)
+        try:
+            pointer = InfoPointer.unpack(_image_descriptor(descriptors, names, path)["arguments"].tobytes())
+        except ValueError as error:
+            raise BetonError(f"{path}: {error}") from error
+        reader = Reader(str(path))
+        if pointer is not None:
+            _check_index(path, header, descriptors, reader, pointer)
+        data = np.memmap(path, np.uint8, "r")
+        info = None if pointer is None else _read_info(path, data, int(header["alloc_table_ptr"]), pointer)
+        labels = _read_labels(path, reader, descriptors)
+        levels = _read_levels(path, reader, descriptors, () if info is None else info.denominators)
+        if info is not None:
+            _check_info(path, info, labels, levels)
+        return cls(path, levels, labels, info, int(header["page_size"]), data)
+
+    @property
+    def data(self) -> np.memmap:
+        """The whole file, ``(bytes,)`` uint8, mapped read-only.
+
+        Raises:
+            BetonError: after :meth:`close`.
+        """
+        if self._data is None:
+            raise BetonError(f"{self.path}: was closed")
+        return self._data
+
+    def check_unchanged(self) -> None:
+        """Make sure that the mapped bytes are still those that were checked.
+
+        A file that was put in this one's place, or removed, does no harm: the mapped one stays until it is closed.
+
+        Raises:
+            BetonError: the file was written to, or cut short.
+        """
+        now = _state_of(self.path)
+        changed = self._state is not None and now is not None and now[0] == self._state[0] and now != self._state
+        if changed or self._guard.missing_pages:
+            raise BetonError(
+                f"{self.path}: was written to while it was read; put a new file in its place by renaming instead, and "
+                "start again"
+            )
+
+    def read_at_random(self) -> None:
+        """Have the kernel read no more of the file than is touched, rather than a stretch around it."""
+        if hasattr(mmap, "MADV_RANDOM"):
+            # numpy.memmap has no public way to its mapping's advice.
+            self.data._mmap.madvise(mmap.MADV_RANDOM)
+
+    def close(self) -> None:
+        """Let go of the mapped file; views of ``data`` held elsewhere keep it mapped until they go too."""
+        self._data = None
+
+    def __enter__(self) -> Beton:
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that tell two data sets apart by their images' number, sizes, bytes and labels.
+
+        Levels count: the same images give other pixels where a smaller copy of them is decoded.
+        """
+        smaller = (self.levels.heights[1:], self.levels.widths[1:], self.levels.data_size[1:])
+        checksum = 0
+        for values in (self.heights, self.widths, self.data_size, self.labels, *smaller):
+            checksum = zlib.crc32(np.ascontiguousarray(values).view(np.uint8), checksum)
+        return f"{checksum:08x}"
+
+    def check_labels(self, num_classes: int) -> None:
+        """Check that every label is one of ``num_classes`` classes.
+
+        Raises:
+            BetonError: names the first sample whose label is outside 0..num_classes-1.
+        """
+        outside = self.labels >= num_classes
+        if outside.any():
+            first = int(outside.argmax())
+            raise BetonError(
+                f"{self.path}: sample {first} has label {self.labels[first]}, allowed are 0..{num_classes - 1}"
+                f" ({num_classes} classes)"
+            )
+
+
+def _read_front(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Header, descriptors and field names, checked so far that FFCV's reader cannot fail on the file."""
+    try:
+        if path.is_dir():
+            raise BetonError(f"{path}: is a folder, not a .beton file")
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            front = file.read(HeaderType.itemsize)
+            if not front:
+                raise BetonError(f"{path}: is empty")
+            if len(front) < HeaderType.itemsize:
+                raise BetonError(f"{path}: is too short to be a .beton file ({size} bytes)")
+            header = np.frombuffer(front, HeaderType)[0]
+            _check_header(path, header, size)
+            block = file.read(int(header["num_fields"]) * FieldDescType.itemsize)
+    except OSError as error:
+        raise BetonError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(block) < int(header["num_fields"]) * FieldDescType.itemsize:
+        raise BetonError(f"{path}: is cut short in its field descriptors")
+    descriptors = np.frombuffer(block, FieldDescType)
+    names = _field_names(path, descriptors)
+    metadata_end = HeaderType.itemsize + descriptors.nbytes
+    metadata_end += int(header["num_samples"]) * _metadata_type(path, descriptors, names).itemsize
+    if metadata_end > int(header["alloc_table_ptr"]):
+        raise BetonError(f"{path}: is damaged: {header['num_samples']} samples do not fit before its allocation table")
+    return header, descriptors, names
+
+
+def _check_header(path: Path, header: np.ndarray, size: int) -> None:
+    if header["version"] != CURRENT_VERSION:
+        raise BetonError(f"{path}: is not a .beton file of version {CURRENT_VERSION} (found {header['version']})")
+    page_size, table_ptr = int(header["page_size"]), int(header["alloc_table_ptr"])
+    if page_size & (page_size - 1) or not MIN_PAGE_SIZE <= page_size < MAX_PAGE_SIZE:
+        raise BetonError(f"{path}: is damaged: page size {page_size} is not a power of two of at least {MIN_PAGE_SIZE}")
+    if table_ptr == 0:
+        raise BetonError(f"{path}: was not written to its end (no allocation table); convert it again")
+    if header["num_samples"] == 0:
+        raise BetonError(f"{path}: holds no samples")
+    if table_ptr >= size or (size - table_ptr) % ALLOC_TABLE_TYPE.itemsize:
+        raise BetonError(f"{path}: is cut short: its allocation table at byte {table_ptr} is missing or incomplete")
+
+
+def _field_names(path: Path, descriptors: np.ndarray) -> list[str]:
+    raw_names = [bytes(name).split(b"\0")[0] for name in descriptors["name"]]
+    if not all(bytes(name).isascii() for name in descriptors["name"]) or len(set(raw_names)) != len(raw_names):
+        raise BetonError(f"{path}: is damaged: field names {raw_names} are not ASCII or not distinct")
+    return [name.decode("ascii") for name in raw_names]
+
+
+def _metadata_type(path: Path, descriptors: np.ndarray, names: list[str]) -> np.dtype:
+    for name, descriptor in zip(names, descriptors, strict=True):
+        type_id = int(descriptor["type_id"])
+        if TYPE_ID_HANDLER.get(type_id) is None:
+            raise BetonError(f"{path}: field {name!r} has type {type_id}, which FFCV cannot read")
+    try:
+        return get_metadata_type(get_handlers(descriptors))
+    except Exception as error:  # FFCV's array fields parse their arguments unchecked and may raise anything
+        raise BetonError(f"{path}: field descriptors cannot be understood: {error}") from error
+
+
+def _only_field(path: Path, descriptors: np.ndarray, names: list[str], type_id: int, usual: str) -> int:
+    """Index of the field of a type; among several, the one with FFCV's usual name for it."""
+    found = np.flatnonzero(descriptors["type_id"] == type_id).tolist()
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise BetonError(f"{path}: has no {usual} field (its fields are {', '.join(map(repr, names)) or 'none'})")
+    for index in found:
+        if names[index] == usual:
+            return index
+    listed = ", ".join(repr(names[index]) for index in found)
+    raise BetonError(f"{path}: has several fields that may be the {usual} ({listed}), none is named {usual!r}")
+
+
+def _image_descriptor(descriptors: np.ndarray, names: list[str], path: Path) -> np.ndarray:
+    return descriptors[_only_field(path, descriptors, names, IMAGE_TYPE_ID, "image")]
+
+
+def _check_index(path: Path, header: np.ndarray, descriptors: np.ndarray, reader: Reader, pointer: InfoPointer) -> None:
+    blank = descriptors.copy()
+    image = _only_field(path, descriptors, reader.field_names, IMAGE_TYPE_ID, "image")
+    write_pointer(blank[image], InfoPointer(pointer.ptr, pointer.size, pointer.info_crc))
+    if index_checksum(header, blank, reader.metadata, reader.alloc_table) != pointer.index_crc:
+        raise BetonError(f"{path}: is damaged: the checksum of its header, metadata and allocation table is wrong")
+
+
+def _read_labels(path: Path, reader: Reader, descriptors: np.ndarray) -> np.ndarray:
+    field = _only_field(path, descriptors, reader.field_names, LABEL_TYPE_ID, "label")
+    labels = reader.metadata[f"f{field}"].astype(np.int64)
+    _refuse(path, labels < 0, "has a negative label")
+    _refuse(path, labels >= MAX_CLASSES, f"has a label of {MAX_CLASSES} or more")
+    return labels
+
+
+def _read_levels(path: Path, reader: Reader, descriptors: np.ndarray, denominators: tuple[int, ...]) -> Levels:
+    names = reader.field_names
+    columns = [_only_field(path, descriptors, names, IMAGE_TYPE_ID, "image")]
+    for denominator in denominators:
+        name = field_name(denominator)
+        if name not in names or descriptors["type_id"][names.index(name)] != IMAGE_TYPE_ID:
+            raise BetonError(f"{path}: is damaged: it has no image field {name!r} for its level 1/{denominator}")
+        columns.append(names.index(name))
+    shape = (len(columns), int(reader.num_samples))
+    levels = {name: np.empty(shape, dtype) for name, dtype in _LEVEL_TYPES.items()}
+    starts, lengths = _sorted_table(path, reader)
+    first = np.uint64(HeaderType.itemsize + descriptors.nbytes + reader.metadata.nbytes)
+    end = np.uint64(reader.header["alloc_table_ptr"])
+    for level, column in enumerate(columns):
+        image = reader.metadata[f"f{column}"]
+        where = f" in its field {names[column]!r}" if level else ""
+        heights, widths, is_jpeg, data_ptr, data_size = (levels[name][level] for name in _LEVEL_TYPES)
+        heights[:], widths[:], data_ptr[:] = image["height"], image["width"], image["data_ptr"]
+        is_jpeg[:] = image["mode"] == JPEG_MODE
+        pixels = heights * widths
+        _refuse(path, pixels == 0, f"has a zero height or width{where}")
+        _refuse(path, image["mode"] > RAW_MODE, f"is stored in a way FFCV does not know{where}")
+        place = np.minimum(np.searchsorted(starts, data_ptr), len(starts) - 1)
+        missing = starts[place] != data_ptr
+        _refuse(path, missing, f"is not in the allocation table{where} (is the file cut short?)")
+        data_size[:] = lengths[place]
+        # Where data_ptr > end the difference wraps around, but the sample is refused already.
+        outside = (data_ptr < first) | (data_ptr > end) | (data_size == 0) | (data_size > end - data_ptr)
+        _refuse(path, outside, f"has bytes outside the file's data region{where}")
+        wrong_size = ~is_jpeg & (data_size != (pixels * 3).astype(np.uint64))
+        _refuse(path, wrong_size, f"is raw but not of height x width x 3 bytes{where}")
+        # Memory is set aside for what is declared, long before the decoder finds another size.
+        too_large = is_jpeg & (pixels > data_size.astype(np.int64) * MAX_PIXELS_PER_JPEG_BYTE)
+        _refuse(path, too_large, f"declares more pixels than its bytes can hold{where}")
+    for level, denominator in enumerate(denominators, 1):
+        _check_level(path, levels, level, denominator)
+    return Levels(**levels)
+
+
+def _sorted_table(path: Path, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets in the allocation table, ascending, and the lengths that belong to them."""
+    if (reader.alloc_table["sample_id"] >= reader.num_samples).any():
+        raise BetonError(f"{path}: is damaged: its allocation table speaks of more than {reader.num_samples} samples")
+    order = np.argsort(reader.alloc_table["ptr"], kind="stable")
+    return reader.alloc_table["ptr"][order], reader.alloc_table["size"][order]
+
+
+def _check_level(path: Path, levels: dict[str, np.ndarray], level: int, denominator: int) -> None:
+    """Refuse images that neither repeat the level above nor have the size that belongs to this one."""
+    repeats = levels["data_ptr"][level] == levels["data_ptr"][level - 1]
+    same, scaled = np.ones((2, len(repeats)), np.bool_)
+    for name in ("heights", "widths"):
+        same &= levels[name][level] == levels[name][level - 1]
+        scaled &= levels[name][level] == level_side(levels[name][0], denominator)
+    same &= levels["is_jpeg"][level] == levels["is_jpeg"][level - 1]
+    name = field_name(denominator)
+    _refuse(path, repeats & ~same, f"has in its field {name!r} the bytes of the level above, but not its size and kind")
+    _refuse(
+        path, ~repeats & ~scaled, f"has in its field {name!r} a size that is not 1/{denominator} of the full image's"
+    )
+
+
+def _refuse(path: Path, wrong: np.ndarray, what: str) -> None:
+    if wrong.any():
+        raise BetonError(f"{path}: sample {int(wrong.argmax())} {what}")
+
+
+def _read_info(path: Path, data: np.memmap, table_ptr: int, pointer: InfoPointer) -> BetonInfo:
+    if pointer.ptr + pointer.size > table_ptr:
+        raise BetonError(f"{path}: is damaged: its information block lies outside the file")
+    block = data[pointer.ptr : pointer.ptr + pointer.size].tobytes()
+    if zlib.crc32(block) != pointer.info_crc:
+        raise BetonError(f"{path}: is damaged: the checksum of its information block is wrong")
+    try:
+        return BetonInfo.from_json(block.decode("ascii"))
+    except ValueError as error:
+        raise BetonError(f"{path}: its information block cannot be used: {error}") from error
+
+
+def _check_info(path: Path, info: BetonInfo, labels: np.ndarray, levels: Levels) -> None:
+    counts = np.bincount(np.minimum(labels, len(info.classes)), minlength=len(info.classes))
+    if counts.tolist() != list(info.counts):
+        raise BetonError(f"{path}: its labels do not agree with the images per class it records")
+    for level, recorded in enumerate(info.levels):
+        own = levels.data_ptr[level] != levels.data_ptr[level - 1] if level else np.ones(len(labels), np.bool_)
+        num_bytes = int(levels.data_size[level].sum(where=own))
+        if (int(own.sum()), num_bytes) != (recorded.images, recorded.num_bytes):
+            raise BetonError(f"{path}: its level 1/{recorded.denominator} does not hold the images it records")

@@ -1,0 +1,4 @@
+"""From images to a ``.beton`` file: sources, encoding, writing, ``mixsize convert``.
+
+Imports :mod:`~mixsize.ffcv_loaders.beton`.
+"""

@@ -1,0 +1,360 @@
+"""Convert images to ``.beton`` files: the function and the ``mixsize convert`` command.
+
+Example::
+
+    mixsize convert digits data/digits                      # train.beton and test.beton
+    mixsize convert path/to/imagenet/train data/train.beton --max-side 500 --levels 2,4
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mixsize.ffcv_loaders.beton.info import BetonInfo
+from mixsize.ffcv_loaders.beton.levels import DENOMINATORS, MIN_SIDE, check_denominators, level_side
+from mixsize.ffcv_loaders.conversion.encode import DEFAULT_QUALITY, RAW_UP_TO, STORES, Encoding
+from mixsize.ffcv_loaders.conversion.sources import (
+    BUILT_IN,
+    SPLITS,
+    ArraySource,
+    ShuffledSource,
+    Source,
+    check_same_classes,
+    find_splits,
+    open_cifar,
+    open_digits,
+    open_folder,
+)
+from mixsize.ffcv_loaders.conversion.writer import ConvertError, check_destination, write_beton
+
+_LISTED = 20
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    store: str = "auto",
+    quality: int | None = None,
+    max_side: int | None = None,
+    levels: Sequence[int] = (),
+    shuffle: int | None = None,
+    skip_broken: bool = False,
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+    split: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+) -> BetonInfo:
+    """Write one ``.beton`` file.
+
+    Args:
+        source: a folder with one sub-folder a class, or ``cifar10``, ``cifar100`` or ``digits``. A folder of one of
+            these names is written ``./digits``.
+        out: the file to write, ending in ``.beton``.
+        store: ``raw`` pixels, ``jpg``, or ``auto``: raw up to 64 x 64 pixels in area, JPEG above.
+        quality: JPEG quality 1..100 (default 90) of images that must be encoded, with 4:2:0 chroma subsampling. JPEG
+            files that need no change keep their bytes.
+        max_side: shrink images whose longer side exceeds this many pixels.
+        levels: smaller copies to store beside each JPEG: 2 for half its sides, 4 for a quarter, 8 for an eighth, in
+            ascending order. The loader decodes them where they suffice. A copy is left out where its shorter side would
+            be below 32 px, or where it would take more than three quarters of the bytes of the next larger one.
+        shuffle: store the samples in a random order drawn from this seed, for loaders that read in quasi-random order;
+            by default in the source's, class after class.
+        skip_broken: leave out images that cannot be used, and say so on stderr.
+        overwrite: replace ``out`` where it exists.
+        workers: processes; default: one for each core.
+        progress: show a progress bar on stderr.
+        split: ``train`` or ``test``; for the named sources only, and needed there.
+        root: folder of the CIFAR files; for ``cifar10`` and ``cifar100`` only, and needed there.
+        download: fetch the CIFAR files into ``root`` where they are missing.
+
+    Returns:
+        What is kept in the file beside the samples.
+
+    Raises:
+        ValueError: the source, an option or an image cannot be used, an option does not apply, or ``out`` cannot be
+            written. The message names what to change; nothing is left under the final name.
+
+    EXIF orientation is ignored, as torchvision and timm ignore it.
+    """
+    check_destination(out, overwrite)
+    encoding = _encoding(store, quality, max_side, levels)
+    opened = _open(source, split, root, download)
+    _refuse_idle_options(opened, encoding, quality)
+    return _write(_in_order(opened, shuffle), out, encoding, skip_broken, overwrite, workers, progress)
+
+
+def convert_splits(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    store: str = "auto",
+    quality: int | None = None,
+    max_side: int | None = None,
+    levels: Sequence[int] = (),
+    shuffle: int | None = None,
+    skip_broken: bool = False,
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+) -> dict[Path, BetonInfo]:
+    """Write one ``.beton`` file for each split of a source into the folder ``out``, named after the split.
+
+    The source is ``cifar10``, ``cifar100``, ``digits``, or a folder whose sub-folders are named ``train``, ``test``,
+    ``val`` or ``valid``, each with one sub-folder a class. ``out`` is made where it is missing. The options are those
+    of :func:`convert`.
+
+    Returns:
+        What is kept in each file, by the file's path.
+
+    Raises:
+        ValueError: as for :func:`convert`, or the splits do not hold the same classes. All sources are opened, and all
+            files to write are checked, before the first is written.
+    """
+    out = Path(out)
+    if out.suffix == ".beton" or (out.exists() and not out.is_dir()):
+        raise ConvertError(f"{out}: splits are written into a folder, not into a file")
+    encoding = _encoding(store, quality, max_side, levels)
+    sources: dict[str, Source]
+    if str(source) in BUILT_IN:
+        names = SPLITS
+    else:
+        folders = find_splits(source)
+        if not folders:
+            open_folder(source)  # says what is wrong where the folder cannot be used at all
+            raise ConvertError(
+                f"{out}: {source} has no train and test folders, so the file to write must end in .beton"
+            )
+        names = tuple(sorted(folders, key=lambda name: name != "train"))
+    files = {name: out / f"{name}.beton" for name in names}
+    for file in files.values():
+        check_destination(file, overwrite)
+    if str(source) in BUILT_IN:
+        sources = {name: _open(source, name, root, download) for name in names}
+    else:
+        sources = {name: _open(folders[name], None, root, download) for name in names}
+    check_same_classes(sources)
+    for opened in sources.values():
+        _refuse_idle_options(opened, encoding, quality)
+    return {
+        files[name]: _write(
+            _in_order(opened, shuffle), files[name], encoding, skip_broken, overwrite, workers, progress
+        )
+        for name, opened in sources.items()
+    }
+
+
+def _encoding(store: str, quality: int | None, max_side: int | None, levels: Sequence[int]) -> Encoding:
+    if store not in STORES:
+        raise ConvertError(f"--store {store}: must be one of {', '.join(STORES)}")
+    if quality is not None and not 1 <= quality <= 100:
+        raise ConvertError(f"--quality {quality}: must be 1..100")
+    if max_side is not None and max_side < 1:
+        raise ConvertError(f"--max-side {max_side}: must be at least 1")
+    if store == "raw" and quality is not None:
+        raise ConvertError("--quality has no effect with --store raw: nothing is encoded as JPEG")
+    try:
+        denominators = check_denominators(levels)
+    except ValueError as error:
+        raise ConvertError(f"--levels: {error}") from error
+    if store == "raw" and denominators:
+        raise ConvertError("--levels has no effect with --store raw: smaller copies are kept of JPEG images only")
+    quality = DEFAULT_QUALITY if quality is None else quality
+    return Encoding(store, quality, max_side, levels=denominators)
+
+
+def _refuse_idle_options(source: Source, encoding: Encoding, quality: int | None) -> None:
+    if not isinstance(source, ArraySource):
+        return
+    height, width = encoding.size_of(*source.pixels.shape[1:3])
+    is_jpeg = encoding.is_jpeg(height, width)
+    if encoding.levels and not (is_jpeg and level_side(min(height, width), encoding.levels[0]) >= MIN_SIDE):
+        raise ConvertError(
+            f"--levels has no effect here: JPEG images have smaller copies, of at least {MIN_SIDE} px on the shorter"
+            f" side, and images of {source.kind} have {height} x {width}"
+        )
+    if quality is not None and not is_jpeg:
+        raise ConvertError(
+            f"--quality has no effect here: --store auto keeps images of up to {RAW_UP_TO} pixels raw, and those of"
+            f" {source.kind} have {height} x {width}; add --store jpg"
+        )
+
+
+def _open(
+    source: str | os.PathLike[str], split: str | None, root: str | os.PathLike[str] | None, download: bool
+) -> Source:
+    name = str(source)
+    is_cifar = name in ("cifar10", "cifar100")
+    if not is_cifar:
+        for option, given in (("--root", root is not None), ("--download", download)):
+            if given:
+                raise ConvertError(f"{option} applies to cifar10 and cifar100, not to {name}")
+    if name not in BUILT_IN:
+        if split is not None:
+            raise ConvertError(f"--split applies to {', '.join(BUILT_IN)}; give the folder of the split instead")
+        return open_folder(source)
+    if split is None:
+        raise ConvertError(f"{name}: needs --split {' or '.join(SPLITS)}, or a folder as OUT for both")
+    if split not in SPLITS:
+        raise ConvertError(f"--split {split}: must be {' or '.join(SPLITS)}")
+    if not is_cifar:
+        return open_digits(split)
+    if root is None:
+        raise ConvertError(f"{name}: needs --root, the folder that holds its files or that --download puts them into")
+    return open_cifar(name, root, split, download)
+
+
+def _in_order(source: Source, shuffle: int | None) -> Source:
+    if shuffle is None:
+        return source
+    if shuffle < 0:
+        raise ConvertError(f"--shuffle {shuffle}: must be at least 0")
+    return ShuffledSource.of(source, shuffle)
+
+
+def _write(
+    source: Source,
+    out: str | os.PathLike[str],
+    encoding: Encoding,
+    skip_broken: bool,
+    overwrite: bool,
+    workers: int | None,
+    progress: bool,
+) -> BetonInfo:
+    if workers is not None and workers < 1:
+        raise ConvertError(f"--workers {workers}: must be at least 1")
+    info, broken = write_beton(
+        source,
+        out,
+        encoding,
+        skip_broken=skip_broken,
+        overwrite=overwrite,
+        workers=workers,
+        progress=progress,
+    )
+    for name, reason in list(broken.items())[:_LISTED]:
+        print(f"{out}: left out {name}: {reason}", file=sys.stderr)
+    if len(broken) > _LISTED:
+        print(f"{out}: left out {len(broken) - _LISTED} more images", file=sys.stderr)
+    return info
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``mixsize convert``."""
+    parser.description = (
+        "Convert images to FFCV's .beton format. Every image is decoded once to check it, and the mean and standard"
+        " deviation of the pixels are kept in the file. EXIF orientation is ignored, as torchvision and timm ignore it."
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder with one sub-folder a class, a folder of such folders named train and test (or val, valid), or"
+        " one of cifar10, cifar100, digits (a folder of such a name: ./digits)",
+    )
+    parser.add_argument("out", metavar="OUT", help="the .beton file to write, or a folder to write all splits into")
+    parser.add_argument(
+        "--store",
+        choices=STORES,
+        default="auto",
+        help="raw pixels, jpg, or auto: raw up to 64 x 64 pixels in area, jpg above (default: auto)",
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        help=f"JPEG quality of images that must be encoded (default: {DEFAULT_QUALITY}; chroma at half resolution)."
+        " JPEG files that need no change keep their bytes",
+    )
+    parser.add_argument("--max-side", type=int, metavar="PX", help="shrink images whose longer side exceeds this")
+    parser.add_argument(
+        "--levels",
+        metavar="D,...",
+        help="store smaller copies beside each JPEG, which decode faster where they suffice: 2 for half the sides, 2,4"
+        f" for half and quarter; of {', '.join(map(str, DENOMINATORS))}, ascending (default: none). 2,4 takes a fifth"
+        " to a good third more space",
+    )
+    parser.add_argument(
+        "--shuffle",
+        type=int,
+        metavar="SEED",
+        help="store samples in random order, which reading in quasi-random order needs (default: class after class)",
+    )
+    parser.add_argument("--skip-broken", action="store_true", help="leave out images that cannot be used")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    parser.add_argument("--split", choices=SPLITS, help="which part of cifar10, cifar100 or digits")
+    parser.add_argument("--root", metavar="FOLDER", help="where the files of cifar10 or cifar100 are")
+    parser.add_argument("--download", action="store_true", help="fetch cifar10 or cifar100 into --root if missing")
+
+
+def prepare(args: argparse.Namespace) -> Callable[[], int]:
+    """Do what the parsed options of :func:`add_arguments` ask.
+
+    Returns:
+        What prints :func:`summary` of each file written; its result is the exit status, 0.
+
+    Raises:
+        ValueError: as :func:`convert` does; the message is meant for the user.
+    """
+    options = {
+        "store": args.store,
+        "quality": args.quality,
+        "max_side": args.max_side,
+        "levels": _denominators(args.levels),
+        "shuffle": args.shuffle,
+        "skip_broken": args.skip_broken,
+        "overwrite": args.overwrite,
+        "workers": args.workers,
+        "progress": not args.no_progress,
+        "root": args.root,
+        "download": args.download,
+    }
+    out = Path(args.out)
+    if out.suffix != ".beton" and args.split is None:
+        written = convert_splits(args.source, out, **options)
+    else:
+        written = {out: convert(args.source, out, split=args.split, **options)}
+
+    def show() -> int:
+        for file, info in written.items():
+            print(summary(file, info))
+        return 0
+
+    return show
+
+
+def _denominators(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConvertError(f"--levels {text}: must be whole numbers separated by commas, such as 2,4") from None
+
+
+def summary(file: Path, info: BetonInfo) -> str:
+    """A line about a file that was written, and one about each level below the full images."""
+
+    def numbers(values: tuple[float, ...]) -> str:
+        return " ".join(f"{value:.4f}" for value in values)
+
+    size = "x".join(map(str, info.min_size))
+    if info.min_size != info.max_size:
+        size += " to " + "x".join(map(str, info.max_size))
+    lines = [
+        f"{file}: {sum(info.counts):,} images, {len(info.classes)} classes, {size} px (height x width),"
+        f" mean {numbers(info.mean)}, std {numbers(info.std)}, {len(info.skipped)} left out"
+    ]
+    for level in info.levels[1:]:
+        share = 100 * level.num_bytes / info.levels[0].num_bytes
+        size = f"{level.num_bytes:,} bytes, {share:.1f} % of the full images'"
+        lines.append(f"  level 1/{level.denominator}: {level.images:,} images, {size}")
+    return "\n".join(lines)

@@ -1,0 +1,281 @@
+"""Where each view of an image is cut from, and whether it is mirrored.
+
+A view is a window ``(top, left, height, width)`` of the stored frame, resized to the step's side and
+perhaps mirrored. Where a frame size is given as well, the frame is resized to it first, and the window
+counts in its pixels. A window may reach over the border: what lies outside is black.
+
+Every draw is a hash of (seed, epoch, sample, duplicate), so it depends neither on threads, ranks and
+batches nor on what was drawn before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numba
+import numpy as np
+
+from mixsize.algorithms.regime.progression import Progression
+from mixsize.algorithms.regime.regime import Regime
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MULTIPLY_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MULTIPLY_2 = np.uint64(0x94D049BB133111EB)
+#: Columns of a window.
+TOP, LEFT, HEIGHT, WIDTH, FLIP, FRAME_HEIGHT, FRAME_WIDTH = range(7)
+_ATTEMPTS = 10
+
+#: What may change a view beyond its crop; see :mod:`mixsize.ffcv_loaders.decode.policy`.
+Policy = Literal["none", "cifar10"]
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A random part of the frame, stretched to the target (Szegedy et al. 2015), as torchvision's.
+
+    Args:
+        scale: least and greatest area, as fractions of the frame's area.
+        ratio: least and greatest width / height.
+        flip: mirror half of the views left to right.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        _check_range("scale", self.scale, 1.0)
+        _check_range("ratio", self.ratio, math.inf)
+
+    def _kernel(self) -> tuple[Callable, tuple[float, ...]]:
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        return _random_resized_windows, (*map(float, self.scale), low, high, float(self.flip))
+
+
+@dataclass(frozen=True)
+class PadCrop:
+    """The frame shifted at random, black beyond its border, then resized (He et al. 2016 for CIFAR).
+
+    A policy and a cutout change the view between its crop and its resize, as the MixSize paper trains WRN-28-10;
+    :mod:`mixsize.ffcv_loaders.decode.policy` does them. They need images of one stored size, and the FFCV loader.
+
+    Args:
+        padding: greatest shift, in pixels of the stored image.
+        flip: mirror half of the views left to right.
+        policy: ``cifar10`` is AutoAugment's (Cubuk et al. 2019).
+        cutout_px: side of the square about a random pixel that is filled with the mean colour (DeVries and Taylor
+            2017), in pixels of the stored image; 0 for none.
+    """
+
+    padding: int = 4
+    flip: bool = True
+    policy: Policy = "none"
+    cutout_px: int = 0
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise ValueError(f"padding is {self.padding}; it must be at least 0 px")
+        if self.policy not in get_args(Policy):
+            raise ValueError(f"policy is {self.policy!r}; it must be one of {', '.join(get_args(Policy))}")
+        if self.cutout_px < 0:
+            raise ValueError(f"cutout_px is {self.cutout_px}; it must be at least 0 px")
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether views are changed beyond their crop, so that they are cut at the stored size first."""
+        return self.policy != "none" or self.cutout_px > 0
+
+    def _kernel(self) -> tuple[Callable, tuple[float, ...]]:
+        return _padded_windows, (float(self.padding), float(self.flip))
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The whole frame, stretched to the target: the paper's evaluation on CIFAR.
+
+    Args:
+        flip: mirror half of the views left to right.
+    """
+
+    flip: bool = False
+
+    def _kernel(self) -> tuple[Callable, tuple[float, ...]]:
+        return _padded_windows, (0.0, float(self.flip))
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The paper's evaluation on ImageNet: shorter side to ``ceil(S / fraction)``, then the central S x S.
+
+    Sides are rounded as torchvision's ``Resize`` and ``CenterCrop`` round them.
+
+    Args:
+        fraction: S over the shorter side after resizing; the paper's is 7/8.
+    """
+
+    fraction: float = 7 / 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction is {self.fraction}; it must lie in (0, 1]")
+
+    def _kernel(self) -> tuple[Callable, tuple[float, ...]]:
+        return _central_windows, (float(self.fraction),)
+
+
+Augment = RandomResizedCrop | PadCrop | Resize | CenterCrop
+
+
+def augment_at(augment: Augment, regime: Regime | Progression, epoch: int) -> Augment:
+    """How views are cut in an epoch: a phase may set the areas of random resized crops.
+
+    Raises:
+        ValueError: the regime sets them and ``augment`` is of another kind.
+    """
+    scale = regime.crop_scale_at(epoch)
+    if scale is None:
+        return augment
+    if not isinstance(augment, RandomResizedCrop):
+        raise ValueError(f"a phase sets crop_scale {scale}, which applies to RandomResizedCrop, not to {augment}")
+    return replace(augment, scale=scale)
+
+
+def check_crops(augment: Augment, regime: Regime | Progression) -> None:
+    """Refuse a regime whose phases set crops that ``augment`` does not cut; see :func:`augment_at`."""
+    for start in getattr(regime, "starts", (0,)):
+        augment_at(augment, regime, start)
+
+
+def draw_windows(
+    augment: Augment,
+    heights: np.ndarray,
+    widths: np.ndarray,
+    samples: np.ndarray,
+    duplicates: int,
+    size_px: int,
+    seed: int,
+    epoch: int,
+) -> np.ndarray:
+    """Cut the views of one batch.
+
+    Args:
+        augment: how views are cut.
+        heights: heights of the batch's images in pixels, shape ``(B,)``.
+        widths: their widths, shape ``(B,)``.
+        samples: their indices in the data set, shape ``(B,)``.
+        duplicates: views D of each image.
+        size_px: image side S in pixels.
+        seed: the run's seed.
+        epoch: from 0.
+
+    Returns:
+        Windows, int64, shape ``(B * D, 7)``: top, left, height, width; 1 where the view is mirrored; height and width
+        to resize the frame to before cutting, or 0 where it is cut as stored. A sample's views lie side by side.
+    """
+    kernel, parameters = augment._kernel()
+    windows = np.zeros((len(samples) * duplicates, 7), dtype=np.int64)
+    kernel(
+        windows,
+        heights.astype(np.int64),
+        widths.astype(np.int64),
+        samples.astype(np.uint64),
+        duplicates,
+        size_px,
+        np.uint64(seed),
+        np.uint64(epoch),
+        *parameters,
+    )
+    return windows
+
+
+def _check_range(name: str, bounds: tuple[float, float], most: float) -> None:
+    if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= most:
+        limit = f"at most {most:g}" if most < math.inf else "finite"
+        raise ValueError(f"{name} is {tuple(bounds)}; it must be two rising numbers above 0, {limit}")
+
+
+@numba.njit(nogil=True)
+def _mix(z):
+    # The finaliser of SplitMix64 (Steele et al. 2014): every bit of the input moves every bit of the output.
+    z = (z ^ (z >> np.uint64(30))) * _MULTIPLY_1
+    z = (z ^ (z >> np.uint64(27))) * _MULTIPLY_2
+    return z ^ (z >> np.uint64(31))
+
+
+@numba.njit(nogil=True)
+def view_key(seed, epoch, sample, duplicate):
+    """What all draws of a view derive from."""
+    key = _mix(seed + _GOLDEN)
+    key = _mix((key ^ epoch) + _GOLDEN)
+    key = _mix((key ^ sample) + _GOLDEN)
+    return _mix((key ^ duplicate) + _GOLDEN)
+
+
+@numba.njit(nogil=True)
+def uniform(key, draw):
+    """The ``draw``-th number in [0, 1) of a view."""
+    return np.float64(_mix(key + np.uint64(draw + 1) * _GOLDEN) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@numba.njit(nogil=True)
+def _random_resized_windows(
+    windows, heights, widths, samples, duplicates, size_px, seed, epoch, min_scale, max_scale, min_log, max_log, flip
+):
+    for i in range(len(samples)):
+        height, width = heights[i], widths[i]
+        for d in range(duplicates):
+            key = view_key(seed, epoch, samples[i], np.uint64(d))
+            found = False
+            for attempt in range(_ATTEMPTS):
+                area = height * width * (min_scale + (max_scale - min_scale) * uniform(key, 4 * attempt + 1))
+                ratio = math.exp(min_log + (max_log - min_log) * uniform(key, 4 * attempt + 2))
+                w = round(math.sqrt(area * ratio))
+                h = round(math.sqrt(area / ratio))
+                if 0 < w <= width and 0 < h <= height:
+                    top = int(uniform(key, 4 * attempt + 3) * (height - h + 1))
+                    left = int(uniform(key, 4 * attempt + 4) * (width - w + 1))
+                    found = True
+                    break
+            if not found:
+                # No fit (a very long frame): the largest central part whose ratio is allowed, as torchvision does.
+                h, w = height, width
+                if math.log(width / height) < min_log:
+                    h = round(width / math.exp(min_log))
+                elif math.log(width / height) > max_log:
+                    w = round(height * math.exp(max_log))
+                h, w = max(h, 1), max(w, 1)
+                top, left = (height - h) // 2, (width - w) // 2
+            row = windows[i * duplicates + d]
+            row[TOP], row[LEFT], row[HEIGHT], row[WIDTH] = top, left, h, w
+            row[FLIP] = flip > 0 and uniform(key, 0) < 0.5
+
+
+@numba.njit(nogil=True)
+def _padded_windows(windows, heights, widths, samples, duplicates, size_px, seed, epoch, padding, flip):
+    shifts = 2 * int(padding) + 1
+    for i in range(len(samples)):
+        for d in range(duplicates):
+            key = view_key(seed, epoch, samples[i], np.uint64(d))
+            row = windows[i * duplicates + d]
+            row[TOP] = int(uniform(key, 1) * shifts) - int(padding)
+            row[LEFT] = int(uniform(key, 2) * shifts) - int(padding)
+            row[HEIGHT], row[WIDTH] = heights[i], widths[i]
+            row[FLIP] = flip > 0 and uniform(key, 0) < 0.5
+
+
+@numba.njit(nogil=True)
+def _central_windows(windows, heights, widths, samples, duplicates, size_px, seed, epoch, fraction):
+    resized = math.ceil(size_px / fraction)
+    for i in range(len(samples)):
+        height, width = heights[i], widths[i]
+        frame_height = resized * height // min(height, width)
+        frame_width = resized * width // min(height, width)
+        for d in range(duplicates):
+            row = windows[i * duplicates + d]
+            row[FRAME_HEIGHT], row[FRAME_WIDTH] = frame_height, frame_width
+            row[TOP] = round((frame_height - size_px) / 2)
+            row[LEFT] = round((frame_width - size_px) / 2)
+            row[HEIGHT], row[WIDTH] = size_px, size_px

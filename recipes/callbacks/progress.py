@@ -1,0 +1,87 @@
+"""What a person watching a run sees: one bar that shows each step's shape, and a line for each evaluation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from composer.core import Callback, State, TimeUnit
+from composer.loggers import Logger
+from composer.utils import dist
+from tqdm import tqdm
+
+from mixsize.algorithms.regime.plan import Step
+
+
+class Progress(Callback):
+    """A bar over the run's steps on standard error, of rank zero.
+
+    Composer's own bar draws one more for each evaluation size and epoch.
+
+    Args:
+        accuracy: name of the evaluation metric to print, a fraction.
+        elapsed: the part of the run that is over, of a run whose length is a time.
+    """
+
+    def __init__(self, accuracy: str, elapsed: Callable[[State], float] | None = None) -> None:
+        self._accuracy = accuracy
+        self._elapsed = elapsed
+        self._bar: tqdm | None = None
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Open the bar."""
+        if dist.get_global_rank() == 0:
+            self._bar = tqdm(
+                unit="step",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                initial=int(state.timestamp.batch),
+                mininterval=0.1 if sys.stderr.isatty() else 10,  # A log file wants a line now and then, no animation.
+            )
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Move on, naming the shape that was trained on."""
+        if self._bar is None:
+            return
+        # Epochs may differ in length, so the total is an estimate from the current one's.
+        assert state.max_duration is not None
+        if self._elapsed is not None:
+            self._bar.total = max(int(state.timestamp.batch), round(int(state.timestamp.batch) / self._elapsed(state)))
+        elif state.max_duration.unit == TimeUnit.BATCH:
+            self._bar.total = int(state.max_duration)
+        else:
+            left = int(state.max_duration) - int(state.timestamp.epoch)
+            done_before = int(state.timestamp.batch) - int(state.timestamp.batch_in_epoch)
+            self._bar.total = done_before + left * int(state.dataloader_len or 0)
+        step = state.train_dataloader.dataset.current_step
+        self._bar.set_description(f"epoch {int(state.timestamp.epoch)}", refresh=False)
+        self._bar.set_postfix_str(
+            f"{_shape(step)}, loss {state.total_loss_dict['loss/train/total']:.3f}", refresh=False
+        )
+        self._bar.update()
+
+    def eval_after_all(self, state: State, logger: Logger) -> None:
+        """Print the accuracy at every size."""
+        if self._bar is None:
+            return
+        results = (
+            f"{label.removeprefix('eval_')} {100 * float(metrics[self._accuracy].compute()):.1f}"
+            for label, metrics in state.eval_metrics.items()
+        )
+        self._bar.write(f"epoch {int(state.timestamp.epoch)}: top-1 % at {', '.join(results)}", file=sys.stderr)
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Leave the bar as it stands; the last evaluation still prints."""
+        if self._bar is not None:
+            self._bar.refresh()
+
+    def close(self, state: State, logger: Logger) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _shape(step: Step) -> str:
+    batch = step.batch_size * dist.get_world_size()
+    return f"{step.size_px} px x {batch}" + (f" x {step.duplicates} copies" if step.duplicates > 1 else "")

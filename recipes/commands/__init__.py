@@ -1,0 +1,1 @@
+"""``mixsize train``, ``eval``, ``plan`` and ``recipes``. May import every room of recipes."""

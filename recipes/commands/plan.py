@@ -1,0 +1,181 @@
+"""``mixsize plan``: what a recipe's regime amounts to, without touching data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mixsize.display.console import plain_console
+from mixsize.recipes.commands.arguments import add_items
+from mixsize.recipes.config.compose import compose
+from mixsize.recipes.planning.costs import Plan, make_plan
+from mixsize.recipes.records.step_times import read_step_times
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``mixsize plan``."""
+    add_items(parser, optional=True)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--times",
+        type=Path,
+        metavar="FILE",
+        help="predict the time of training from measured steps: a run's record.json, or JSON "
+        '{"steps": [{"size_px": ..., "batch_size": ..., "duplicates": ..., "seconds": ...}, ...]}',
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw sizes, images and steps into this PNG")
+    parser.add_argument(
+        "--table", action="store_true", help="print all packaged networks and their regimes as one Markdown table"
+    )
+
+
+def prepare(args: argparse.Namespace) -> Callable[[], int]:
+    """Work the plan out; what is returned prints it.
+
+    Raises:
+        ValueError: no items, or options that exclude each other.
+    """
+    if args.table:
+        return _prepare_table(args)
+    if not args.items:
+        raise ValueError("plan: give a recipe, for instance: mixsize plan cifar10/resnet44 regime/s28_bplus")
+    if args.plot is not None and args.plot.suffix != ".png":
+        raise ValueError(f"--plot {args.plot}: the figure is a PNG; give a name that ends in .png")
+    recipe = compose(args.items)
+    plan = make_plan(recipe, read_step_times(args.times) if args.times else None)
+
+    def show() -> int:
+        if args.json:
+            print(json.dumps(plan_values(plan), indent=1))
+        else:
+            print_plan(plan, plain_console(), timed=args.times is not None)
+        if args.plot is not None:
+            # matplotlib takes a second to import.
+            from mixsize.display.figures import save
+            from mixsize.recipes.planning.plot import plot_plan
+
+            save(plot_plan(plan), args.plot)
+            if not args.json:
+                print(f"plot: {args.plot}")
+        return 0
+
+    return show
+
+
+def _prepare_table(args: argparse.Namespace) -> Callable[[], int]:
+    if args.items or args.json or args.times or args.plot:
+        raise ValueError("--table: takes no items and no other option; it lists all packaged networks and regimes")
+
+    def show() -> int:
+        from mixsize.recipes.planning.table import plans_table
+
+        print(plans_table(), end="")
+        return 0
+
+    return show
+
+
+def plan_values(plan: Plan) -> dict[str, Any]:
+    """A plan in plain values, for JSON."""
+    values = asdict(plan)
+    rows = [{**asdict(shape), "macs_per_step": shape.macs_per_step} for shape in plan.shapes]
+    del values["shapes"]
+    return {
+        **values,
+        "choices": rows,
+        "pixels_per_step_ratio": plan.pixels_per_step_ratio,
+        "seconds_per_epoch": plan.seconds_per_epoch,
+        "seconds_total": plan.seconds_total,
+        "untimed": plan.untimed,
+    }
+
+
+def print_plan(plan: Plan, console: Console, timed: bool) -> None:
+    """The shapes, what they cost, and the totals."""
+    title = f"{plan.name}: {plan.mode}, shares of {plan.share_of}, drawn each {plan.draw}"
+    drawn = _table(title, "size px", "batch", "duplicates", "share", "steps / epoch", "pixels / step")
+    for row in plan.shapes:
+        drawn.add_row(
+            str(row.size_px),
+            f"{row.batch_size:,}",
+            str(row.duplicates),
+            f"{row.share:.4g}",
+            f"{row.steps_per_epoch:,.6g}",
+            f"{row.pixels_per_step_ratio:.2f}x",
+        )
+    console.print(drawn)
+    console.print(_cost_table(plan, timed))
+    for name, value in _totals(plan, timed).items():
+        console.print(f"{name:>20}  {value}", highlight=False, soft_wrap=True)
+
+
+def _cost_table(plan: Plan, timed: bool) -> Table:
+    columns = ["size px", f"steps in {plan.max_duration}", "Mpixels / step", "GMACs / image", "GMACs / step"]
+    if timed:
+        columns += ["s / step", "time in the run"]
+    costs = _table(f"cost of {plan.model}'s forward pass (MAC: multiply-accumulate)", *columns)
+    for row in plan.shapes:
+        cells = [
+            str(row.size_px),
+            f"{row.steps_total:,.6g}" if row.steps_total < 1e6 else f"{row.steps_total:,.0f}",
+            f"{row.pixels_per_step / 1e6:,.3g}",
+            _giga(row.macs_per_image),
+            _giga(row.macs_per_step),
+        ]
+        if timed:
+            seconds = row.seconds_per_step
+            cells += ["-", "-"] if seconds is None else [f"{seconds:.4g}", duration(row.steps_total * seconds)]
+        costs.add_row(*cells)
+    return costs
+
+
+def _totals(plan: Plan, timed: bool) -> dict[str, str]:
+    base = plan.base
+    lines = {
+        "images": f"{plan.images:,}",
+        "base": f"{base.size_px} px, batch {base.batch_size}, duplicates {base.duplicates}",
+        "steps per epoch": f"{plan.steps_per_epoch:,.6g}",
+        f"steps in {plan.max_duration}": f"{plan.steps_total:,}",
+        "mean size": f"{plan.mean_size_px:.4g} px",
+        "mean batch": f"{plan.mean_batch_size:.1f}",
+        "mean duplicates": f"{plan.mean_duplicates:.3g}",
+        "linear lr scale": f"{plan.lr_scale:.3f}" if plan.lr_scale else "by phase",
+        "pixels of an epoch": f"{plan.pixels_per_epoch_ratio:.3f} of the base's",
+    }
+    if plan.macs_per_epoch_ratio is not None:
+        lines["GMACs of an epoch"] = f"{plan.macs_per_epoch_ratio:.3f} of the base's"
+    if timed and plan.seconds_total is not None and plan.seconds_per_epoch is not None:
+        lines["time of an epoch"] = f"{duration(plan.seconds_per_epoch)}, training steps alone"
+        lines[f"time of {plan.max_duration}"] = f"{duration(plan.seconds_total)}, training steps alone"
+    elif timed:
+        lines["time"] = f"not known: no step was timed at {', '.join(plan.untimed)}"
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the units that people read: ``2 h 05 min``, ``3 min 20 s``, ``12.3 s``."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    if seconds < 3600:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes:02} min"
+
+
+def _giga(macs: int | None) -> str:
+    return "-" if macs is None else f"{macs / 1e9:,.4g}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table

@@ -1,0 +1,133 @@
+"""From a run that has ended to its record."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from composer.utils import dist
+
+from mixsize.algorithms.execution.composer_model import network_of
+from mixsize.algorithms.regime.plan import plan_epoch
+from mixsize.algorithms.regime.progression import Progression
+from mixsize.algorithms.regime.regime import Regime
+from mixsize.recipes.build.trainer import ACCURACY, LOSS, Run, evaluator_label
+from mixsize.recipes.planning.costs import Costs
+from mixsize.recipes.records.environment import environment, peak_memory
+from mixsize.recipes.records.run_record import PeakMemory, RunRecord, Seconds, ShapeRow
+
+
+def accuracies(run: Run) -> dict[str, float]:
+    """Size in pixels -> top-1 as a fraction, of the last evaluation."""
+    return {str(size): _metric(run, size, ACCURACY) for size in run.recipe.evaluation.sizes}
+
+
+def make_record(
+    run: Run, source: tuple[str | None, bool | None], calibrated_accuracy: dict[str, float] | None
+) -> RunRecord:
+    """One run in plain values: what was asked, what was drawn, how long it took, how well it does.
+
+    Args:
+        run: after its fit, last evaluated with the network's own batch-norm statistics.
+        source: commit of the source tree, and whether it was changed.
+        calibrated_accuracy: of the evaluation with calibrated ones, if there was one.
+
+    Returns:
+        The record, the same on every rank but for the wall-clock.
+    """
+    state = run.trainer.state
+    shapes = [
+        ShapeRow(
+            size_px=size,
+            batch_size=batch,
+            duplicates=duplicates,
+            steps=steps,
+            seconds=run.times.step_seconds((size, batch, duplicates)),
+        )
+        for (size, batch, duplicates), steps in sorted(run.sampling.shapes.items(), reverse=True)
+    ]
+    sizes = sorted({*run.recipe.evaluation.sizes, *(row.size_px for row in shapes)})
+    costs = Costs(network_of(state), run.recipe.model.name)
+    images, samples = run.loader.dataset.num_samples, int(state.timestamp.sample)
+    return RunRecord(
+        label=run.recipe.name,
+        name=run.recipe.name,
+        seed=run.recipe.seed,
+        recipe=run.recipe.model_dump(mode="json"),
+        regime_digest=run.regime.digest(),
+        plan_digest=plan_digest(run.regime, images, run.recipe.seed),
+        sequence_crc=_agreed(run.sampling.sequence_crc),
+        shapes=shapes,
+        steps=int(state.timestamp.batch),
+        epochs=int(state.timestamp.epoch),
+        samples=samples,
+        distinct_samples=distinct_samples(run.regime, images, run.recipe.seed, samples),
+        pixels=sum(row.pixels for row in shapes),
+        seconds=Seconds(training=run.clock.seconds, **run.times.seconds_so_far()),
+        peak_memory_bytes=_largest(peak_memory()),
+        accuracy=accuracies(run),
+        loss={str(size): _metric(run, size, LOSS) for size in run.recipe.evaluation.sizes},
+        calibrated_accuracy=calibrated_accuracy,
+        macs={str(size): macs for size in sizes if (macs := costs.macs(size)) is not None},
+        curve=run.curve.points,
+        gradient_norms=run.gradient_norms.rows(),
+        commit=source[0],
+        dirty=source[1],
+        environment=environment(dist.get_world_size()),
+    )
+
+
+def plan_digest(regime: Regime | Progression, images: int, seed: int) -> str:
+    """Twelve hexadecimal digits that tell plans apart, whatever the number of ranks.
+
+    Over what every epoch derives from, and over the first epoch as it was drawn, so that a change to how shapes or
+    images are drawn shows as well.
+
+    Args:
+        regime: what may be drawn.
+        images: in the training data.
+        seed: the run's.
+    """
+    plan = plan_epoch(regime.at_epoch(0), images, seed, 0)
+    found = hashlib.sha256(f"{regime.digest()} {images} {seed}".encode())
+    for drawn in (plan.size_px, plan.batch_size, plan.duplicates, plan.samples):
+        found.update(drawn.astype("<i8").tobytes())
+    return found.hexdigest()[:12]
+
+
+def distinct_samples(regime: Regime | Progression, images: int, seed: int, samples: int) -> int:
+    """How many different images are among the first ones drawn.
+
+    Args:
+        regime: what may be drawn.
+        images: in the training data.
+        seed: the run's.
+        samples: images drawn, over all ranks, duplicates of one counted once.
+    """
+    seen = np.zeros(images, dtype=bool)
+    epoch, left = 0, samples
+    while left and not seen.all():
+        drawn = plan_epoch(regime.at_epoch(epoch), images, seed, epoch).samples[:left]
+        seen[drawn] = True
+        left -= len(drawn)
+        epoch += 1
+    return int(seen.sum())
+
+
+def _agreed(sequence_crc: int) -> int:
+    """The checksum that every rank has of the shapes it trained on."""
+    of_ranks = dist.all_gather_object(sequence_crc)
+    if len(set(of_ranks)) > 1:
+        raise RuntimeError(f"the ranks trained on different shapes: checksums {of_ranks}")
+    return sequence_crc
+
+
+def _largest(mine: PeakMemory) -> PeakMemory:
+    of_ranks = dist.all_gather_object(mine)
+    host = [memory.host for memory in of_ranks if memory.host is not None]
+    gpu = [memory.gpu for memory in of_ranks if memory.gpu is not None]
+    return PeakMemory(host=max(host, default=None), gpu=max(gpu, default=None))
+
+
+def _metric(run: Run, size_px: int, name: str) -> float:
+    return float(run.trainer.state.eval_metrics[evaluator_label(size_px)][name].compute())

@@ -1,0 +1,176 @@
+"""Train a recipe, and say what came out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from composer.core import State
+from composer.utils import dist
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
+from mixsize.algorithms.execution.composer_model import network_of
+from mixsize.display.console import plain_console
+from mixsize.recipes.build.resume import finished_record
+from mixsize.recipes.build.trainer import Run, build, run_folder
+from mixsize.recipes.callbacks.checkpoints import check_finite
+from mixsize.recipes.callbacks.lost_ranks import naming_lost_ranks
+from mixsize.recipes.callbacks.out_of_memory import naming_shape_that_does_not_fit
+from mixsize.recipes.callbacks.time_budget import TimeBudget
+from mixsize.recipes.callbacks.wandb_logger import LenientWandBLogger
+from mixsize.recipes.commands.arguments import add_items
+from mixsize.recipes.commands.recording import accuracies, make_record
+from mixsize.recipes.config.compose import compose
+from mixsize.recipes.records.environment import source_version
+from mixsize.recipes.records.run_folder import RECORD_FILE, WEIGHTS_FILE
+from mixsize.recipes.records.run_record import RunRecord
+from mixsize.system.files import in_one_piece, write_text
+from mixsize.system.ranks import default_threads
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``mixsize train``."""
+    add_items(parser)
+
+
+def prepare(args: argparse.Namespace) -> Callable[[], int]:
+    """Build the run; what is returned trains it."""
+    recipe = compose(args.items)
+    record = finished_record(recipe, run_folder(recipe))
+    if record is not None:
+        return lambda: _show_finished(record, run_folder(recipe))
+    share_cores()
+    with naming_lost_ranks():
+        run = build(recipe)
+
+    def train() -> int:
+        fit(run)
+        return 0
+
+    return train
+
+
+def share_cores() -> None:
+    """Keep the ranks of a machine from fighting for its cores, unless the user divided them already."""
+    if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(default_threads())
+
+
+def fit(run: Run) -> RunRecord:
+    """Train, or go on training; write the weights and the run's record into its folder; print the record's tables.
+
+    Returns:
+        The record, the same on every rank but for the wall-clock.
+
+    Raises:
+        FloatingPointError: a loss or weights that are no longer finite; these are not written.
+        MemoryError: a step that needs more memory than there is; the message names its shape.
+        ConnectionError: another rank has ended.
+        OSError: a file that cannot be written; what it would have replaced stays.
+    """
+    with naming_lost_ranks():
+        try:
+            with naming_shape_that_does_not_fit(run.trainer.state, run.sampling):
+                record = _train_and_record(run)
+        except BaseException:
+            # Not the Trainer's close(), which waits for ranks that may be waiting for this one.
+            run.trainer.engine.close()
+            raise
+        run.trainer.close()
+    if dist.get_global_rank() == 0:
+        print_record(record, plain_console())
+        print(f"record: {run.folder / RECORD_FILE}")
+    return record
+
+
+def _train_and_record(run: Run) -> RunRecord:
+    state = run.trainer.state
+    source = source_version()
+    if run.resumed is not None and dist.get_global_rank() == 0:
+        time_now = state.timestamp
+        print(f"going on from {run.resumed}: epoch {int(time_now.epoch)}, step {int(time_now.batch)}", flush=True)
+    if not _has_ended(state):
+        run.trainer.fit()
+    else:
+        run.times.end_set_up()
+        run.trainer.eval()
+        run.curve.note(state)
+    calibrated = None if run.calibration is None else _set_calibrated_apart(run, run.calibration)
+    record = make_record(run, source, calibrated)
+    check_finite(network_of(state), run.folder / WEIGHTS_FILE)
+    if dist.get_global_rank() == 0:
+        save_weights(network_of(state), run.folder / WEIGHTS_FILE)
+        write_text(run.folder / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
+        for destination in run.trainer.logger.destinations:
+            if isinstance(destination, LenientWandBLogger):
+                destination.log_record(record)
+    return record
+
+
+def _has_ended(state: State) -> bool:
+    """Whether no step is left, so that the run was stopped between its last checkpoint and its record."""
+    assert state.max_duration is not None
+    budgets = [callback for callback in state.callbacks if isinstance(callback, TimeBudget)]
+    return state.timestamp >= state.max_duration or any(budget.is_over() for budget in budgets)
+
+
+def _set_calibrated_apart(run: Run, calibration: BNCalibrate) -> dict[str, float]:
+    """Evaluate once more with the network's own batch-norm statistics; returns the calibrated accuracies."""
+    calibrated = accuracies(run)
+    state = run.trainer.state
+    algorithms = list(state.algorithms)  # The property keeps its own list, and changes that.
+    state.algorithms = [algorithm for algorithm in algorithms if algorithm is not calibration]
+    run.trainer.eval()
+    state.algorithms = algorithms
+    assert run.recipe.calibration is not None
+    if run.recipe.calibration.when == "last":
+        # The evaluations before it were with the network's own.
+        run.curve.replace_last_accuracy(accuracies(run))
+    return calibrated
+
+
+def save_weights(network: torch.nn.Module, path: Path) -> None:
+    """Write a network under timm's own names, for ``timm.create_model(..., checkpoint_path=path)``."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with in_one_piece(path) as partial:
+        try:
+            save_file(weights, str(partial), metadata={"format": "pt"})
+        except SafetensorError as error:  # All that it has to say of a disk.
+            raise OSError(f"{path}: cannot be written: {error}") from error
+
+
+def _show_finished(record: RunRecord, folder: Path) -> int:
+    if int(os.environ.get("RANK", 0)) == 0:
+        print_record(record, plain_console())
+        print(f"{folder} ended before; this is its record. output.restart=true trains anew")
+    return 0
+
+
+def print_record(record: RunRecord, console: Console) -> None:
+    """What was drawn, and the accuracy at each size."""
+    drawn = Table(title=f"{record.name}: what was drawn in {record.steps:,} steps")
+    for column in ("size px", "batch", "duplicates", "steps", "images seen"):
+        drawn.add_column(column, justify="right")
+    for row in record.shapes:
+        seen = row.steps * row.batch_size * row.duplicates
+        cells = (row.size_px, row.batch_size, row.duplicates, f"{row.steps:,}", f"{seen:,}")
+        drawn.add_row(*map(str, cells))
+    console.print(drawn)
+    if record.environment.ranks > 1:
+        console.print(f"{record.environment.ranks} ranks trained on the same shapes in the same order")
+    accuracy = Table(title=f"accuracy after {record.seconds.training:.1f} s of training")
+    calibrated = record.calibrated_accuracy
+    for column in ("size px", "top-1 %", *(["calibrated"] if calibrated else []), "loss"):
+        accuracy.add_column(column, justify="right")
+    for size, value in record.accuracy.items():
+        loss = record.loss[size]
+        cells = [f"{100 * value:.2f}", *([f"{100 * calibrated[size]:.2f}"] if calibrated else [])]
+        accuracy.add_row(size, *cells, "not finite" if loss is None else f"{loss:.4f}")
+    console.print(accuracy)

@@ -1,0 +1,175 @@
+"""The network of a recipe, without its data or Trainer."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import get_model_input_config
+from torch import nn
+
+from mixsize.recipes.config import schema
+from mixsize.recipes.models import amoebanet, networks
+
+# What the name of a parameter or buffer says about why a network is tied to one size, the most telling first.
+_TIES = (
+    ("relative_position", "attention windows and relative position biases"),
+    ("relative_coordinates", "attention windows and relative position biases"),
+    ("rel_pos", "relative position biases"),
+    ("attention_bias", "attention biases"),
+    ("pos_embed", "learned position embeddings"),
+    ("patch_pos", "learned position embeddings"),
+    ("mlp_tokens", "token mixing layers"),
+    ("linear_tokens", "token mixing layers"),
+    ("gate.proj", "token mixing layers"),
+)
+# timm's arguments that make such a network take other sizes, the best first.
+_FLEXIBLE = {"dynamic_img_size": True, "strict_img_size": False}
+# Networks that accept timm's img_size and make no use of it.
+_IGNORE_IMG_SIZE = frozenset({"EfficientFormer"})
+
+
+def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
+    """The timm network of a recipe.
+
+    Raises:
+        ValueError: an unknown name, arguments that the network does not take, or a checkpoint that is none of its own.
+    """
+    assert networks.__all__  # Importing them registers the CIFAR networks with timm.
+    assert amoebanet.__all__
+    architecture = model.name.split(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; timm.list_models() lists the names"
+        raise ValueError(f"model.name: unknown timm model {model.name!r}{hint}")
+    if model.checkpoint is not None and not Path(model.checkpoint).is_file():
+        raise ValueError(f"model.checkpoint: no file {model.checkpoint}")
+    try:
+        network = timm.create_model(model.name, pretrained=model.pretrained, num_classes=num_classes, **model.kwargs)
+    except TypeError as error:
+        raise ValueError(f"model.kwargs: {model.name} cannot be made with {model.kwargs}: {error}") from error
+    if model.checkpoint is not None:
+        # Needs Composer, which a plan does without.
+        from mixsize.recipes.models.weights import load_weights, read_weights
+
+        path = Path(model.checkpoint)
+        try:
+            load_weights(network, read_weights(path), path, model.name)
+        except ValueError as error:
+            raise ValueError(f"model.checkpoint: {error}") from error
+    return network
+
+
+def network_stride(module: torch.nn.Module) -> int:
+    """Pixels of the input to one position of the network's last feature map; 1 where timm does not know.
+
+    A vision transformer's is the side of its patches.
+    """
+    info = getattr(module, "feature_info", None)
+    reductions = [stage["reduction"] for stage in info or () if "reduction" in stage]
+    if reductions:
+        return max(reductions)
+    patch = getattr(getattr(module, "patch_embed", None), "patch_size", 1)
+    return patch if isinstance(patch, int) else max(patch)
+
+
+def planned_network(recipe: schema.Recipe) -> nn.Module:
+    """The network without its weights, on the meta device; of two classes where the recipe does not say how many."""
+    classes = recipe.model.num_classes or recipe.data.classes or 2
+    with torch.device("meta"):
+        return create_network(recipe.model.model_copy(update={"pretrained": False, "checkpoint": None}), classes)
+
+
+def check_sizes(module: nn.Module, name: str, sizes_px: Iterable[int]) -> None:
+    """Refuse image sizes that the network cannot take, before training meets them.
+
+    What decides is a forward pass at each size on the meta device: at most half a second for common networks, without
+    memory or random numbers. timm marks more networks as made for one size than are (XCiT, Twins, SwiftFormer and
+    others take any), so its mark decides only for a network that fails on the meta device even at its own size.
+
+    Args:
+        module: a timm network on any device, the meta device included; it stays as it was.
+        name: what messages call it.
+        sizes_px: sides of the square images in pixels.
+
+    Raises:
+        ValueError: a size that the network cannot take; the message says why, and which of timm's arguments helps.
+
+    Example:
+        >>> check_sizes(timm.create_model("resnet18"), "resnet18", [64, 96])
+        >>> check_sizes(timm.create_model("vit_tiny_patch16_224"), "vit_tiny_patch16_224", [192, 224])
+        Traceback (most recent call last):
+            ...
+        ValueError: vit_tiny_patch16_224 takes 224 px only, not 192 px: its learned position embeddings are made for
+        224 px; model.kwargs: {dynamic_img_size: true} lifts this
+    """
+    sizes = sorted(set(sizes_px))
+    config = get_model_input_config(module)
+    _, *own = config["input_size"]
+    problems = {size: problem for size in sizes if (problem := _forward_problem(module, [size, size]))}
+    if problems and _forward_problem(module, own):
+        problems = {size: "" for size in sizes if config["fixed_input_size"] and [size, size] != own}
+    if not problems:
+        return
+    if config["fixed_input_size"]:
+        raise ValueError(_fixed_message(module, name, own, sizes, list(problems)))
+    refused = ", ".join(map(str, problems))
+    raise ValueError(f"{name} cannot take {refused} px: {problems[min(problems)]}; its own size is {_side(own)} px")
+
+
+def _fixed_message(module: nn.Module, name: str, own: list[int], sizes: list[int], refused: list[int]) -> str:
+    keys = [key for key, _ in chain(module.named_parameters(), module.named_buffers())]
+    tie = next((text for part, text in _TIES if any(part in key for key in keys)), "layers")
+    arguments = _arguments(type(module))
+    helps = [f"{{{key}: {str(value).lower()}}}" for key, value in _FLEXIBLE.items() if key in arguments][:1]
+    if len(sizes) == 1 and "img_size" in arguments and type(module).__name__ not in _IGNORE_IMG_SIZE:
+        helps.append(f"{{img_size: {sizes[0]}}}")
+    if helps:
+        advice = f"model.kwargs: {' or '.join(helps)} lifts this"
+    else:
+        advice = "timm has no argument that lifts this; train at one size or choose another network"
+    return (
+        f"{name} takes {_side(own)} px only, not {', '.join(map(str, refused))} px: "
+        f"its {tie} are made for {_side(own)} px; {advice}"
+    )
+
+
+def _side(size: list[int]) -> str:
+    height, width = size
+    return str(height) if height == width else f"{height} x {width}"
+
+
+def _arguments(network: type) -> set[str]:
+    """Names that a constructor takes, with those that it hands on to the constructors above it."""
+    names: set[str] = set()
+    for cls in network.__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        names.update(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+        if all(p.kind != p.VAR_KEYWORD for p in parameters):
+            break
+    return names
+
+
+def _forward_problem(module: nn.Module, size: list[int]) -> str:
+    """Why the network cannot take two images of this height and width; "" where it can."""
+    channels, *own = get_model_input_config(module)["input_size"]
+    if hasattr(module, "img_size_scaled") and size != own:
+        # CrossViT: every size would cost, and teach, what its own does.
+        return "it resizes its images to its own size"
+    tensors = chain(module.named_parameters(), module.named_buffers())
+    meta = {key: torch.empty_like(tensor, device="meta") for key, tensor in tensors}
+    images = torch.empty(2, channels, *size, device="meta")
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(module, meta, (images,))
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+        words = str(error).strip().split("\n")[0]
+        return f"its forward pass ends in {type(error).__name__}" + (f" ({words})" if words else "")
+    return ""

@@ -1,0 +1,198 @@
+"""Trained weights, from any of the files that they usually come in, read without running what a file holds."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import pickle
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.models import clean_state_dict, load_state_dict
+from torch import Tensor, nn
+from torch.torch_version import TorchVersion
+
+from mixsize.recipes.records.run_folder import CHECKPOINT_FOLDER, RECIPE_FILE, WEIGHTS_FILE, latest_checkpoint
+
+# What a training state of Composer holds besides plain values and tensors: its version, times, and numpy's random state
+# as an array of uint32. The array's maker is private and moved between numpy 1 and 2.
+_make_array = np.empty(0).__reduce__()[0]
+_COMPOSERS: list[Any] = [
+    TorchVersion,
+    datetime.timedelta,
+    np.ndarray,
+    np.dtype,
+    type(np.dtype(np.uint32)),
+    (_make_array, "numpy._core.multiarray._reconstruct"),
+    (_make_array, "numpy.core.multiarray._reconstruct"),
+]
+_NAMED = 3
+_FORCED, _UNFORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+def find_weights(checkpoint: Path) -> Path:
+    """The file of weights that a path stands for: itself, or of a run's folder the run's last.
+
+    Raises:
+        ValueError: a path that does not exist, or a folder without weights.
+    """
+    if checkpoint.is_file():
+        return checkpoint
+    if not checkpoint.exists():
+        raise ValueError(f"{checkpoint}: no such file or folder")
+    final, latest = checkpoint / WEIGHTS_FILE, latest_checkpoint(checkpoint / CHECKPOINT_FOLDER)
+    if not final.is_file() and latest is None:
+        raise ValueError(
+            f"{checkpoint} is no folder of a run with weights: it has neither {WEIGHTS_FILE} nor a checkpoint "
+            f"{CHECKPOINT_FOLDER}/ep*-ba*.pt"
+        )
+    if latest is None:
+        return final
+    # A run that is being extended has checkpoints beyond the weights that it first ended with.
+    extended = final.is_file() and latest.stat().st_mtime > final.stat().st_mtime
+    return final if final.is_file() and not extended else latest
+
+
+def find_recipe(weights: Path) -> Path | None:
+    """The recipe of the run that a file of weights belongs to: beside it or one folder up; None where there is none."""
+    folder = weights.absolute().parent
+    return next((path for path in (folder / RECIPE_FILE, folder.parent / RECIPE_FILE) if path.is_file()), None)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The network's weights in a file, under the network's own names.
+
+    Reads training states of Composer, timm's and other scripts' checkpoints (of their keys ``state_dict_ema``,
+    ``model_ema``, ``state_dict`` and ``model`` the first that is there, so averaged weights before others), plain state
+    dictionaries, and safetensors. Prefixes that DDP, ``torch.compile`` and Composer put before names are taken off.
+
+    Raises:
+        OSError: a file that cannot be read.
+        ValueError: a file that would run code when loaded, is damaged, or holds no weights.
+    """
+    with open(path, "rb"):  # timm's reader logs an absent file, and names none.
+        pass
+    try:
+        with torch.serialization.safe_globals(_COMPOSERS):
+            found: Mapping[str, Any] = load_state_dict(str(path))
+    except Exception as error:  # Of bytes that are no checkpoint, unpickling may end in any exception.
+        raise ValueError(_unreadable(path, error)) from error
+    training = found.get("state")
+    if isinstance(training, Mapping) and isinstance(training.get("model"), Mapping):
+        found = clean_state_dict(dict(training["model"]))
+    others = [key for key, value in found.items() if not isinstance(value, Tensor)]
+    if others or not found:
+        raise ValueError(
+            f"{path} holds no weights under state_dict_ema, model_ema, state_dict, model or by themselves; its keys "
+            f"are {_some(map(str, found)) or 'none'}"
+        )
+    return dict(found)
+
+
+@contextmanager
+def running_nothing(checkpoint: Path | None) -> Iterator[None]:
+    """Let a Trainer load a training state in this block without running what the file holds.
+
+    Composer 0.32 asks PyTorch to unpickle whatever is there. What PyTorch's own switch turns that into takes tensors,
+    plain values and what Composer itself writes, and refuses the rest before any of it is called.
+
+    Args:
+        checkpoint: for messages; None where nothing is loaded.
+
+    Raises:
+        ValueError: a file that would run code when loaded.
+    """
+    before = {name: os.environ.pop(name, None) for name in (_FORCED, _UNFORCED)}
+    os.environ[_FORCED] = "1"
+    try:
+        with torch.serialization.safe_globals(_COMPOSERS):
+            yield
+    except pickle.UnpicklingError as error:
+        assert checkpoint is not None
+        raise ValueError(_refused(checkpoint, error) or f"{checkpoint} is no training state of Composer") from error
+    finally:
+        del os.environ[_FORCED]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, name: str) -> None:
+    """Give a network its weights, all of them.
+
+    Args:
+        network: a timm network.
+        weights: by name, as :func:`read_weights` finds them.
+        path: their file, for messages.
+        name: what messages call the network.
+
+    Raises:
+        ValueError: weights of another network; the message names what is missing, unexpected or of another shape. The
+            network is then as it was.
+    """
+    own = network.state_dict()
+    # PyTorch supplies the counters, which its early versions did not save.
+    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in weights if key not in own]
+    reshaped = [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    if not (missing or unexpected or reshaped):
+        network.load_state_dict(weights)
+        return
+    head = _classifier_keys(network)
+    if not missing and not unexpected and set(reshaped) <= head:
+        classes = len(weights[reshaped[0]])
+        raise ValueError(
+            f"{path} was trained for {classes} classes ({_shapes(reshaped[0], weights, own)}), and the data or "
+            f"model.num_classes says {len(own[reshaped[0]])}; give its own data, or model.num_classes={classes}"
+        )
+    shapes = [_shapes(key, weights, own) for key in reshaped]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    told = "; ".join(f"{fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
+    raise ValueError(f"{path} does not fit {name}; {told}")
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    refused = _refused(path, error.__cause__)
+    if refused:
+        return f"{refused}; where you trust it, save its state dictionary alone"
+    if isinstance(error.__cause__, pickle.UnpicklingError):
+        return f"{path} is no file of tensors and plain values"
+    if isinstance(error, AttributeError):
+        return f"{path} holds no dictionary of weights"
+    words = str(error).strip().split("\n")[0]
+    return f"{path} cannot be read as weights: {type(error).__name__}" + (f" ({words})" if words else "")
+
+
+def _refused(path: Path, error: BaseException | None) -> str | None:
+    """What PyTorch would not load, where that is why it failed."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return found and f"{path} holds more than weights: {found[1]}, which could run code when loaded"
+
+
+def _classifier_keys(network: nn.Module) -> set[str]:
+    names = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
+    names = (names,) if isinstance(names, str) else names
+    return {f"{name}.{part}" for name in names for part in ("weight", "bias")}
+
+
+def _shapes(key: str, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    return f"{key}: {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the network"
+
+
+def _some(words: Iterable[str]) -> str:
+    listed = list(words)
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return ", ".join(listed[:_NAMED]) + more

@@ -1,0 +1,59 @@
+"""A plan as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mixsize.display.figures import COLOURS, new_figure, with_plain_text
+from mixsize.recipes.planning.costs import Plan, PlannedShape
+
+
+@with_plain_text
+def plot_plan(plan: Plan) -> Figure:
+    """Images and steps by image size, of an epoch; where an epoch has one size only, of the run, and sizes by epoch."""
+    by_epoch = len(plan.size_by_epoch) > 1
+    figure, (*first, images, steps) = new_figure(columns=3 if by_epoch else 2, width=4.6)
+    if by_epoch:
+        _draw_epochs(first[0], plan.size_by_epoch)
+    sizes = sorted({row.size_px for row in plan.shapes})
+
+    def count(row: PlannedShape) -> float:
+        return row.steps_total if by_epoch else row.steps_per_epoch
+
+    distinct = _by_size(plan, sizes, lambda row: count(row) * row.batch_size)
+    views = _by_size(plan, sizes, lambda row: count(row) * row.batch_size * row.duplicates)
+    _draw_bars(images, sizes, {"with duplicates": views, "distinct": distinct} if views != distinct else {"": distinct})
+    _draw_bars(steps, sizes, {"": _by_size(plan, sizes, count)})
+    span = "the run" if by_epoch else "an epoch"
+    images.set_title(f"images of {span}")
+    steps.set_title(f"steps of {span}")
+    figure.suptitle(f"{plan.name}: {plan.mode}, {plan.steps_total:,} steps in {plan.max_duration}")
+    return figure
+
+
+def _by_size(plan: Plan, sizes: Sequence[int], count: Callable[[PlannedShape], float]) -> list[float]:
+    return [sum(count(row) for row in plan.shapes if row.size_px == size) for size in sizes]
+
+
+def _draw_epochs(plot: Axes, sizes: Sequence[int]) -> None:
+    plot.step(range(len(sizes) + 1), [*sizes, sizes[-1]], where="post", marker="")
+    plot.set_title("image size by epoch")
+    plot.set_xlabel("epoch")
+    plot.set_ylabel("px")
+    plot.set_yticks(sorted(set(sizes)))
+
+
+def _draw_bars(plot: Axes, sizes: Sequence[int], series: dict[str, list[float]]) -> None:
+    """One group of bars a size; later series stand before earlier ones."""
+    places = range(len(sizes))
+    for (label, values), colour in zip(series.items(), reversed(COLOURS[: len(series)]), strict=True):
+        plot.bar(places, values, label=label, color=colour, width=0.7)
+    plot.set_xticks(places, [str(size) for size in sizes])
+    plot.set_xlabel("image size, px")
+    plot.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    plot.grid(visible=False, axis="x")
+    if len(series) > 1:
+        plot.legend(frameon=False)

@@ -1,0 +1,42 @@
+"""The files of a run's folder, and the newest whole checkpoint among them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import zipfile
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+RECIPE_FILE = "recipe.yaml"
+DATA_FILE = "data.json"
+RECORD_FILE = "record.json"
+CHECKPOINT_FOLDER = "checkpoints"
+WEIGHTS_FILE = "model.safetensors"
+BATCH_LOGS = "batches-rank*.csv"
+#: Holds the id of the run at Weights & Biases.
+WANDB_ID_FILE = "wandb-id.txt"
+
+_NAME = re.compile(r"ep(\d+)-ba(\d+)\.pt")
+
+
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints by the steps they have behind them, the fewest first."""
+    names = [match for path in folder.glob("ep*-ba*.pt") if (match := _NAME.fullmatch(path.name))]
+    return [folder / match[0] for match in sorted(names, key=lambda match: (int(match[2]), int(match[1])))]
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in a folder, or None."""
+    for path in reversed(saved_checkpoints(folder)):
+        if zipfile.is_zipfile(path):
+            return path
+        log.warning("%s is damaged; an older checkpoint is used if there is one", path)
+    return None
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Remove a run's checkpoints, whole or not."""
+    for path in [*saved_checkpoints(folder), *folder.glob(".partial-ep*.pt")]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,28 @@
+"""Mixed image sizes for Composer and timm.
+
+The public names of :mod:`mixsize.algorithms` and :mod:`mixsize.ffcv_loaders` stand here too, and load on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mixsize.algorithms import *
+    from mixsize.ffcv_loaders import *
+
+__version__ = "0.1.0"
+
+_PACKAGES = ("mixsize.algorithms", "mixsize.ffcv_loaders")
+
+
+def __getattr__(name: str) -> Any:
+    for package in map(import_module, _PACKAGES):
+        if name in package.__all__:
+            return getattr(package, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return ["__version__", *(name for package in map(import_module, _PACKAGES) for name in package.__all__)]

@@ -1,0 +1,119 @@
+"""The ``mixsize`` command: which module each sub-command lives in.
+
+A command's module has ``add_arguments(parser)`` and ``prepare(args)``. Preparing does all that the user may have got
+wrong and returns what remains to be run; it is imported only once its command was chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import mixsize
+from mixsize.system.packages import explain
+from mixsize.system.signals import ending_on_sigterm
+
+_COMMANDS = {
+    "convert": ("mixsize.ffcv_loaders.conversion.convert", "write an image folder, CIFAR or digits as .beton files"),
+    "plan": ("mixsize.recipes.commands.plan", "print what a recipe's regime amounts to, without touching data"),
+    "train": ("mixsize.recipes.commands.train", "train a recipe"),
+    "eval": ("mixsize.recipes.commands.evaluate", "evaluate trained weights over image sizes"),
+    "report": ("mixsize.bench.report.report", "compare runs in a web page, and in Markdown with plots"),
+    "recipes": ("mixsize.recipes.commands.listing", "list the packaged recipes"),
+    "doctor": ("mixsize.doctor", "look at the installation and the machine: what is missing, what is slow"),
+}
+_BENCHES = {
+    "calibration": ("mixsize.bench.paper.calibration", "accuracy over sizes with and without calibrated batch norm"),
+    "fidelity": ("mixsize.bench.loader.fidelity", "views from smaller stored copies against those of full images"),
+    "gpu": ("mixsize.bench.gpu.gpu", "what the method costs and gives on a GPU, in parts that can be resumed"),
+    "gradients": (
+        "mixsize.bench.paper.gradients",
+        "how alike gradients are between sizes and between images (table 2)",
+    ),
+    "interruptions": ("mixsize.bench.soak.interruptions", "kill a run at random and compare it with one left alone"),
+    "loader": (
+        "mixsize.bench.loader.loader",
+        "the loader at each size, mixed and with duplicates, beside other libraries'",
+    ),
+    "overhead": (
+        "mixsize.bench.overhead.overhead",
+        "what the algorithms cost a training step, and calibration its passes",
+    ),
+    "peers": ("mixsize.bench.peers.peers", "accuracy and time under Composer's and timm's image sizes and ours"),
+    "regimes": ("mixsize.bench.regimes.regimes", "train a recipe under several regimes and compare them"),
+    "soak": ("mixsize.bench.soak.soak", "whether memory, threads or files grow in long runs"),
+    "storage": ("mixsize.bench.loader.storage", "the loader on a file larger than memory"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code.
+
+    What the user can mend ends as one line on standard error and code 2; what only we can, as a traceback.
+    """
+    # wandb, which timm imports where it is there, reads it then, and would send its makers reports of its own errors.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # A disk that fails under a mapped file, or a bug in compiled code, ends the process: then say where it was.
+    with contextlib.suppress(ValueError, RuntimeError):  # Standard error may be no file.
+        faulthandler.enable()
+    # Older distributions' TBB; numba's other threads serve as well, and nobody asked for these.
+    warnings.filterwarnings("ignore", "The TBB threading layer requires TBB")
+    try:
+        args = _parser().parse_args(argv)
+        with ending_on_sigterm():
+            try:
+                remaining: Callable[[], int] = args.prepare(args)
+            except (ValueError, OSError) as error:
+                return _mistake(str(error))
+            return remaining()
+    except ImportError as error:
+        words = explain(error)
+        if words is None:
+            raise
+        return _mistake(f"{words} (mixsize doctor looks for what else is missing)")
+
+
+def _mistake(words: str) -> int:
+    print(f"error: {words}", file=sys.stderr)
+    return 2
+
+
+class _LazyParser(argparse.ArgumentParser):
+    """Asks a command's module for its arguments when it comes to parsing them: PyTorch takes seconds to import."""
+
+    def __init__(self, *args: Any, module: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._module = module
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._module is not None:
+            module, self._module = import_module(self._module), None
+            module.add_arguments(self)
+            self.set_defaults(prepare=module.prepare)
+            # Items may stand before, between and behind options.
+            return self.parse_known_intermixed_args(args, namespace)
+        return super().parse_known_args(args, namespace)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mixsize", description=mixsize.__doc__)
+    parser.add_argument("--version", action="version", version=f"mixsize {mixsize.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_LazyParser)
+    for name, (module, words) in _COMMANDS.items():
+        commands.add_parser(name, module=module, help=words, description=_sentence(words))
+    bench = commands.add_parser("bench", help="measure", description="Measure, and keep what came out.")
+    suites = bench.add_subparsers(required=True, metavar="SUITE", parser_class=_LazyParser)
+    for name, (module, words) in _BENCHES.items():
+        suites.add_parser(name, module=module, help=words, description=_sentence(words))
+    return parser
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:] + "."

@@ -1,0 +1,423 @@
+"""The loader bench times what it says it times, counts views, and leaves empty what a loader cannot do."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mixsize.algorithms.regime.regime import Base
+from mixsize.bench.loader import ours as loader_ours
+from mixsize.bench.loader.cases import Setting, make_cases, mixed_sizes
+from mixsize.bench.loader.floor import EntropyDecoder
+from mixsize.bench.loader.loader import mix_costs
+from mixsize.bench.loader.ours import smallest_levels
+from mixsize.bench.loader.plot import plot
+from mixsize.bench.loader.process import LoaderProcess, make_loader
+from mixsize.bench.pages.tables import TABLES
+from mixsize.cli import main
+from mixsize.ffcv_loaders.beton.reader import Beton
+from mixsize.ffcv_loaders.conversion.convert import convert
+
+# A DataLoader forks its workers; PyTorch's own threads are there by then.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+COLOURS = {"red": (230, 20, 30), "green": (10, 200, 60), "grey": (128, 128, 128)}
+#: By hand: (colour / 255 - mean) / std with ImageNet's statistics.
+NORMALISED = {
+    "red": (1.821, -1.686, -1.282),
+    "green": (-1.947, 1.466, -0.759),
+    "grey": (0.074, 0.205, 0.427),
+}
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory) -> Path:
+    """A folder with 4 JPEG images of one colour in each of 3 classes, below images/, and two files made of them.
+
+    They are flat.beton and, with copies of half the sides, levels.beton. Images are 72 px high, 80 to 104 px wide.
+    """
+    folder = tmp_path_factory.mktemp("flat")
+    for name, colour in COLOURS.items():
+        (folder / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (80 + 8 * i, 72), colour).save(folder / "images" / name / f"{i}.jpg", quality=95)
+    convert(folder / "images", folder / "flat.beton", store="jpg", workers=1, progress=False)
+    convert(folder / "images", folder / "levels.beton", store="jpg", levels=(2,), workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture
+def setting(flat) -> Setting:
+    files = (flat / "flat.beton", flat / "levels.beton", flat / "images")
+    return Setting(*files, Base(32, 4), threads=1, epoch_images=80, pad_crop=False)
+
+
+def test_batches_follow_the_budget():
+    setting = Setting(Path(), None, None, Base(224, 16), 2, 1800, False)
+    cases = make_cases([96, 128, 224, 320], ["s144"], [3, 5], 128, setting)
+    batches = {case.name: [choice.batch_size for choice in case.regime.choices] for case in cases}
+    # 16 * (224 / S)**2: 87.1, 49, 16, 7.84; at D = 3 and 5 the 49 are shared out: 16.3, 9.8
+    assert batches == {
+        "96 px": [87],
+        "128 px": [49],
+        "224 px": [16],
+        "320 px": [8],
+        "s144": [12, 16, 49, 87],
+        "128 px, D = 3": [16],
+        "128 px, D = 5": [10],
+    }
+    assert mixed_sizes(cases[4], cases) is None  # 256 px is not timed alone.
+
+
+def test_mixing_costs_the_time_of_the_mix_over_that_of_its_parts():
+    setting = Setting(Path(), None, None, Base(32, 64), 1, 1800, True)
+    cases = make_cases([40, 32, 24, 16], ["s28"], [], 24, setting)
+    rates = {"40 px": [100.0], "32 px": [150.0], "24 px": [300.0], "16 px": [400.0], "s28": [160.0]}
+    # 0.2 / 100 + 0.3 / 150 + 0.3 / 300 + 0.2 / 400 = 0.0055 s an image; 1 / 160 = 0.00625
+    assert mix_costs(rates, cases)["s28"]["median"] == pytest.approx(0.00625 / 0.0055)
+
+
+@pytest.mark.parametrize(
+    ("loader", "served"),
+    [
+        # Whole batches of 3, 4 and 16; 16 of 5 images with 3 views; of s28 5 x 3, 6 x 4, 3 x 7 and 1 x 16 images.
+        ("ours", {"40 px": 78, "32 px": 80, "16 px": 80, "16 px, D = 3": 240, "s28": 15 + 24 + 21 + 16}),
+        ("levels", {"40 px": 78, "32 px": 80, "16 px": 80, "16 px, D = 3": 240, "s28": 15 + 24 + 21 + 16}),
+        ("torchvision", {"40 px": 78, "32 px": 80, "16 px": 80}),
+        ("composer", {"32 px": 80, "16 px": 80}),  # It loads 32 px and does not enlarge.
+    ],
+)
+def test_each_loader_serves_what_it_can_and_every_view_counts(setting, loader, served):
+    cases = make_cases([40, 32, 16], ["s28"], [3], 16, setting)
+    epochs = make_loader(loader, setting, cases)
+    assert set(epochs) == set(served)
+    for name, epoch in epochs.items():
+        images = [image for batch in epoch() for image in checked(batch)]
+        assert len(images) == served[name]
+        if name != "s28":
+            assert {image.shape[-1] for image in images} == {int(name.split()[0])}
+
+
+_SERVE_IN_PROCESS = """
+import pickle, sys, torch
+from mixsize.bench.loader.process import make_loader
+setting, cases, out = pickle.load(sys.stdin.buffer)
+epochs = make_loader("ffcv", setting, cases)
+torch.save([list(epochs), [batch.clone() for batch in epochs["16 px"]()]], out)
+"""
+
+
+def test_ffcv_serves_fixed_sizes_without_duplicates(setting, tmp_path):
+    cases = make_cases([40, 32, 16], ["s28"], [3], 16, setting)
+    # Not in this process: FFCV sets its threads, and what numba compiled for it is not always freed without an error.
+    script = [sys.executable, "-c", _SERVE_IN_PROCESS]
+    subprocess.run(script, input=pickle.dumps((setting, cases, tmp_path / "batches.pt")), check=True, timeout=200)
+    served, batches = torch.load(tmp_path / "batches.pt")
+    assert served == ["40 px", "32 px", "16 px"]
+    assert [checked(batch).shape for batch in batches] == [(16, 3, 16, 16)] * 5
+
+
+def test_timm_serves_mixes_in_batches_of_the_regime(setting):
+    cases = make_cases([16], ["s28"], [3], 16, setting)
+    epochs = make_loader("timm", setting, cases)
+    assert set(epochs) == {"16 px", "s28"}
+    assert sum(len(checked(batch)) for batch in epochs["16 px"]()) == 80
+    batches = [checked(batch) for batch in epochs["s28"]()]
+    assert {len(batch) == {40: 3, 32: 4, 24: 7, 16: 16}[batch.shape[-1]] for batch in batches} == {True}
+
+
+def test_timm_draws_sizes_with_the_shares_of_the_regime(flat):
+    setting = Setting(flat / "flat.beton", None, flat / "images", Base(32, 4), 1, 40_000, False)
+    (case,) = make_cases([], ["s28"], [], 16, setting)
+    sampler = make_loader("timm", setting, [case])["s28"].args[0].batch_sampler
+    images = Counter()
+    for choice, batch_size in sampler.schedule:
+        images[case.regime.choices[choice].size_px] += batch_size
+    shares = {size: count / 40_000 for size, count in images.items()}
+    assert shares == pytest.approx({40: 0.2, 32: 0.3, 24: 0.3, 16: 0.2}, abs=0.02)
+
+
+def checked(batch: torch.Tensor) -> torch.Tensor:
+    """The batch, which must be float32 ``(N, 3, S, S)`` and hold images of the three colours, normalised."""
+    assert batch.dtype == torch.float32
+    assert batch.shape[1] == 3
+    assert batch.shape[2] == batch.shape[3]
+    assert batch.device.type == "cpu"
+    colours = torch.tensor(list(NORMALISED.values()))
+    distance = (batch[:, None] - colours[None, :, :, None, None]).abs().amax(dim=(2, 3, 4))
+    assert distance.amin(dim=1).max() < 0.06, "JPEG moves a colour by up to 3 of 255"
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("options", "base", "images", "names"),
+    [
+        ([], Base(224, 16), 900, ["96 px", "128 px", "160 px", "192 px", "224 px", "256 px", "288 px", "320 px"]),
+        (["--pad-crop"], Base(32, 64), 50_000, ["16 px", "24 px", "32 px", "40 px"]),
+    ],
+)
+def test_defaults_suit_photographs_or_cifar(options, base, images, names, flat, monkeypatch):
+    asked = []
+
+    def measure(*args):
+        asked.extend(args)
+        raise InterruptedError
+
+    monkeypatch.setattr("mixsize.bench.loader.loader.measure", measure)
+    with pytest.raises(InterruptedError):
+        main(["bench", "loader", str(flat / "flat.beton"), "--threads", "1", *options])
+    setting, cases, rounds = asked
+    assert (setting.base, setting.epoch_images, setting.pad_crop, rounds) == (base, images, bool(options), 5)
+    mixes = ["s28"] if options else ["s144", "s208"]
+    side = names[1]
+    assert [case.name for case in cases] == [*names, *mixes, f"{side}, D = 3", f"{side}, D = 5"]
+    # The cost of every mix can be told.
+    assert all(mixed_sizes(case, cases) for case in cases if case.name in mixes)
+
+
+def test_with_pad_and_crop_ffcv_serves_the_stored_size_alone(digits):
+    setting = Setting(digits / "train.beton", None, None, Base(8, 16), 1, 160, pad_crop=True)
+    cases = make_cases([8, 16], [], [], 8, setting)
+    assert set(make_loader("ffcv", setting, cases)) == {"8 px"}
+    epochs = make_loader("ours", setting, cases)
+    assert {name: sum(map(len, epoch())) for name, epoch in epochs.items()} == {"8 px": 160, "16 px": 160}
+
+
+def jpeg(folder: Path) -> np.ndarray:
+    path = folder / "noise.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, quality=90)
+    return np.fromfile(path, np.uint8)
+
+
+def test_entropy_decoding_reads_an_image_to_its_end(tmp_path):
+    decoder, whole = EntropyDecoder(), jpeg(tmp_path)
+    decoder.decode(whole)
+    with pytest.raises(ValueError, match="not a whole JPEG image: Premature end"):
+        decoder.decode(whole[: len(whole) * 9 // 10])
+    decoder.decode(whole)  # An error leaves nothing behind.
+    decoder.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 500])
+def test_entropy_decoding_refuses_what_is_no_jpeg(size):
+    with pytest.raises(ValueError, match="not a whole JPEG image"):
+        EntropyDecoder().decode(np.full(size, 7, np.uint8))
+
+
+def test_the_floor_decodes_each_image_as_often_as_an_epoch_reads_it(setting):
+    (epoch,) = make_loader("floor", setting, ()).values()
+    samples = Counter(np.concatenate(list(epoch())).tolist())
+    assert samples == {sample: 7 if sample < 80 % 12 else 6 for sample in range(12)}
+
+
+def test_the_floor_of_a_size_decodes_the_smallest_copies_that_it_can_be_cut_from(setting, monkeypatch):
+    # Crops of 72, 40 and 20 px, which measure 36, 20 and 10 px in the copies of half the sides.
+    windows = np.array([[0, 0, side, side, 0, 0, 0] for side in (72, 40, 20)])
+    monkeypatch.setattr(loader_ours, "draw_windows", lambda *args, **kwargs: windows)
+    with Beton.open(setting.levels_file) as beton:
+        chosen = {size: smallest_levels(beton, np.arange(3), size).tolist() for size in (10, 16, 20, 32, 48, 96)}
+    assert chosen == {10: [1, 1, 1], 16: [1, 1, 0], 20: [1, 1, 0], 32: [1, 0, 0], 48: [0, 0, 0], 96: [0, 0, 0]}
+
+
+def test_each_size_has_a_floor_with_levels(setting):
+    cases = make_cases([32, 16], ["s28"], [3], 16, setting)
+    epochs = make_loader("floor levels", setting, cases)
+    assert {name: sum(map(len, epoch())) for name, epoch in epochs.items()} == {"32 px": 80, "16 px": 80}
+
+
+def test_the_floor_is_none_for_raw_pixels(digits):
+    setting = Setting(digits / "train.beton", None, None, Base(8, 16), 1, 160, pad_crop=True)
+    assert make_loader("floor", setting, ()) == {}
+
+
+def test_the_floor_does_not_pass_over_damaged_images(setting, flat, tmp_path):
+    damaged = tmp_path / "damaged.beton"
+    shutil.copy(setting.data, damaged)
+    data = damaged.read_bytes()
+    first = data.index(b"\xff\xd8\xff")
+    damaged.write_bytes(data[:first] + bytes(100) + data[first + 100 :])
+    (epoch,) = make_loader("floor", Setting(damaged, None, None, Base(32, 4), 1, 12, False), ()).values()
+    with pytest.raises(ValueError, match="not a whole JPEG image"):
+        list(epoch())
+
+
+def test_a_loader_that_fails_is_named(setting, tmp_path):
+    missing = Setting(setting.data, None, tmp_path / "missing", setting.base, 1, 80, False)
+    cases = make_cases([16], [], [], 16, missing)
+    with (
+        LoaderProcess("torchvision", missing, cases) as process,
+        pytest.raises(RuntimeError, match="'torchvision' ended with exit code 1"),
+    ):
+        _ = process.serves
+
+
+def test_the_bench_times_every_loader(photos, tmp_path, capsys):
+    out = tmp_path / "result.json"
+    options = ["--sizes", "32", "--mixes", "--duplicates", "2", "--duplicates-size", "32"]
+    options += ["--base-size", "32", "--base-batch", "4", "--epoch-images", "12", "--rounds", "1", "--threads", "1"]
+    argv = ["bench", "loader", str(photos), "--images", str(photos.parent / "source"), *options, "--out", str(out)]
+    assert main(argv) == 0
+    result = json.loads(out.read_text())
+    assert {loader: set(rates) for loader, rates in result["rates"].items()} == {
+        "ours": {"32 px", "32 px, D = 2"},
+        "ffcv": {"32 px"},
+        "torchvision": {"32 px"},
+        "timm": {"32 px"},
+        "composer": {"32 px"},
+        "floor": {"whole images"},
+    }
+    assert all(rate["n"] == 1 and rate["min"] > 0 for rates in result["rates"].values() for rate in rates.values())
+    assert set(result["memory_mib"]["ours"]) == set(result["memory_mib"]["ffcv"]) == {"32 px"}
+    assert result["base_bytes"] == 4 * 32**2 * 3
+    assert result["setting"]["data"]["file"] == "photos.beton"
+    assert "Composer" in capsys.readouterr().out
+    assert (tmp_path / "result.png").read_bytes().startswith(b"\x89PNG")
+    assert "| 32 px, D = 2 | 2 |" in TABLES["loader"](result)
+
+
+def rate(median: float) -> dict[str, float]:
+    return {"median": median, "min": median - 100, "max": median + 50, "n": 5, "per_core": median / 2}
+
+
+@pytest.fixture
+def result() -> dict:
+    cases = [("96 px", [96], [87], [1]), ("s144", [256, 96], [12, 87], [1, 1]), ("128 px, D = 3", [128], [16], [3])]
+    start = {"median": 0.02, "min": 0.01, "max": 0.03, "n": 5}
+    cost = {"median": 1.01, "min": 0.99, "max": 1.04, "n": 5}
+    return {
+        "cases": [
+            {
+                "name": name,
+                "sizes_px": sizes,
+                "batch_sizes": batches,
+                "duplicates": duplicates,
+                "sample_shares": [1 / len(sizes)] * len(sizes),
+            }
+            for name, sizes, batches, duplicates in cases
+        ],
+        "setting": {
+            "data": {"images": 300, "mean_height": 370.8, "mean_width": 436.3, "jpeg": 1.0},
+            "jpeg_decoder_built": True,
+            "images": True,
+            "base": [224, 16],
+            "threads": 2,
+            "rounds": 5,
+            "epoch_images": 1800,
+            "pad_crop": False,
+        },
+        "rates": {
+            "levels": {"96 px": rate(2500), "s144": rate(2000), "128 px, D = 3": rate(6000)},
+            "ours": {"96 px": rate(1500), "s144": rate(1400), "128 px, D = 3": rate(4000)},
+            "ffcv": {"96 px": rate(900)},
+            "composer": {"96 px": rate(500)},
+            "floor": {"whole images": rate(1900)},
+            "floor levels": {"96 px": rate(4000)},
+        },
+        "first_batch_seconds": {"ours": {"96 px": start}, "ffcv": {"96 px": start}},
+        "mix_cost": {"levels": {}, "ours": {"s144": cost}},
+        "mix_cost_target": 1.05,
+        "memory_mib": {"ours": {"96 px": 70.4, "s144": 65.6}, "ffcv": {"96 px": 496.3}},
+        "base_bytes": 16 * 224**2 * 3,
+        "environment": {"gpu": None, "cpu": "a processor", "cores": 2, "torch": "2.7.0"},
+        "measured": "2026-01-02T03:04:05+00:00",
+    }
+
+
+def test_what_a_loader_cannot_do_is_left_empty_in_the_table(result):
+    head, _, *rows = TABLES["loader"](result).splitlines()[:5]
+    assert head == (
+        "| images/s | batch | mixsize, levels | mixsize | FFCV | Composer | mixsize, levels / FFCV | mixsize / FFCV |"
+    )
+    assert rows == [
+        "| 96 px | 87 | 2,500 (2,400-2,550) | 1,500 (1,400-1,550) | 900 (800-950) | 500 (400-550) | 2.78x | 1.67x |",
+        "| s144 |  | 2,000 (1,900-2,050) | 1,400 (1,300-1,450) |  |  |  |  |",
+        "| 128 px, D = 3 | 16 | 6,000 (5,900-6,050) | 4,000 (3,900-4,050) |  |  |  |  |",
+    ]
+
+
+def test_a_mix_is_compared_with_ffcvs_share_weighted_sizes_and_duplicates_with_one_view(result):
+    """Half of the images at 900 a second and half at 450 come to 600."""
+    result["rates"]["ffcv"] |= {"256 px": rate(450), "128 px": rate(800)}
+    rows = TABLES["loader"](result).splitlines()[2:5]
+    assert rows[1].endswith("| 3.33x | 2.33x |")
+    assert rows[2].endswith("| 7.50x | 5.00x |")
+    assert "a mix is compared with its share-weighted fixed sizes" in TABLES["loader"](result)
+
+
+def test_the_table_says_what_else_was_measured(result):
+    below = TABLES["loader"](result)
+    assert "each of an image's D views counted" in below
+    assert "mixsize: s144 1.010x (0.990-1.040) of their time (n=5, target at most 1.05)" in below
+    assert "Entropy decoding of whole images, alone: 1,900 (1,800-1,950) images/s." in below
+    assert "Images/s per core at 96 px: mixsize, levels 1,250, mixsize 750, FFCV 450, Composer 250." in below
+    assert "mixsize 96 px 70 MiB, mixsize s144 66 MiB, FFCV 96 px 496 MiB" in below
+    assert "(`--images`)" not in below
+    result["setting"]["images"] = False
+    assert "torchvision, timm and Composer read image files (`--images`) and were left out." in TABLES["loader"](result)
+
+
+@pytest.mark.parametrize("removed", [{"floor"}, {"floor", "ffcv", "levels", "composer"}, {"ours"}])
+def test_a_plot_is_drawn_whichever_loaders_were_timed(result, removed, tmp_path):
+    for loader in removed:
+        del result["rates"][loader]
+    plot(result, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.width > 800
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--threads", "0"], "--threads is 0; it must lie between 1 and"),
+        (["--threads", "100000"], "--threads is 100000; it must lie between 1 and"),
+        (["--rounds", "0"], "--rounds is 0"),
+        (["--epoch-images", "0"], "--epoch-images is 0"),
+        (["--epoch-images", "100"], "100 images are too few"),
+        (["--sizes", "96", "96"], "96 px is asked for twice"),
+        (["--duplicates", "0"], "--duplicates is 0"),
+        (["--sizes", "--mixes", "--duplicates"], "nothing to time"),
+        (["--images", "missing"], "missing: no such folder"),
+        (["--images", "{few}"], "few: holds 11 images, {data} holds 12"),
+        (["--images", "{other}"], "other: has other numbers of images in its classes"),
+        (["--pad-crop", "--images", "{few}"], "--images with --pad-crop"),
+        (["--levels-file", "{data}"], "flat.beton: holds one stored resolution"),
+        (["--levels-file", "{photos}"], "photos.beton: holds one stored resolution"),
+        (["--levels-file", "missing.beton"], "missing.beton"),
+        (["--images", "{large}"], "large: red/3.jpg is 208 x 144 px, in {data} it is 104 x 72"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_timed(options, words, flat, photos, tmp_path, capsys):
+    for name in ("few", "other", "large"):
+        shutil.copytree(flat / "images", tmp_path / name)
+    for name in ("few", "other"):
+        (tmp_path / name / "red" / "0.jpg").unlink()
+    shutil.copy(flat / "images" / "red" / "0.jpg", tmp_path / "other" / "grey" / "more.jpg")
+    Image.new("RGB", (208, 144)).save(tmp_path / "large" / "red" / "3.jpg")
+    names = {name: tmp_path / name for name in ("few", "other", "large")}
+    names |= {"data": flat / "flat.beton", "photos": photos}
+    argv = ["bench", "loader", str(flat / "flat.beton"), *(option.format(**names) for option in options)]
+    assert main(argv) == 2
+    assert words.format(**names) in capsys.readouterr().err
+
+
+def test_files_of_several_stored_resolutions_are_told_apart(flat, photos, tmp_path, capsys):
+    assert main(["bench", "loader", str(flat / "levels.beton")]) == 2
+    assert "levels.beton: holds 2 stored resolutions; give it as --levels-file" in capsys.readouterr().err
+    assert main(["bench", "loader", str(photos), "--levels-file", str(flat / "levels.beton")]) == 2
+    assert f"levels.beton: holds 12 images, {photos} holds 24" in capsys.readouterr().err
+    shutil.copytree(flat / "images", tmp_path / "images")
+    Image.new("RGB", (104, 80)).save(tmp_path / "images" / "red" / "3.jpg")
+    convert(tmp_path / "images", tmp_path / "other.beton", store="jpg", workers=1, progress=False)
+    assert main(["bench", "loader", str(tmp_path / "other.beton"), "--levels-file", str(flat / "levels.beton")]) == 2
+    assert "levels.beton: the images' heights differ" in capsys.readouterr().err

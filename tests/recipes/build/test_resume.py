@@ -1,0 +1,274 @@
+"""A stopped run goes on exactly; one that is another run is refused with what differs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+import torch
+
+from mixsize.ffcv_loaders.loader import MixSizeLoader
+from mixsize.recipes.callbacks import checkpoints
+from mixsize.recipes.commands import train
+from mixsize.recipes.build.trainer import build
+from mixsize.recipes.callbacks.checkpoints import Checkpoints
+from mixsize.recipes.records.run_folder import latest_checkpoint
+from mixsize.recipes.config.compose import compose
+from mixsize.recipes.build.resume import check_ranks, find_start
+from mixsize.recipes.commands.train import fit
+
+DROPOUT = ["model.name=resnet10t", "model.kwargs={drop_rate: 0.3, drop_path_rate: 0.3}", "regime.base.size_px=32"]
+
+
+def recipe(digits, tmp_path, *items):
+    data = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton", f"output.folder={tmp_path}/runs"]
+    return compose(["demo", *data, "progress_bar=false", "evaluation.sizes=[16]", *items])
+
+
+class Killed(BaseException):
+    """What no handler of errors catches."""
+
+
+def stop_after(run, steps):
+    """Train, and end without warning in the middle of a step."""
+    trained = run.trainer._train_batch
+
+    def train_batch(*args):
+        if int(run.trainer.state.timestamp.batch) == steps:
+            raise Killed
+        return trained(*args)
+
+    run.trainer._train_batch = train_batch
+    with pytest.raises(Killed):
+        fit(run)
+
+
+def weights(path):
+    return path.read_bytes()
+
+
+# Dropout, stochastic depth, momentum, smoothing and batches of two sizes; an epoch has 55 steps.
+EVERYTHING = [
+    *DROPOUT, "regime.mode=B+", "regime.sizes={32: 0.5, 64: 0.5}", "regime.base.batch_size=64", "max_duration=70ba",
+    "evaluation.sizes=[32]", "evaluation.every_epochs=1", "smoothing={}", "output.save_every=8ba",
+    "output.log_batches=true",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(digits, tmp_path_factory):
+    """The folder and the record of a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder / "runs/demo", fit(build(recipe(digits, folder, *EVERYTHING)))
+
+
+@pytest.mark.parametrize("stop", [45, 60], ids=["inside the first epoch", "inside the second"])
+def test_a_run_stopped_anywhere_ends_with_the_same_weights_and_batches(digits, tmp_path, whole, stop):
+    whole_folder, whole_record = whole
+    stop_after(build(recipe(digits, tmp_path, *EVERYTHING)), stop)
+    again = build(recipe(digits, tmp_path, *EVERYTHING))
+    assert int(again.trainer.state.timestamp.batch) == stop // 8 * 8
+    record = fit(again)
+    for key in (
+        "steps", "epochs", "samples", "distinct_samples", "pixels", "sequence_crc", "accuracy", "loss",
+        "regime_digest", "plan_digest", "gradient_norms", "macs",
+    ):  # fmt: skip
+        assert getattr(record, key) == getattr(whole_record, key)
+    curves = [[point.model_dump(exclude={"seconds"}) for point in run.curve] for run in (record, whole_record)]
+    assert curves[0] == curves[1]
+    assert [point.step for point in record.curve] == [55, 70]
+    folder = tmp_path / "runs/demo"
+    assert weights(folder / "model.safetensors") == weights(whole_folder / "model.safetensors")
+    expected = (whole_folder / "batches-rank0.csv").read_text().splitlines()
+    assert len(expected) == 71
+    assert set((folder / "batches-rank0.csv").read_text().splitlines()) == set(expected)
+
+
+def test_going_on_decodes_nothing_that_came_before(digits, tmp_path, monkeypatch):
+    items = ["max_duration=30ba", "output.save_every=20ba"]
+    stop_after(build(recipe(digits, tmp_path, *items)), 25)
+    run = build(recipe(digits, tmp_path, *items))
+    served = []
+    serve = type(run.loader.dataset).serve
+    monkeypatch.setattr(
+        type(run.loader.dataset), "serve", lambda self, plan, first: served.append(first) or serve(self, plan, first)
+    )
+    fit(run)
+    assert served == [20]
+
+
+def test_the_weights_left_behind_open_in_timm(digits, tmp_path):
+    fit(build(recipe(digits, tmp_path, *DROPOUT, "max_duration=1ba", "evaluation.sizes=[32]")))
+    network = timm.create_model("resnet10t", num_classes=10, checkpoint_path=tmp_path / "runs/demo/model.safetensors")
+    saved = torch.load(tmp_path / "runs/demo/checkpoints/ep0-ba1.pt", weights_only=False)["state"]["model"]
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, saved[f"module.{name}"])
+
+
+def test_a_finished_run_is_shown_and_not_repeated(digits, tmp_path, capsys, monkeypatch):
+    items = ["demo", f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton", "progress_bar=false"]
+    items += [f"output.folder={tmp_path}/runs", "max_duration=2ba", "evaluation.sizes=[16]"]
+    arguments = type("Arguments", (), {"items": items})
+    assert train.prepare(arguments)() == 0
+    before = (tmp_path / "runs/demo/record.json").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "build", None)
+        assert train.prepare(arguments)() == 0
+    assert "ended before" in capsys.readouterr().out
+    arguments.items = [*items, "output.restart=true"]
+    assert train.prepare(arguments)() == 0
+    after = json.loads((tmp_path / "runs/demo/record.json").read_text())
+    assert after["accuracy"] == json.loads(before)["accuracy"]
+    assert (tmp_path / "runs/demo/record.json").read_text() != before  # Other seconds.
+
+
+def test_a_run_stopped_after_its_last_checkpoint_is_evaluated_alone(digits, tmp_path):
+    items = ["max_duration=3ba"]
+    record = fit(build(recipe(digits, tmp_path, *items)))
+    (tmp_path / "runs/demo/record.json").unlink()
+    again = build(recipe(digits, tmp_path, *items))
+    assert fit(again).accuracy == record.accuracy
+
+
+def test_what_differs_is_named_and_nothing_is_touched(digits, tmp_path):
+    stop_after(build(recipe(digits, tmp_path, "max_duration=30ba", "output.save_every=5ba")), 12)
+    left = sorted((path, path.read_bytes()) for path in (tmp_path / "runs").rglob("*") if path.is_file())
+    for item, words in {
+        "regime.base.batch_size=64": r"regime.base.batch_size was 32, is 64",
+        "seed=18": "seed was 17, is 18",
+        "optimizer.lr=0.5": "optimizer.lr was 0.05, is 0.5",
+        "max_duration=40ba": "max_duration was '30ba', is '40ba'",
+        "data.augment.padding=2": "data.augment.padding was 1, is 2",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            build(recipe(digits, tmp_path, "max_duration=30ba", item))
+    with pytest.raises(ValueError, match=r"on other data: data was '\w+', is '\w+'; images was 1437, is 360"):
+        build(recipe(digits, tmp_path, "max_duration=30ba", f"data.train={digits}/test.beton"))
+    assert sorted((path, path.read_bytes()) for path in (tmp_path / "runs").rglob("*") if path.is_file()) == left
+
+
+def test_what_does_not_decide_the_weights_may_change(digits, tmp_path):
+    stop_after(build(recipe(digits, tmp_path, "max_duration=30ba", "output.save_every=5ba")), 12)
+    changed = ["loader.prefetch=1", "loader.threads=1", "evaluation.every_epochs=2", "output.save_every=never"]
+    run = build(recipe(digits, tmp_path, "max_duration=30ba", *changed))
+    assert run.resumed.name == "ep0-ba10.pt"
+    run.trainer.close()
+
+
+def test_only_a_schedule_that_ignores_the_length_may_be_extended(digits, tmp_path):
+    constant = ["schedule={name: constant}", "output.save_every=5ba"]
+    stop_after(build(recipe(digits, tmp_path, *constant, "max_duration=30ba")), 12)
+    assert find_start(recipe(digits, tmp_path, *constant, "max_duration=40ba"), tmp_path / "runs/demo", 1).checkpoint
+    with pytest.raises(ValueError, match="max_duration was '30ba', is '20ba'"):
+        find_start(recipe(digits, tmp_path, *constant, "max_duration=20ba"), tmp_path / "runs/demo", 1)
+
+
+def test_restart_removes_what_was_there(digits, tmp_path):
+    stop_after(build(recipe(digits, tmp_path, "max_duration=30ba", "output.save_every=5ba")), 12)
+    run = build(recipe(digits, tmp_path, "seed=18", "max_duration=30ba", "output.restart=true"))
+    assert run.resumed is None
+    assert not list((tmp_path / "runs/demo/checkpoints").glob("*"))
+    run.trainer.close()
+
+
+def test_ranks_that_cannot_share_the_batches_are_told_which_can(digits, tmp_path):
+    stop_after(build(recipe(digits, tmp_path, "max_duration=30ba", "output.save_every=5ba")), 12)
+    start = find_start(recipe(digits, tmp_path, "max_duration=30ba"), tmp_path / "runs/demo", 8)
+    assert start.recipe.regime.batch_multiple == 1  # As the run began, on one rank.
+    run = build(recipe(digits, tmp_path, "max_duration=30ba"))
+    check_ranks(run.regime, 8)
+    with pytest.raises(
+        ValueError, match=r"batches of 32 images, which 3 ranks cannot share .* 1, 2, 4, 8, 16, 32 ranks"
+    ):
+        check_ranks(run.regime, 3)
+    run.trainer.close()
+
+
+@pytest.mark.fault("newest checkpoint damaged", "the one before is used")
+def test_a_torn_checkpoint_is_passed_over(digits, tmp_path):
+    items = ["max_duration=30ba", "output.save_every=5ba", "output.keep_checkpoints=0"]
+    stop_after(build(recipe(digits, tmp_path, *items)), 17)
+    folder = tmp_path / "runs/demo/checkpoints"
+    assert sorted(path.name for path in folder.glob("*")) == ["ep0-ba10.pt", "ep0-ba15.pt", "ep0-ba5.pt"]
+    newest = latest_checkpoint(folder)
+    assert newest.name == "ep0-ba15.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert latest_checkpoint(folder).name == "ep0-ba10.pt"
+
+
+def test_a_save_that_fails_leaves_the_one_before(digits, tmp_path, monkeypatch):
+    run = build(recipe(digits, tmp_path, "max_duration=30ba", "output.save_every=5ba"))
+    saves = []
+
+    def save(state, filename):
+        saves.append(filename)
+        if len(saves) == 2:
+            with open(filename, "wb") as file:
+                file.write(b"PK half of a checkpoint")
+            raise OSError("no space left on device")
+        return torch_save(state, filename)
+
+    torch_save = checkpoints.save_checkpoint
+    monkeypatch.setattr(checkpoints, "save_checkpoint", save)
+    with pytest.raises(OSError, match="no space left"):
+        fit(run)
+    assert latest_checkpoint(tmp_path / "runs/demo/checkpoints").name == "ep0-ba5.pt"
+
+
+def test_older_checkpoints_go_once_a_newer_one_is_whole(tmp_path):
+    for name in ("ep0-ba5.pt", "ep0-ba10.pt", "ep1-ba100.pt", "mine.pt"):
+        (tmp_path / name).touch()
+    Checkpoints(tmp_path, "1ep", keep=2)._remove_older(tmp_path / "ep1-ba100.pt")
+    assert {path.name for path in tmp_path.iterdir()} == {"ep0-ba10.pt", "ep1-ba100.pt", "mine.pt"}
+    with pytest.raises(ValueError, match="keep is -1"):
+        Checkpoints(tmp_path, "1ep", keep=-1)
+
+
+def test_the_record_keeps_times_apart_over_all_starts(digits, tmp_path):
+    items = ["max_duration=30ba", "output.save_every=5ba"]
+    stop_after(build(recipe(digits, tmp_path, *items)), 17)
+    run = build(recipe(digits, tmp_path, *items))
+    before = run.times.seconds_so_far()
+    assert before["steps"] > 0
+    assert before["fit"] > before["steps"]
+    record = fit(run)
+    seconds = record.seconds
+    assert seconds.steps > before["steps"]
+    assert seconds.set_up > before["set_up"] > 0
+    assert 0 < seconds.data_wait + seconds.steps <= seconds.training * 1.01
+    assert seconds.fit > seconds.data_wait + seconds.steps + seconds.evaluation
+    assert seconds.calibration == 0
+    (row,) = record.shapes
+    # Of the 30 steps, the first of either start are left out; together the rest cannot take longer than all.
+    assert 0 < row.seconds * 28 <= seconds.steps
+
+
+def test_a_resumed_run_on_another_number_of_ranks_has_the_same_images_in_the_same_steps(digits, tmp_path):
+    """The loader's part: two ranks' batches at a step, joined, are those of one rank."""
+    stop_after(build(recipe(digits, tmp_path, "max_duration=30ba", "output.save_every=5ba")), 12)
+    path = latest_checkpoint(tmp_path / "runs/demo/checkpoints")
+    state = torch.load(path, weights_only=False)["state"]["dataset_state"]["train"]
+    whole = build(recipe(digits, tmp_path, "max_duration=30ba", "name=whole"))
+
+    def rest(rank, ranks):
+        source = whole.loader.dataset.source
+        loader = MixSizeLoader(
+            source.beton, whole.regime, augment=source.augment, seed=17, threads=1, rank=rank, world_size=ranks
+        )
+        loader.dataset.load_state_dict(state)
+        return list(loader)
+
+    alone, first, second = rest(0, 1), rest(0, 2), rest(1, 2)
+    assert len(alone) == len(first) == 44 - 10
+    for one, a, b in zip(alone, first, second, strict=True):
+        assert torch.equal(one[0], torch.cat([a[0], b[0]]))
+        assert torch.equal(one[1], torch.cat([a[1], b[1]]))
+    whole.trainer.close()
+
+
+def test_the_fixture_network_really_draws_random_numbers():
+    """Else the tests of dropout above would show nothing."""
+    network = timm.create_model("resnet10t", drop_rate=0.3, drop_path_rate=0.3).train()
+    images = torch.randn(2, 3, 32, 32)
+    assert not torch.equal(network(images), network(images))

@@ -1,0 +1,405 @@
+"""The packaged recipes: complete, comparable, the paper's, and each one trains."""
+
+import importlib.resources
+import re
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mixsize.algorithms.regime.plan import check_plannable
+from mixsize.algorithms.regime.progression import Progression
+from mixsize.ffcv_loaders.conversion.convert import convert
+from mixsize.recipes.build.trainer import build
+from mixsize.recipes.config import schema
+from mixsize.recipes.config.compose import RecipeError, compose, packaged_recipes, to_yaml
+from mixsize.recipes.models import amoebanet, networks
+from mixsize.recipes.planning.regimes import build_regime
+from mixsize.recipes.planning.table import packaged_pairs
+
+# Their import registers the CIFAR networks.
+assert networks.__all__
+assert amoebanet.__all__
+
+CIFAR = [
+    "cifar10/amoebanet",
+    "cifar10/resnet20",
+    "cifar10/resnet44",
+    "cifar10/wrn28_10",
+    "cifar100/resnet44",
+    "cifar100/wrn28_10",
+]
+IMAGENET = ["imagenet/densenet169", "imagenet/efficientnet_b0", "imagenet/resnet50"]
+CIFAR_MIXED = ["regime/s28_bplus", "regime/s28_dplus"]
+IMAGENET_MIXED = ["regime/s144_bplus", "regime/s144_dplus", "regime/s208_dplus", "regime/s224_dplus"]
+CIFAR_REGIMES = ["regime/fixed", *CIFAR_MIXED]
+IMAGENET_REGIMES = ["regime/fixed", *IMAGENET_MIXED, "regime/progressive", "regime/ffcv_ramp"]
+DIGIT_REGIMES = ["regime/fixed", "regime/digits_bplus", "regime/digits_dplus"]
+# Files that follow others and change a part of them.
+OVERLAYS = ["regime/per_epoch", "finetune/fixres", "finetune/mixed"]
+
+NETWORKS = [*CIFAR, *IMAGENET, "demo"]
+FAMILIES = [(CIFAR, CIFAR_REGIMES), (IMAGENET, IMAGENET_REGIMES), (["demo"], DIGIT_REGIMES)]
+PAIRS = [(network, regime) for members, regimes in FAMILIES for network in members for regime in regimes]
+REGIMES = sorted({regime for _, members in FAMILIES for regime in members})
+
+
+def text_of(name: str) -> str:
+    return importlib.resources.files("mixsize.recipes").joinpath(f"{name}.yaml").read_text("utf-8")
+
+
+def test_the_package_holds_exactly_these_recipes():
+    assert packaged_recipes() == sorted([*NETWORKS, *REGIMES, *OVERLAYS])
+
+
+def test_the_table_of_plans_leaves_no_pair_out():
+    assert sorted(packaged_pairs()) == sorted(pair for pair in PAIRS if pair[0] != "demo")
+
+
+@pytest.mark.parametrize(("network", "regime"), PAIRS)
+def test_every_network_composes_with_every_regime_of_its_family_in_either_order(network, regime):
+    recipe = compose([network, regime])
+    assert compose([regime, network]) == recipe
+    alone = compose([network])
+    assert recipe.regime.base.size_px == alone.regime.base.size_px
+    assert recipe.regime.base.batch_size == alone.regime.base.batch_size
+    unchanged = {"regime", "optimizer", "smoothing"}
+    assert recipe.model_dump(exclude=unchanged) == alone.model_dump(exclude=unchanged)
+
+
+@pytest.mark.parametrize(("network", "regime"), PAIRS)
+def test_a_regime_leaves_nothing_behind_when_another_follows(network, regime):
+    other = "regime/s224_dplus" if regime == "regime/s144_bplus" else "regime/s144_bplus"
+    assert compose([network, other, regime]) == compose([network, regime])
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_each_file_opens_with_its_paper_command_target_and_measurements(name):
+    text = text_of(name)
+    header = text[: re.search(r"^[^#\n]", text, re.MULTILINE).start()]
+    assert header.startswith("# ")
+    for label in ("Paper:", "Should reach:", "Hardware:", "Time:", "Accuracy:"):
+        assert label in header, f"{name} does not state {label}"
+    commands = [
+        line.removeprefix("# Command:").strip("# \n").split("   ")[0].strip()
+        for line in header.splitlines()
+        if "mixsize " in line
+    ]
+    assert commands
+    assert "# Command:" in header
+    for command in commands:
+        program, verb, *items = command.split()
+        assert (program, verb) == ("mixsize", "train")
+        assert name in items
+        compose(items)
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_lines_fit_in_a_terminal(name):
+    assert max(map(len, text_of(name).splitlines())) <= 120
+
+
+@pytest.mark.parametrize("names", [NETWORKS, REGIMES])
+def test_keys_come_in_one_order_so_that_recipes_can_be_compared_line_by_line(names):
+    def top_keys(name):
+        return re.findall(r"^(\w+):", text_of(name), re.MULTILINE)
+
+    assert len({tuple(top_keys(name)) for name in names}) == 1
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_network_and_its_arguments_exist_in_timm(name):
+    model = compose([name]).model
+    assert timm.is_model(model.name)
+    if model.kwargs:
+        timm.create_model(model.name, num_classes=2, **model.kwargs)
+
+
+@pytest.mark.parametrize(("network", "regime"), PAIRS)
+def test_the_written_recipe_composes_to_itself(network, regime, tmp_path):
+    recipe = compose([network, regime])
+    path = tmp_path / "recipe.yaml"
+    path.write_text(to_yaml(recipe), "utf-8")
+    assert compose([str(path)]) == recipe
+
+
+def test_resnet44_follows_the_papers_training_set_up():
+    recipe = compose(["cifar10/resnet44"])
+    assert recipe.duration == (200, "ep")
+    assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.optimizer.momentum) == ("sgd", 0.1, 0.9)
+    assert recipe.optimizer.weight_decay == 1e-4
+    assert recipe.schedule.milestones == (81, 122, 164)
+    assert recipe.schedule.factors == (0.1, 0.01, 0.001)
+    assert recipe.regime == schema.FixedRegime(base=schema.Base(size_px=32, batch_size=64))
+    assert recipe.data.augment == schema.PadCrop(name="pad_crop", padding=4, flip=True)
+    assert recipe.model.kwargs == {"zero_init_last": True}
+    # 156K steps in table 1: 200 * 50000 / 64
+    assert recipe.duration[0] * recipe.data.train_images / recipe.regime.base.batch_size == 156_250
+
+
+@pytest.mark.parametrize("network", ["resnet44", "wrn28_10"])
+def test_cifar_100_differs_from_cifar_10_in_its_data_and_name_alone(network):
+    ten, hundred = (compose([f"{data}/{network}"]).model_dump() for data in ("cifar10", "cifar100"))
+    assert (ten["data"].pop("classes"), hundred["data"].pop("classes")) == (10, 100)
+    for values, data in ((ten, "cifar10"), (hundred, "cifar100")):
+        assert values.pop("name").startswith(f"{data}-")
+        assert {values["data"].pop(split).split("/")[1] for split in ("train", "eval")} == {data}
+    assert ten == hundred
+
+
+@pytest.mark.parametrize("name", ["cifar10/wrn28_10", "cifar100/wrn28_10", "cifar10/amoebanet"])
+def test_the_larger_cifar_networks_train_with_autoaugment_and_cutout(name):
+    augment = compose([name]).data.augment
+    assert augment == schema.PadCrop(name="pad_crop", padding=4, flip=True, policy="cifar10", cutout_px=16)
+
+
+def test_amoebanet_takes_table_1s_steps_with_the_released_codes_rate():
+    recipe = compose(["cifar10/amoebanet"])
+    # 469K steps in table 1: 600 * 50000 / 64 = 468,750
+    assert recipe.duration == (600, "ep")
+    assert (recipe.optimizer.lr, recipe.optimizer.weight_decay) == (0.025, 3e-4)
+    assert (recipe.schedule.name, recipe.schedule.final_factor) == ("cosine", 0.0)
+
+
+def test_efficientnet_follows_the_papers_schedule_and_the_released_codes_regularisation():
+    recipe = compose(["imagenet/efficientnet_b0"])
+    assert (recipe.optimizer.lr, recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.1, 0.9, 1e-5)
+    assert recipe.schedule.name == "cosine"
+    assert recipe.optimizer.lr * recipe.schedule.final_factor == pytest.approx(1e-4)
+    assert recipe.model.kwargs == {"drop_rate": 0.2, "drop_path_rate": 0.2}
+
+
+@pytest.mark.parametrize("name", ["imagenet/resnet50", "imagenet/densenet169"])
+def test_the_other_imagenet_networks_divide_the_rate_by_ten_three_times(name):
+    recipe = compose([name])
+    assert (recipe.optimizer.lr, recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.1, 0.9, 1e-4)
+    assert (recipe.schedule.milestones, recipe.schedule.factors) == ((30, 60, 80), (0.1, 0.01, 0.001))
+    assert recipe.data.augment.name == "random_resized_crop"
+    assert recipe.data.eval_transform == schema.CenterCrop(name="center_crop", fraction=7 / 8)
+
+
+def test_wide_resnet_steps_through_the_papers_learning_rates():
+    recipe = compose(["cifar10/wrn28_10"])
+    rates = [recipe.optimizer.lr * factor for factor in recipe.schedule.factors]
+    assert rates == pytest.approx([0.02, 0.004, 0.0008])
+    assert recipe.schedule.milestones == (60, 120, 160)
+    assert recipe.optimizer.weight_decay == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "steps"),
+    [("imagenet/resnet50", 90, 450e3), ("imagenet/densenet169", 90, 450e3), ("imagenet/efficientnet_b0", 200, 1000e3)],
+)
+def test_imagenet_recipes_take_table_1s_number_of_steps(name, epochs, steps):
+    recipe = compose([name])
+    assert recipe.duration == (epochs, "ep")
+    taken = epochs * recipe.data.train_images / recipe.regime.base.batch_size
+    assert taken == pytest.approx(steps, rel=2e-3)
+    assert recipe.evaluation.sizes == (96, 128, 160, 192, 224, 256, 288)
+
+
+def test_only_b_plus_on_imagenet_scales_the_learning_rate():
+    scaling = {regime: compose([network, regime]).optimizer.lr_scaling for network, regime in PAIRS}
+    assert [regime for regime, value in scaling.items() if value == "linear"] == ["regime/s144_bplus"]
+
+
+def test_gradients_are_smoothed_at_the_papers_mixed_sizes_and_nowhere_else():
+    smoothed = {regime: compose([network, regime]).smoothing for network, regime in PAIRS}
+    assert {regime for regime, value in smoothed.items() if value} == {*CIFAR_MIXED, *IMAGENET_MIXED}
+    assert {value for value in smoothed.values() if value} == {schema.Smoothing(alpha=0.9, eps=1e-6)}
+
+
+def test_only_s224_starts_from_two_duplicates():
+    duplicates = {regime: compose([network, regime]).regime.base.duplicates for network, regime in PAIRS}
+    assert {regime: count for regime, count in duplicates.items() if count != 1} == {"regime/s224_dplus": 2}
+
+
+@pytest.mark.parametrize("regime", ["regime/digits_bplus", "regime/digits_dplus"])
+def test_the_demos_mean_size_is_14_px(regime):
+    sizes = compose(["demo", regime]).regime.sizes
+    assert sum(size * share for size, share in sizes.items()) == pytest.approx(14)
+
+
+# ---- regimes with phases, and files that follow others ----
+
+
+def progression(*items):
+    regime = build_regime(compose(["imagenet/resnet50", *items]), 32, 1)
+    assert isinstance(regime, Progression)
+    return regime
+
+
+def test_progressive_has_the_three_phases_of_its_source():
+    phases = progression("regime/progressive")
+    drawn = [(r.choices[0].size_px, r.choices[0].batch_size) for r in phases.regimes]
+    assert drawn == [(128, 512), (192, 256), (224, 256)]
+    assert phases.starts == (0, 30, 60)
+    # lr .1, .05, .01; after each transition a tenth of it, rising over one epoch
+    assert [0.1 * phases.lr_factor(at) for at in (15, 45, 75)] == pytest.approx([0.1, 0.05, 0.01])
+    assert [0.1 * phases.lr_factor(at) for at in (30, 30.5, 31)] == pytest.approx([0.005, 0.0275, 0.05])
+
+
+@pytest.mark.parametrize(("begin", "end", "epochs"), [(65, 76, 88), (41, 48, 56), (29, 34, 40), (11, 13, 16)])
+def test_the_ramp_switches_where_ffcvs_does(begin, end, epochs):
+    """start_ramp, end_ramp and epochs of FFCV's rn50 files, and its own way of getting from them to a size."""
+    ramp = progression("regime/ffcv_ramp", f"regime.ramp.begin_epoch={begin}", f"regime.ramp.end_epoch={end}")
+    theirs = [int(np.round(np.interp(epoch, [begin, end], [160, 192]) / 32)) * 32 for epoch in range(epochs)]
+    assert [ramp.at_epoch(epoch).choices[0].size_px for epoch in range(epochs)] == theirs
+    assert {ramp.at_epoch(epoch).choices[0].batch_size for epoch in range(epochs)} == {1024}
+
+
+def test_a_ramp_without_a_batch_fits_it_to_the_budget():
+    ramp = progression("regime/ffcv_ramp", "regime.ramp.batch_size=null")
+    # 256 images of 224 x 224 px: 501.8 at 160 px, 348.4 at 192
+    assert [regime.choices[0].batch_size for regime in ramp.regimes] == [502, 348]
+
+
+@pytest.mark.parametrize("regime", [*CIFAR_MIXED, *IMAGENET_MIXED])
+def test_per_epoch_changes_how_often_a_size_is_drawn_and_nothing_else(regime):
+    network = "cifar10/resnet44" if regime in CIFAR_MIXED else "imagenet/resnet50"
+    assert compose([network, regime, "regime/per_epoch"]) == compose([network, regime, "regime.draw=epoch"])
+
+
+def test_per_epoch_needs_sizes_to_draw_from():
+    with pytest.raises(RecipeError, match="has no effect with mode: fixed, only with B\\+, D\\+, table"):
+        compose(["imagenet/resnet50", "regime/per_epoch"])
+
+
+def test_fine_tuning_starts_from_trained_weights():
+    with pytest.raises(RecipeError, match=r"optimizer\.train: leaves random weights as they are: give model\."):
+        compose(["imagenet/resnet50", "finetune/fixres"])
+    assert compose(["imagenet/resnet50", "finetune/fixres", "model.pretrained=true"]).optimizer.lr == 4e-3
+    mixed = compose(["imagenet/resnet50", "finetune/mixed"])
+    assert mixed.model.pretrained
+    assert mixed.optimizer.train == "all"
+    assert compose(["imagenet/resnet50", "finetune/mixed", "regime/s144_bplus"]).regime.sizes == "s144"
+
+
+@pytest.mark.parametrize("ranks", [1, 4, 8])
+@pytest.mark.parametrize(("network", "regime"), [pair for pair in PAIRS if pair[0] != "demo"])
+def test_every_pair_can_be_planned_at_its_own_sizes_by_common_numbers_of_ranks(network, regime, ranks):
+    recipe = compose([network, regime])
+    planned = build_regime(recipe, 4 if network in CIFAR else 32, ranks)
+    check_plannable(planned, recipe.data.train_images, 0, ranks)
+
+
+# ---- every recipe trains ----
+
+SMALL = ["device=cpu", "precision=fp32", "channels_last=false", "progress_bar=false", "output.save_every=never"]
+SMALL += ["loader.threads=1", "evaluation.every_epochs=1"]
+# For networks with a stride of 32: sizes cut down, everything else as packaged.
+SMALL_IMAGENET = {
+    "regime/s144_bplus": ["regime.sizes={96: 0.2, 64: 0.2, 32: 0.6}"],
+    "regime/s144_dplus": ["regime.sizes={96: 0.2, 64: 0.2, 32: 0.6}"],
+    "regime/s208_dplus": ["regime.sizes={96: 0.5, 64: 0.5}"],
+    "regime/s224_dplus": ["regime.sizes={96: 0.5, 64: 0.5}"],
+    "regime/progressive": [
+        "regime.phases=[{size_px: 32, epochs: 1, batch_size: 24}, {size_px: 64, epochs: 1, lr_factor: 0.5}]"
+    ],
+    "regime/ffcv_ramp": ["regime.ramp={start_px: 32, end_px: 64, begin_epoch: 0, end_epoch: 1, batch_size: 24}"],
+}
+
+
+@pytest.fixture(scope="module")
+def small_images(tmp_path_factory):
+    """A .beton file of 80 images of 32 x 32 px in 4 classes."""
+    folder = tmp_path_factory.mktemp("small")
+    rng = np.random.default_rng(0)
+    for label in range(4):
+        (folder / "source" / str(label)).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "source" / str(label) / f"{i}.png")
+    convert(folder / "source", folder / "small.beton", workers=1, progress=False)
+    return folder / "small.beton"
+
+
+def train_two_steps(data, tmp_path, *items):
+    """Build a recipe on small data, train it for two steps and return the run."""
+    files = [f"data.train={data}", f"data.eval={data}", f"output.folder={tmp_path}/runs"]
+    run = build(compose([*items, *files, *SMALL, "max_duration=2ba", "regime.base.batch_size=2"]))
+    before = {name: value.detach().clone() for name, value in run.trainer.state.model.state_dict().items()}
+    run.trainer.fit()
+    assert int(run.trainer.state.timestamp.batch) == 2
+    after = run.trainer.state.model.state_dict()
+    assert all(value.isfinite().all() for value in after.values())
+    run.trainer.close()
+    moved = {name.removeprefix("module.") for name, value in after.items() if not torch.equal(value, before[name])}
+    return run, moved
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_a_cifar_network_trains(name, small_images, tmp_path):
+    _, moved = train_two_steps(small_images, tmp_path, name, "evaluation.sizes=[16]")
+    assert {"conv1.weight", "fc.weight"} <= moved
+
+
+@pytest.mark.parametrize("regime", CIFAR_MIXED)
+@pytest.mark.parametrize("overlay", [[], ["regime/per_epoch"]], ids=["step", "epoch"])
+def test_a_cifar_network_trains_under_a_mixed_regime(regime, overlay, small_images, tmp_path):
+    items = ["cifar10/resnet20", "data.augment.policy=cifar10", "data.augment.cutout_px=16", regime, *overlay]
+    run, _ = train_two_steps(small_images, tmp_path, *items, "evaluation.sizes=[16]")
+    names = {type(algorithm).__name__ for algorithm in run.trainer.state.algorithms}
+    assert {"MixSizeSampling", "EpochSchedule", "GradSmoothing"} <= names
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_an_imagenet_network_trains(name, photos, tmp_path):
+    run, moved = train_two_steps(photos, tmp_path, name, "regime.base.size_px=64", "evaluation.sizes=[64]")
+    head = run.trainer.state.model.module.default_cfg["classifier"]
+    assert f"{head}.weight" in moved
+    assert sum("weight" in key for key in moved) > 50
+
+
+@pytest.mark.parametrize("regime", [regime for regime in IMAGENET_REGIMES if regime != "regime/fixed"])
+def test_an_imagenet_network_trains_under_each_regime(regime, photos, tmp_path):
+    # ResNet-50's recipe with a quarter of its layers.
+    items = ["imagenet/resnet50", "model.name=resnet14t", regime, "regime.base.size_px=64", *SMALL_IMAGENET[regime]]
+    train_two_steps(photos, tmp_path, *items, "evaluation.sizes=[64]")
+
+
+def weights_of(name, tmp_path, **arguments):
+    network = timm.create_model(name, num_classes=2, **arguments)
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    return network, f"model.checkpoint={tmp_path}/weights.pt"
+
+
+@pytest.mark.parametrize("name", ["imagenet/resnet50", "imagenet/efficientnet_b0"])
+def test_fixres_moves_the_last_layer_and_batch_norm_alone(name, photos, tmp_path):
+    network, checkpoint = weights_of(compose([name]).model.name, tmp_path)
+    items = [name, "finetune/fixres", checkpoint, "regime.base.size_px=64", "evaluation.sizes=[64]"]
+    run, moved = train_two_steps(photos, tmp_path, *items)
+    head = network.default_cfg["classifier"]
+    norms = [part for part, module in network.named_modules() if isinstance(module, _BatchNorm)]
+    allowed = {f"{head}.weight", f"{head}.bias"}
+    allowed |= {
+        f"{norm}.{key}"
+        for norm in norms
+        for key in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    }
+    assert moved <= allowed
+    assert {f"{head}.weight", f"{norms[0]}.running_mean", f"{norms[-1]}.running_var", f"{norms[-1]}.bias"} <= moved
+    trained = [p for group in run.trainer.state.optimizers[0].param_groups for p in group["params"]]
+    assert len(trained) == 2 + 2 * len(norms)
+
+
+def test_mixed_fine_tuning_moves_all_weights_from_the_checkpoints(photos, tmp_path):
+    network, checkpoint = weights_of("resnet14t", tmp_path, zero_init_last=False)
+    items = ["imagenet/resnet50", "model.name=resnet14t", "finetune/mixed", "model.pretrained=false", checkpoint]
+    items += ["regime.base.size_px=64", "regime.sizes={96: 0.5, 64: 0.5}", "evaluation.sizes=[64]", "optimizer.lr=1e-5"]
+    run, moved = train_two_steps(photos, tmp_path, *items)
+    assert len([n for n in moved if n.endswith("conv2.weight")]) == 4
+    for name, value in network.state_dict().items():
+        if name.endswith("conv2.weight"):
+            torch.testing.assert_close(run.trainer.state.model.state_dict()[f"module.{name}"], value, atol=1e-3, rtol=0)
+
+
+def test_a_policy_for_images_of_several_sizes_is_refused_before_anything_is_written(photos, tmp_path):
+    files = [f"data.train={photos}", f"data.eval={photos}", f"output.folder={tmp_path}/runs"]
+    items = ["cifar10/wrn28_10", "model.name=wrn16_2", *files, *SMALL, "regime.base.batch_size=2"]
+    with pytest.raises(ValueError, match="policy 'cifar10' and cutout of 16 px need images of one stored size"):
+        build(compose(items))
+    assert not (tmp_path / "runs").exists()
