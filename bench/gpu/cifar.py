@@ -14,7 +14,7 @@ SUITE = "cifar10_gpu"
 _RUN_SECONDS = 120.0
 #: A dry run trains one regime for two steps on digits.
 _DRY_REGIME = "s28_bplus"
-_DRY_SUITE = {"seeds": 1, "budget": Budget(pixels=2 * 32**2 * 8), "evaluation_sizes": (16, 32)}
+_DRY_SUITE = {"seeds": 1, "budget": Budget.model_validate({"pixels": 2 * 32**2 * 8}), "evaluation_sizes": (16, 32)}
 _DRY_ITEMS = (
     "model.name=cifar_resnet20",
     "precision=fp32",

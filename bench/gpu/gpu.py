@@ -86,22 +86,19 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     parts = _measured_before(out, args.dry_run) if out is not None else {}
     cases = [case for name in names for case in PARTS[name](setup)]
 
+    def keep() -> None:
+        if out is not None:
+            write_result(out, "gpu", {"dry_run": args.dry_run, "parts": parts})
+
     def measured() -> int:
         console = plain_console()
-
-        def keep() -> None:
-            if out is not None:
-                write_result(out, "gpu", {"dry_run": args.dry_run, "parts": parts})
-
-        left, failed = measure(cases, parts, 60 * args.minutes, keep, console)
+        failed = measure(cases, parts, 60 * args.minutes, keep, console)
         for name in names:
             if name in parts:
                 print_table(console, *head_and_rows(rows_of(parts[name])), title=name)
-        for words in failed:
-            console.print(f"failed: {words}", highlight=False, soft_wrap=True)
-        if left:
-            names_left = ", ".join(f"{case.part} ({case.name})" for case in left)
-            console.print(f"not measured: {names_left}; the same command goes on", highlight=False, soft_wrap=True)
+        if left := _missing(cases, parts):
+            words = ", ".join(f"{case.part} ({case.name})" for case in left)
+            console.print(f"not measured: {words}; the same command goes on", highlight=False, soft_wrap=True)
         if out is not None:
             console.print(f"result: {out}", soft_wrap=True)
         return 1 if failed else 0
@@ -111,7 +108,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
 def measure(
     cases: Sequence[Case], parts: Parts, seconds: float, keep: Callable[[], None], console: Console
-) -> tuple[list[Case], list[str]]:
+) -> list[Case]:
     """Measure the cases that have no figures yet; skip those that no longer fit into the time.
 
     The first one begins in any case, so that every start gets on. A case that fails does not stop the others.
@@ -121,38 +118,35 @@ def measure(
         parts: figures so far; new ones are added.
         seconds: time for all of them.
         keep: called after each case, to save ``parts``.
-        console: takes the name of each case.
+        console: takes a line for each case.
 
     Returns:
-        The cases without figures, and the errors of those that failed.
+        The cases that failed.
     """
     began = time.monotonic()
-    left, failed = [], []
-    started = False
-    for case in cases:
-        known = parts.get(case.part, {})
-        if case.name in known:
+    failed = []
+    for number, case in enumerate(_missing(cases, parts)):
+        expected = max([case.seconds, *(known["seconds"] for known in parts.get(case.part, {}).values())])
+        if number and seconds - (time.monotonic() - began) < expected:
             continue
-        # A case may take as long as the longest of its part did.
-        expected = max((row["seconds"] for row in known.values()), default=case.seconds)
-        if started and seconds - (time.monotonic() - began) < expected:
-            left.append(case)
-            continue
-        started = True
         console.print(f"{case.part}: {case.name}", highlight=False)
         case_began = time.monotonic()
         try:
             rows = case.measure()
-        except Exception as error:  # One case's failure must not cost the others their time on the machine.
-            failed.append(f"{case.part}, {case.name}: {type(error).__name__}: {error}")
-            left.append(case)
+        except Exception as error:  # A failure must not cost the other cases their time on the machine.
+            console.print(f"failed: {type(error).__name__}: {error}", highlight=False, soft_wrap=True)
+            failed.append(case)
         else:
             taken = time.monotonic() - case_began
             parts.setdefault(case.part, {})[case.name] = {"seconds": taken, "rows": rows}
             keep()
         finally:
             _free()
-    return left, failed
+    return failed
+
+
+def _missing(cases: Sequence[Case], parts: Parts) -> list[Case]:
+    return [case for case in cases if case.name not in parts.get(case.part, {})]
 
 
 def _setup(args: argparse.Namespace) -> Setup:

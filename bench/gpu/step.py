@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from statistics import fmean
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -54,10 +54,11 @@ class TrainingStep:
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            module = create_network(schema.Model(name=network), classes)
+            module = create_network(schema.Model.model_validate({"name": network}), classes)
         self.device = device
         self.shapes = tuple(shapes)
-        self.network = module.to(device, memory_format=torch.channels_last).train()
+        # PyTorch's stub lacks the argument.
+        self.network = module.to(device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
         self.parameters = list(self.network.parameters())
         self._smoother = GradientSmoother()
         self._passes = training_passes(self.network, engine, len(self.shapes))
@@ -103,7 +104,9 @@ def time_each(works: Iterable[Callable[[], object]], device: torch.device) -> li
         work()
         marks.append(_mark(device))
     synchronize(device)
-    return [_seconds_between(before, after) for before, after in pairwise(marks)]
+    if device.type == "cuda":
+        return [before.elapsed_time(after) / 1e3 for before, after in pairwise(marks)]
+    return [after - before for before, after in pairwise(marks)]
 
 
 def step_seconds(
@@ -146,16 +149,9 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _mark(device: torch.device) -> torch.cuda.Event | float:
+def _mark(device: torch.device) -> Any:
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
     event.record(torch.cuda.current_stream(device))
     return event
-
-
-def _seconds_between(before: torch.cuda.Event | float, after: torch.cuda.Event | float) -> float:
-    if isinstance(before, float):
-        assert isinstance(after, float)
-        return after - before
-    return before.elapsed_time(after) / 1e3
