@@ -7,11 +7,8 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-from mixsize.bench.soak.interruptions import interrupt
 
 LAUNCHER = [sys.executable, "-m", "composer.cli.launcher"]
 SECONDS = 280
@@ -115,14 +112,3 @@ def test_a_mistake_is_told_once_by_each_rank_and_ends_the_run(digits, tmp_path):
     assert code != 0
     assert "error: optimizer.lr: must be greater than 0" in output
     assert "Traceback" not in output
-
-
-@pytest.mark.soak  # tests/faults kills one of two ranks at every place, without the launcher.
-@pytest.mark.fault("SIGKILL of a rank, or of all, at a random step", "started again, weights and batches are the same")
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_run_killed_at_random_ends_as_if_it_had_not_been(digits, tmp_path: Path, ranks):
-    recipe = items(digits, tmp_path, "regime/digits_bplus", "max_duration=30ba", "output.save_every=3ba")
-    outcome = interrupt(recipe, ranks, kills=1, seed=ranks)
-    assert outcome.exact, outcome
-    assert len(outcome.killed_at) == 1
-    assert outcome.steps == 30

@@ -1,7 +1,7 @@
-"""What PyTorch's profiler saw: when the device was at work, and where the host waited for it.
+"""PyTorch's profiler: how long the device was at work, and how often the host waited for it.
 
-Read from the profiler's trace file, whose events are plain mappings: ``cat`` (kind), ``name``, and ``ts`` and ``dur``
-in microseconds.
+Events are those of the profiler's trace file: mappings with ``cat`` (kind), ``name``, and ``ts`` and ``dur`` in
+microseconds.
 """
 
 from __future__ import annotations
@@ -15,38 +15,34 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-#: Work on the device; without one, operators on the processor.
-_DEVICE_KINDS = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
-_HOST_KINDS = frozenset({"cpu_op"})
-_CALLS = frozenset({"cuda_runtime", "cuda_driver"})
-#: Calls of CUDA in which the host waits for the device. An asynchronous copy that PyTorch must wait for is followed by
-#: one of these.
-_WAITS = frozenset(
-    {
-        "cudaDeviceSynchronize",
-        "cudaEventSynchronize",
-        "cudaStreamSynchronize",
-        "cudaMemcpy",
-        "cuCtxSynchronize",
-        "cuEventSynchronize",
-        "cuStreamSynchronize",
-    }
-)
-#: How names of calls begin that start work on the device.
+from mixsize.bench.gpu.step import synchronize
+
+#: Work on the device; on a machine without one, operators on the processor.
+_DEVICE_KINDS = {"kernel", "gpu_memcpy", "gpu_memset"}
+_HOST_KINDS = {"cpu_op"}
+_CALLS = {"cuda_runtime", "cuda_driver"}
+#: Calls in which the host waits. One of these follows every asynchronous copy that PyTorch must wait for.
+_WAITS = {
+    "cudaDeviceSynchronize",
+    "cudaEventSynchronize",
+    "cudaStreamSynchronize",
+    "cudaMemcpy",
+    "cuCtxSynchronize",
+    "cuEventSynchronize",
+    "cuStreamSynchronize",
+}
+#: First letters of calls that start work on the device.
 _LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaLaunchCooperativeKernel")
 
 Event = Mapping[str, Any]
 
 
 def record_trace(work: Callable[[], object], device: torch.device) -> list[Event]:
-    """Run something under the profiler, until the device has done it too."""
-    activities = [ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
+    """Do some work under the profiler, until the device has done it too; returns the events."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=activities) as profiler:
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
@@ -54,7 +50,7 @@ def record_trace(work: Callable[[], object], device: torch.device) -> list[Event
 
 
 def busy_seconds(events: Iterable[Event], device: torch.device) -> float:
-    """Seconds in which at least one kernel or copy ran on the device; without a GPU, an operator."""
+    """Seconds in which at least one kernel or copy ran on the device; on the CPU, an operator."""
     kinds = _DEVICE_KINDS if device.type == "cuda" else _HOST_KINDS
     return 1e-6 * union_length(
         (event["ts"], event["ts"] + event["dur"]) for event in events if event.get("cat") in kinds and "dur" in event

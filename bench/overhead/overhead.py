@@ -1,6 +1,6 @@
 """What the algorithms cost: a training step with all of them against one with none, and calibration against its passes.
 
-Both sides of each pair do the same work on the same shapes, turn about, in one process.
+The sides of a comparison take turns on the same batches, in one process.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from composer import Callback, Trainer
-from composer.core import Algorithm, State
+from composer.core import State
 from composer.loggers import Logger
 from composer.models import ComposerClassifier
 from rich.console import Console
@@ -33,21 +34,20 @@ from mixsize.bench.result_files import keep_result
 from mixsize.display.console import plain_console, print_table
 from mixsize.ffcv_loaders.pipeline.planned import PlannedDataset, PlannedLoader
 
-#: A step with every algorithm may take this many times one with none.
+#: Largest allowed ratio of a step with every algorithm to one with none.
 STEP_TARGET = 1.02
-#: Calibrating a size may take this many times its forward passes.
+#: Largest allowed ratio of calibrating a size to its forward passes.
 CALIBRATION_TARGET = 1.1
 
 
 class _Noise(PlannedDataset):
-    """Serves plans with one batch of noise, so that no loading disturbs the clock."""
+    """Serves one batch of noise at every step, so that no loading is timed."""
 
     def __init__(self, size_px: int, batch_size: int, device: torch.device) -> None:
         super().__init__(Regime.fixed(Base(size_px, batch_size)), 0, 1_000_000, "noise", 0, 1)
         generator = torch.Generator(device).manual_seed(0)
         images = torch.randn(batch_size, 3, size_px, size_px, generator=generator, device=device)
-        # On a GPU as the recipes for one have it.
-        self._images = images.contiguous(memory_format=torch.channels_last) if device.type == "cuda" else images
+        self._images = images.contiguous(memory_format=_layout(device))
         self._labels = torch.arange(batch_size, device=device)
 
     def serve(self, plan: EpochPlan, first_step: int) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
@@ -80,21 +80,16 @@ class TrainerPair:
     """
 
     def __init__(self, model: str, size_px: int, batch_size: int, device: torch.device) -> None:
-        self.trainers: dict[str, Trainer] = {}
-        self._clocks: dict[str, _StepClock] = {}
         calibrate = BNCalibrate(lambda size: [], sizes={})
-        attached: dict[str, list[Algorithm]] = {
-            "all": [MixSizeSampling(), EpochSchedule(constant()), GradSmoothing(), calibrate],
-            "none": [],
-        }
+        attached = {"all": [MixSizeSampling(), EpochSchedule(constant()), GradSmoothing(), calibrate], "none": []}
         on_gpu = device.type == "cuda"
+        self.trainers: dict[str, Trainer] = {}
+        self._clocks = {name: _StepClock() for name in attached}
         for name, algorithms in attached.items():
             torch.manual_seed(0)
             network = timm.create_model(model, num_classes=1000)
-            if on_gpu:
-                network = network.to(memory_format=torch.channels_last)
+            network.to(memory_format=_layout(device))  # pyright: ignore[reportCallIssue]
             classifier = ComposerClassifier(network, num_classes=1000)
-            self._clocks[name] = _StepClock()
             self.trainers[name] = Trainer(
                 model=classifier,
                 train_dataloader=PlannedLoader(_Noise(size_px, batch_size, device)).data_spec(),
@@ -108,20 +103,17 @@ class TrainerPair:
             )
 
     def measure(self, pairs: int) -> dict[str, list[float]]:
-        """Seconds of single steps, turn about; Composer reads the loss in each, which waits for the device."""
-        with tqdm(total=pairs + 1, desc="steps", unit="pair", file=sys.stderr) as progress:
-            for pair in range(pairs + 1):
-                for name in ("all", "none") if pair % 2 else ("none", "all"):
-                    self.trainers[name].fit(duration="1ba")
-                progress.update()
+        """Seconds of single steps. Composer reads each step's loss, which waits for the device."""
+        works = {name: partial(trainer.fit, duration="1ba") for name, trainer in self.trainers.items()}
+        _take_turns(works, pairs, "steps")
         # The first pair warms up.
         return {name: clock.seconds[1:] for name, clock in self._clocks.items()}
 
 
 def measure_calibration(model: str, size_px: int, batch_size: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds to calibrate on four batches, and of forward passes over them alone, turn about.
+    """Seconds to calibrate on four batches, and of forward passes over the same batches alone.
 
-    Passes are run with batch norm measuring its batch, as calibration needs, and as in evaluation.
+    Passes are run with batch norm in training mode, as calibration needs, and in evaluation mode.
     """
     network = timm.create_model(model, num_classes=1000).eval()
     batches = [torch.randn(batch_size, 3, size_px, size_px) for _ in range(4)]
@@ -133,25 +125,16 @@ def measure_calibration(model: str, size_px: int, batch_size: int, rounds: int) 
             for images in batches:
                 network(images)
 
-    works: dict[str, Callable[[], Any]] = {
+    works = {
         "calibration": lambda: calibrate_batch_norm(network, batches),
         "training passes": lambda: passes(True),
         "evaluation passes": lambda: passes(False),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    with tqdm(total=rounds + 1, desc="calibration", unit="round", file=sys.stderr) as progress:
-        for number in range(rounds + 1):
-            for name in works if number % 2 else reversed(works):
-                start = time.perf_counter()
-                works[name]()
-                if number:
-                    seconds[name].append(time.perf_counter() - start)
-            progress.update()
-    return seconds
+    return _take_turns(works, rounds, "calibration")
 
 
 def compare(ours: Sequence[float], base: Sequence[float], target: float | None) -> dict[str, Any]:
-    """Ratio of each pair: median, quartiles, count."""
+    """Ratio of each pair: median, quartiles, number."""
     ratios = [mine / other for mine, other in zip(ours, base, strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4)
     return {
@@ -174,26 +157,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
-    """Check the options; what is returned measures."""
+    """Check the options; the returned function measures."""
     if not timm.is_model(args.model):
         raise ValueError(f"--model: unknown timm model {args.model!r}")
-    for name in ("size", "batch"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1")
-    if args.pairs < 2:
-        raise ValueError(f"--pairs is {args.pairs}; a spread needs at least 2")
+    for name, least in (("size", 1), ("batch", 1), ("pairs", 2)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least {least}")
 
     def measured() -> int:
         steps = TrainerPair(args.model, args.size, args.batch, torch.device("cpu")).measure(args.pairs)
-        passes = measure_calibration(args.model, args.size, args.batch, max(2, args.pairs // 2))
+        found = measure_calibration(args.model, args.size, args.batch, max(2, args.pairs // 2))
         result = {
             "setting": {"model": args.model, "size_px": args.size, "batch_size": args.batch},
             "comparisons": {
                 "step, all algorithms / none": compare(steps["all"], steps["none"], STEP_TARGET),
-                "calibration / its passes": compare(
-                    passes["calibration"], passes["training passes"], CALIBRATION_TARGET
-                ),
-                "calibration / evaluation passes": compare(passes["calibration"], passes["evaluation passes"], None),
+                "calibration / its passes": compare(found["calibration"], found["training passes"], CALIBRATION_TARGET),
+                "calibration / evaluation passes": compare(found["calibration"], found["evaluation passes"], None),
             },
         }
         print_comparisons(result, plain_console())
@@ -205,7 +184,6 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
 def print_comparisons(result: dict[str, Any], console: Console) -> None:
     """A row for each comparison."""
-    setting = result["setting"]
     rows = [
         [
             name,
@@ -218,5 +196,23 @@ def print_comparisons(result: dict[str, Any], console: Console) -> None:
         ]
         for name, row in result["comparisons"].items()
     ]
-    head = ["what", "seconds", "base, seconds", "ratio", "quartiles", "n", "target"]
+    head = ["compared", "seconds", "base, seconds", "ratio", "quartiles", "n", "target"]
+    setting = result["setting"]
     print_table(console, head, rows, title=f"{setting['model']}, {setting['batch_size']} x {setting['size_px']} px")
+
+
+def _take_turns(works: Mapping[str, Callable[[], object]], rounds: int, words: str) -> dict[str, list[float]]:
+    """Seconds of each work in each round, after a round that warms up. Rounds alternate in their order."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for number in tqdm(range(rounds + 1), desc=words, unit="round", file=sys.stderr):
+        for name in works if number % 2 else reversed(list(works)):
+            start = time.perf_counter()
+            works[name]()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _layout(device: torch.device) -> torch.memory_format:
+    """Channels-last on a GPU, as the recipes for one have it."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format

@@ -15,17 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixsize.bench.gpu.part import PartTable
-from mixsize.bench.gpu.record import GpuRecord
-from mixsize.bench.gpu.report import PARTS, part_table, targets_table
+from mixsize.bench.gpu.gpu import PARTS
+from mixsize.bench.gpu.tables import gpu_table
 from mixsize.bench.loader import report as loader_report
 from mixsize.bench.loader.fidelity import fidelity_table
-from mixsize.bench.loader.storage import storage_table
 from mixsize.bench.pages.page_figures import write_figures
 from mixsize.bench.paper import gradients
 from mixsize.bench.peers import peers
 from mixsize.bench.report.spread import mean_and_spread
-from mixsize.bench.soak.soak import soak_table
 from mixsize.display.markdown import markdown_table as _markdown
 from mixsize.recipes.planning.table import plans_table
 
@@ -90,22 +87,21 @@ def _loader_table_before_peers(result: dict[str, Any]) -> str:
 
 
 def calibration_table(result: dict[str, Any]) -> str:
-    """Accuracy by size of a ``mixsize bench calibration`` result."""
-    runs = result["runs"]
-    sizes = list(next(iter(runs.values()))["accuracy"]["own"])
-    rows = [
-        [label, statistics, *(f"{100 * values[size]:.1f}" for size in sizes)]
-        for label, run in runs.items()
-        for statistics, values in run["accuracy"].items()
-    ]
+    """Accuracy by size of a ``mixsize bench regimes calibration`` result, by own and by calibrated statistics."""
+    runs = {label: run for label, (run, *_) in result["records"].items()}
     first = next(iter(runs.values()))
+    rows = [
+        [label, kind, *(f"{100 * run[key][size]:.1f}" for size in first["accuracy"])]
+        for label, run in runs.items()
+        for kind, key in (("own", "accuracy"), ("calibrated", "calibrated_accuracy"))
+    ]
+    recipe = first["recipe"]
     notes = (
-        f"{first['record']['recipe']['model']['name']}, {first['train_images']:,} training images, "
-        f"{first['record']['epochs']} epochs, one seed; top-1 in per cent."
+        f"{recipe['model']['name']}, {recipe['data']['train_images']:,} training images, {first['epochs']} epochs, "
+        "one seed; top-1 in per cent."
     )
-    return (
-        _markdown(["regime", "batch norm", *(f"{size} px" for size in sizes)], rows) + f"\n{notes}\n" + _where(result)
-    )
+    head = ["regime", "batch norm", *(f"{size} px" for size in first["accuracy"])]
+    return _markdown(head, rows) + f"\n{notes}\n" + _where(result)
 
 
 def overhead_table(result: dict[str, Any]) -> str:
@@ -131,28 +127,20 @@ def peers_table(result: dict[str, Any]) -> str:
     return _markdown(*peers.table_rows(result)) + f"\n{peers.setting_words(result)}\n" + _where(result)
 
 
-def gpu_targets(result: dict[str, Any]) -> str:
-    """What a ``mixsize bench gpu`` result found of each target."""
-    return _of_part(targets_table(GpuRecord.model_validate_json(json.dumps(result)))) + _where(result)
-
-
-def gpu_part(result: dict[str, Any], name: str) -> str:
+def gpu_part_table(result: dict[str, Any], part: str) -> str:
     """The figures of one part of a ``mixsize bench gpu`` result."""
-    return _of_part(part_table(GpuRecord.model_validate_json(json.dumps(result)), name)) + _where(result)
+    return gpu_table(result, part) + _where(result)
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "calibration": calibration_table,
     "fidelity": lambda result: fidelity_table(result) + _where(result),
-    "gpu": gpu_targets,
-    **{f"gpu_{part.name}": partial(gpu_part, name=part.name) for part in PARTS},
+    **{f"gpu_{part}": partial(gpu_part_table, part=part) for part in PARTS},
     "gradients": gradients_table,
     "loader": loader_table,
     "overhead": overhead_table,
     "peers": peers_table,
     "regimes": regimes_table,
-    "soak": lambda result: soak_table(result) + _where(result),
-    "storage": lambda result: storage_table(result) + _where(result),
 }
 #: Those that need no result file.
 RECIPE_TABLES: dict[str, Callable[[], str]] = {"plans": plans_table}
@@ -168,10 +156,6 @@ def refresh(text: str, root: Path) -> str:
         return start + TABLES[kind](json.loads((root / file).read_text(encoding="utf-8"))) + end
 
     return _BLOCK.sub(table, text)
-
-
-def _of_part(table: PartTable) -> str:
-    return _markdown(table.head, table.rows) + "".join(f"\n{note}\n" for note in table.notes)
 
 
 def _finished(run: dict[str, Any]) -> bool:

@@ -1,8 +1,8 @@
 """How alike gradients are between image sizes and between images: the paper's table 2 for any recipe and checkpoint.
 
 Gradients are those of the recipe's loss over its own training batches, in float32, without weight decay; see
-:func:`mixsize.algorithms.compare_gradients` for what state the network is in. Each batch is cut by the
-recipe's augmentation, the same windows at every size, and resized.
+:func:`mixsize.algorithms.compare_gradients` for the state of the network. Each batch is cut by the recipe's
+augmentation, in the same windows at every size.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from mixsize.recipes.models.trained import recipe_for, trained_network
 from mixsize.recipes.models.weights import find_weights, sha256
 from mixsize.recipes.records.run_folder import CHECKPOINT_FOLDER, saved_checkpoints
 
-#: For the reader's orientation; measured on another network, other epochs and other batches than most runs'.
 PAPER = (
     "For orientation, the paper's table 2 (ResNet-44, CIFAR-10, epochs 1 / 50 / 100): same images at 32 and 24 px "
     "0.20 / 0.08 / 0.03, different images at 32 px 0.086 / 0.02 / -0.004; variance at 32 px 1.03e-6 / 1.44e-6 / "
@@ -51,21 +50,23 @@ _EPOCH = re.compile(r"ep(\d+)-ba\d+\.pt")
 
 @dataclass(frozen=True)
 class Job:
-    """A comparison whose parts were found to fit together.
+    """A comparison whose parts fit together.
 
     Attributes:
-        recipe: that it goes by.
-        weights: the checkpoints, in the order of the table's columns.
+        recipe: gives network, loss and data.
+        weights: the checkpoints, a column of the table each.
         train: the training images.
-        sizes_px: falling.
+        num_classes: outputs of the network.
+        sizes_px: image sides in pixels, falling.
         batch_size: images in a batch.
-        batches: how many.
+        batches: batches at each size.
         device: where gradients are computed.
     """
 
     recipe: schema.Recipe
     weights: list[Path]
     train: Beton
+    num_classes: int
     sizes_px: list[int]
     batch_size: int
     batches: int
@@ -94,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
-    """Bring everything together; what is returned measures."""
+    """Read recipe, weights and images; the returned function measures."""
     job = build_job(
         args.checkpoint,
         args.items,
@@ -122,15 +123,7 @@ def build_job(
     batch_size: int | None = None,
     every_checkpoint: bool = False,
 ) -> Job:
-    """Read the recipe, open the training images, and see that all of it fits.
-
-    Args:
-        checkpoint: a run's folder, one of its checkpoints, or any other file of weights.
-        items: on top of the run's own recipe where there is one.
-        sizes_px: image sides in pixels; by default the base's and 3/4 of it, to the network's stride.
-        batches: at each size.
-        batch_size: images in a batch; by default the base's.
-        every_checkpoint: all checkpoints of the run's folder in place of its last.
+    """Read the recipe, open the training images and check that they fit; arguments as on the command line.
 
     Raises:
         ValueError: parts that do not fit each other, or this machine.
@@ -142,7 +135,6 @@ def build_job(
         raise ValueError(f"--batch-size is {batch_size}; it must be at least 2, as batch norm has no variance of one")
     weights = _every_checkpoint(checkpoint) if every_checkpoint else [find_weights(checkpoint)]
     recipe = recipe_for(weights[-1], items)
-    device = torch_device(recipe.device)
     train = Beton.open(recipe.data.train)
     num_classes = recipe.model.num_classes or train.num_classes
     train.check_labels(num_classes)
@@ -156,18 +148,18 @@ def build_job(
             f"{batches} batches of {batch_size} take {batches * batch_size:,} images and {recipe.data.train} has "
             f"{train.num_samples:,}; give fewer --batches or a smaller --batch-size"
         )
-    return Job(recipe, weights, train, sizes, batch_size, batches, device)
+    return Job(recipe, weights, train, num_classes, sizes, batch_size, batches, torch_device(recipe.device))
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """The result, in plain values."""
+    """Compare the gradients of every checkpoint; returns the result in plain values."""
+    layout = torch.channels_last if job.recipe.channels_last else torch.preserve_format
+    loss = partial(F.cross_entropy, label_smoothing=job.recipe.loss.label_smoothing)
     columns = []
     for weights in job.weights:
-        network = trained_network(job.recipe, weights, job.recipe.model.num_classes or job.train.num_classes)
-        network.to(job.device, memory_format=torch.channels_last if job.recipe.channels_last else torch.preserve_format)
-        loss = partial(F.cross_entropy, label_smoothing=job.recipe.loss.label_smoothing)
-        comparison = compare_gradients(network, _batches(job), job.sizes_px, loss)
-        columns.append({**_origin(weights), **_plain(comparison)})
+        network = trained_network(job.recipe, weights, job.num_classes)
+        network.to(job.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+        columns.append({**_origin(weights), **_plain(compare_gradients(network, same_images(job), job.sizes_px, loss))})
     return {
         "name": job.recipe.name,
         "recipe": job.recipe.model_dump(mode="json"),
@@ -179,55 +171,8 @@ def measure(job: Job) -> dict[str, Any]:
     }
 
 
-def table_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows in the form of the paper's table 2: correlations, then variances; a column for each checkpoint."""
-    columns = result["checkpoints"]
-    first = columns[0]
-    rows = [
-        [
-            f"same images, {row['sizes_px'][0]} and {row['sizes_px'][1]} px",
-            *(_figure(column["between_sizes"][index]) for column in columns),
-        ]
-        for index, row in enumerate(first["between_sizes"])
-    ]
-    rows += [
-        [
-            f"different images, {row['size_px']} px",
-            *(_figure(column["between_images"][index]) for column in columns),
-        ]
-        for index, row in enumerate(first["between_images"])
-    ]
-    rows += [
-        [f"variance, {row['size_px']} px", *(f"{column['variance'][index]['value']:.2e}" for column in columns)]
-        for index, row in enumerate(first["variance"])
-    ]
-    return ["rank correlation", *map(_column_name, columns)], rows
-
-
-def setting_words(result: dict[str, Any]) -> str:
-    """What was measured, in a sentence or two."""
-    parameters = result["checkpoints"][0]["parameters"]
-    return (
-        f"{result['recipe']['model']['name']}, {parameters:,} parameters, {result['batches']} batches of "
-        f"{result['batch_size']} training images, batch norm by the batch's own statistics. Spearman's rank "
-        "correlation of whole gradients: mean ± standard deviation over batches (same images) or over pairs of "
-        "consecutive batches (different images). Variance of a gradient's component over batches, mean over components."
-    )
-
-
-def print_tables(result: dict[str, Any], console: Console) -> None:
-    """The paper's rows, three checkpoints beside each other, and the paper's own figures beneath."""
-    columns = result["checkpoints"]
-    for first in range(0, len(columns), _BESIDE):
-        head, rows = table_rows({**result, "checkpoints": columns[first : first + _BESIDE]})
-        title = f"{result['name']}: gradients between sizes and between images"
-        print_table(console, head, rows, title=title, folded=False)
-    console.print(setting_words(result))
-    console.print(PAPER)
-
-
-def _batches(job: Job) -> Iterator[dict[int, tuple[torch.Tensor, torch.Tensor]]]:
-    """The same images at every size, another batch each time."""
+def same_images(job: Job) -> Iterator[dict[int, tuple[torch.Tensor, torch.Tensor]]]:
+    """Batches as size -> (images, classes): the same images at every size, other images in every batch."""
     data = job.recipe.data
     loaders = [
         MixSizeLoader(
@@ -245,9 +190,49 @@ def _batches(job: Job) -> Iterator[dict[int, tuple[torch.Tensor, torch.Tensor]]]
         for size_px in job.sizes_px
     ]
     for batch in islice(zip(*loaders, strict=True), job.batches):
-        # The plan of an epoch orders its images by seed and epoch alone.
+        # Seed and epoch alone order a plan's images.
         assert all(torch.equal(labels, batch[0][1]) for _, labels in batch)
         yield dict(zip(job.sizes_px, batch, strict=True))
+
+
+def table_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows as in the paper's table 2: correlations, then variances; a column for each checkpoint."""
+    columns = result["checkpoints"]
+    rows = []
+    for index, row in enumerate(columns[0]["between_sizes"]):
+        larger, smaller = row["sizes_px"]
+        cells = (_figure(column["between_sizes"][index]) for column in columns)
+        rows.append([f"same images, {larger} and {smaller} px", *cells])
+    for index, row in enumerate(columns[0]["between_images"]):
+        cells = (_figure(column["between_images"][index]) for column in columns)
+        rows.append([f"different images, {row['size_px']} px", *cells])
+    for index, row in enumerate(columns[0]["variance"]):
+        cells = (f"{column['variance'][index]['value']:.2e}" for column in columns)
+        rows.append([f"variance, {row['size_px']} px", *cells])
+    names = [row["checkpoint"] if row["epoch"] is None else f"epoch {row['epoch']}" for row in columns]
+    return ["rank correlation", *names], rows
+
+
+def setting_words(result: dict[str, Any]) -> str:
+    """The setting of a result and the meaning of its figures, in sentences."""
+    parameters = result["checkpoints"][0]["parameters"]
+    return (
+        f"{result['recipe']['model']['name']}, {parameters:,} parameters, {result['batches']} batches of "
+        f"{result['batch_size']} training images, batch norm by the batch's own statistics. Spearman's rank "
+        "correlation of whole gradients: mean ± standard deviation over batches (same images) or over pairs of "
+        "consecutive batches (different images). Variance of a gradient's component over batches, mean over components."
+    )
+
+
+def print_tables(result: dict[str, Any], console: Console) -> None:
+    """The table, three checkpoints beside each other, and the paper's own figures below."""
+    columns = result["checkpoints"]
+    for first in range(0, len(columns), _BESIDE):
+        head, rows = table_rows({**result, "checkpoints": columns[first : first + _BESIDE]})
+        title = f"{result['name']}: gradients between sizes and between images"
+        print_table(console, head, rows, title=title, folded=False)
+    console.print(setting_words(result))
+    console.print(PAPER)
 
 
 def _default_sizes(base_px: int, stride_px: int) -> list[int]:
@@ -258,7 +243,7 @@ def _default_sizes(base_px: int, stride_px: int) -> list[int]:
 def _every_checkpoint(folder: Path) -> list[Path]:
     found = saved_checkpoints(folder / CHECKPOINT_FOLDER)
     if not found:
-        raise ValueError(f"--every-checkpoint: {folder} is no folder of a run with checkpoints in {CHECKPOINT_FOLDER}/")
+        raise ValueError(f"--every-checkpoint: {folder} has no checkpoints in {CHECKPOINT_FOLDER}/")
     return found
 
 
@@ -267,25 +252,17 @@ def _origin(weights: Path) -> dict[str, Any]:
     return {"checkpoint": weights.name, "epoch": int(match[1]) if match else None, "sha256": sha256(weights)}
 
 
-def _column_name(column: dict[str, Any]) -> str:
-    return column["checkpoint"] if column["epoch"] is None else f"epoch {column['epoch']}"
-
-
-def _plain(comparison: GradientComparison) -> dict[str, Any]:
+def _plain(found: GradientComparison) -> dict[str, Any]:
     return {
-        "parameters": comparison.parameters,
-        "between_sizes": [
-            {"sizes_px": list(sizes), **_finite(correlation)} for sizes, correlation in comparison.between_sizes.items()
-        ],
-        "between_images": [
-            {"size_px": size, **_finite(correlation)} for size, correlation in comparison.between_images.items()
-        ],
-        "variance": [{"size_px": size, "value": value} for size, value in comparison.variance.items()],
+        "parameters": found.parameters,
+        "between_sizes": [{"sizes_px": [*sizes], **_finite(row)} for sizes, row in found.between_sizes.items()],
+        "between_images": [{"size_px": size, **_finite(row)} for size, row in found.between_images.items()],
+        "variance": [{"size_px": size, "value": value} for size, value in found.variance.items()],
     }
 
 
 def _finite(correlation: Correlation) -> dict[str, Any]:
-    """JSON has no NaN."""
+    """Without NaN, which JSON does not have."""
     return {key: None if math.isnan(value) else value for key, value in correlation._asdict().items()}
 
 

@@ -30,14 +30,12 @@ _COMMANDS = {
     "doctor": ("mixsize.doctor", "look at the installation and the machine: what is missing, what is slow"),
 }
 _BENCHES = {
-    "calibration": ("mixsize.bench.paper.calibration", "accuracy over sizes with and without calibrated batch norm"),
     "fidelity": ("mixsize.bench.loader.fidelity", "views from smaller stored copies against those of full images"),
     "gpu": ("mixsize.bench.gpu.gpu", "what the method costs and gives on a GPU, in parts that can be resumed"),
     "gradients": (
         "mixsize.bench.paper.gradients",
         "how alike gradients are between sizes and between images (table 2)",
     ),
-    "interruptions": ("mixsize.bench.soak.interruptions", "kill a run at random and compare it with one left alone"),
     "loader": (
         "mixsize.bench.loader.loader",
         "the loader at each size, mixed and with duplicates, beside other libraries'",
@@ -48,8 +46,6 @@ _BENCHES = {
     ),
     "peers": ("mixsize.bench.peers.peers", "accuracy and time under Composer's and timm's image sizes and ours"),
     "regimes": ("mixsize.bench.regimes.regimes", "train a recipe under several regimes and compare them"),
-    "soak": ("mixsize.bench.soak.soak", "whether memory, threads or files grow in long runs"),
-    "storage": ("mixsize.bench.loader.storage", "the loader on a file larger than memory"),
 }
 
 

@@ -28,33 +28,12 @@ def test_overhead(tmp_path, capsys):
     assert "resnet10t, 2 x 32 px" in TABLES["overhead"](result)
 
 
-def test_calibration(digits, tmp_path, capsys):
-    items = [
-        "demo",
-        f"data.train={digits}/train.beton",
-        f"data.eval={digits}/test.beton",
-        f"output.folder={tmp_path}/runs",
-        "max_duration=4ba",
-        "evaluation.sizes=[16]",
-        "progress_bar=false",
-    ]
-    sizes = ["--sizes", "8", "16", "--batches", "2"]
-    result = run(["calibration", *items, "--regime", "regime/digits_bplus", *sizes], tmp_path)
-    accuracy = result["runs"]["digits_bplus"]["accuracy"]
-    assert set(accuracy) == {"own", "calibrated"}
-    assert accuracy["own"] != accuracy["calibrated"]
-    # The network's own statistics are what the run's evaluation saw.
-    assert accuracy["own"]["16"] == pytest.approx(result["runs"]["digits_bplus"]["record"]["accuracy"]["16"], abs=1e-6)
-    assert "| digits_bplus | calibrated |" in TABLES["calibration"](result)
-
-
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
         (["overhead", "--model", "resnet5"], "resnet5"),
         (["overhead", "--pairs", "1"], "--pairs is 1"),
         (["overhead", "--size", "0"], "--size is 0"),
-        (["calibration", "demo", "--regime", "regime/nothing", "--sizes", "8"], "regime/nothing"),
     ],
 )
 def test_mistakes_are_named(argv, words, capsys):

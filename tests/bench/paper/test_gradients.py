@@ -60,7 +60,7 @@ def test_a_run_gives_the_papers_rows_with_a_column_for_each_checkpoint(run, tmp_
 def test_each_size_sees_the_same_images_and_each_batch_others(run):
     job = gradients.build_job(run, sizes_px=[8, 24, 16], batches=5, batch_size=64)
     assert job.sizes_px == [24, 16, 8]
-    found = list(gradients._batches(job))
+    found = list(gradients.same_images(job))
     assert len(found) == 5
     for batch in found:
         assert {size: tuple(images.shape) for size, (images, _) in batch.items()} == {
@@ -85,7 +85,7 @@ def test_the_result_is_that_of_the_trained_weights_and_the_recipes_loss(run):
         target = 0.7 * torch.nn.functional.one_hot(labels, 10) + 0.3 / 10
         return -(target * outputs.log_softmax(1)).sum(1).mean()
 
-    expected = compare_gradients(network, gradients._batches(job), job.sizes_px, smoothed)
+    expected = compare_gradients(network, gradients.same_images(job), job.sizes_px, smoothed)
     assert column["variance"][0]["value"] == pytest.approx(expected.variance[16], rel=1e-3)
 
 
@@ -125,4 +125,4 @@ def test_mistakes_are_named(run, argv, words, capsys):
 def test_a_file_of_weights_has_no_further_checkpoints(run, tmp_path, capsys):
     for given in (run / "model.safetensors", tmp_path):
         assert main(["bench", "gradients", str(given), "--every-checkpoint"]) == 2
-        assert "is no folder of a run with checkpoints" in capsys.readouterr().err
+        assert "has no checkpoints in checkpoints/" in capsys.readouterr().err

@@ -108,7 +108,7 @@ def test_every_fault_of_a_suite_is_told(tmp_path):
     ("name", "words"),
     [
         ("digit", "no packaged suite has this name.*did you mean digits"),
-        ("xyz", "the packaged suites are cifar10, cifar10_cpu, cifar10_gpu, digits"),
+        ("xyz", "the packaged suites are calibration, cifar10, cifar10_cpu, cifar10_gpu, digits"),
         ("nowhere.yaml", r"nowhere\.yaml: cannot be read: No such file"),
     ],
 )
@@ -119,7 +119,8 @@ def test_a_suite_that_is_not_there_is_named(name, words):
 
 def test_the_papers_suites_come_with_the_package():
     assert packaged_suites() == [
-        "cifar10", "cifar10_cpu", "cifar10_gpu", "digits", "imagenet", "resilience", "sampling", "smoothing",
+        "calibration", "cifar10", "cifar10_cpu", "cifar10_gpu", "digits", "imagenet", "resilience", "sampling",
+        "smoothing",
     ]  # fmt: skip
     assert describe_suite("smoothing") == "Gradient smoothing: mixed sizes with it and without it."
 

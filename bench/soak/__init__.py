@@ -1,1 +1,0 @@
-"""Long runs and interrupted runs."""
