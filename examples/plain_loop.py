@@ -2,8 +2,8 @@
 
     python examples/plain_loop.py
 
-Trains a small timm network on scikit-learn's handwritten digits for a few epochs on the CPU, then prints its
-accuracy at several sizes with its own batch-norm statistics and with statistics measured at each size.
+Trains a small timm network on scikit-learn's handwritten digits for a few epochs on the CPU. Then prints its accuracy
+at several sizes, with its own batch-norm statistics and with statistics measured at each size.
 """
 
 import argparse
@@ -13,45 +13,41 @@ import timm
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
-from mixsize.algorithms.batchnorm.calibration import StatisticsBank
-from mixsize.algorithms.regime.regime import Base, Regime
-from mixsize.algorithms.smoothing.gradient_smoother import GradientSmoother
-from mixsize.ffcv_loaders import PadCrop, Resize, TorchMixSizeLoader
+from mixsize import Base, GradientSmoother, PadCrop, Regime, Resize, StatisticsBank, TorchMixSizeLoader
 
 
 class Digits:
     """(image, label) pairs: (8, 8, 3) uint8 arrays and class indices."""
 
-    def __init__(self, images: np.ndarray, targets: np.ndarray) -> None:
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.images = np.repeat((images * 255 / 16).round().astype(np.uint8)[..., None], 3, axis=3)
-        self.targets = targets.tolist()
+        self.labels = labels.tolist()
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return self.images[index], self.targets[index]
+        return self.images[index], self.labels[index]
 
 
 def main() -> None:
     """Train, then evaluate at several sizes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=8)
-    epochs = parser.parse_args().epochs
+    parser.add_argument("--images", type=int, default=1437, help="training images")
+    args = parser.parse_args()
     data = load_digits()
-    halves = train_test_split(data.images, data.target, test_size=0.2, random_state=0, stratify=data.target)
-    train, test = Digits(halves[0], halves[2]), Digits(halves[1], halves[3])
+    train, test = (Digits(data.images[part], data.target[part]) for part in (slice(args.images), slice(1437, None)))
 
     torch.manual_seed(0)
-    network = timm.create_model("resnet18", num_classes=10, in_chans=3)
+    network = timm.create_model("resnet10t", num_classes=10)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
-    regime = Regime.from_sizes({64: 0.2, 48: 0.3, 32: 0.5}, Base(size_px=48, batch_size=32), "B+")
+    regime = Regime.from_sizes({48: 0.2, 32: 0.3, 24: 0.5}, Base(size_px=32, batch_size=32), "B+")
     loader = TorchMixSizeLoader(train, regime, augment=PadCrop(1, flip=False), device="cpu")
     smoother = GradientSmoother()
 
-    for epoch in range(epochs):
+    for epoch in range(args.epochs):
         for images, labels in loader:  # Another image side and batch size at every step.
             loss = F.cross_entropy(network(images), labels)
             optimizer.zero_grad()
@@ -62,21 +58,21 @@ def main() -> None:
 
     bank = StatisticsBank()
     print("size px   own statistics %   calibrated %")
-    for size_px in (32, 48, 64, 96):
-        bank.calibrate(network, size_px, whole(train, size_px), max_batches=20)
-        own = accuracy(network, whole(test, size_px))
+    for size_px in (24, 32, 48, 64):
+        bank.calibrate(network, size_px, at_one_size(train, size_px), max_batches=20)
+        own = accuracy(network, at_one_size(test, size_px))
         with bank.use(network, size_px):
-            calibrated = accuracy(network, whole(test, size_px))
+            calibrated = accuracy(network, at_one_size(test, size_px))
         print(f"{size_px:7}   {100 * own:16.1f}   {100 * calibrated:12.1f}")
 
 
-def whole(data: Digits, size_px: int) -> TorchMixSizeLoader:
+def at_one_size(data: Digits, size_px: int) -> TorchMixSizeLoader:
     """The images at one size, unaugmented."""
     return TorchMixSizeLoader(data, Regime.fixed(Base(size_px, 36)), augment=Resize(), device="cpu")
 
 
 def accuracy(network: torch.nn.Module, loader: TorchMixSizeLoader) -> float:
-    """Top-1, as a fraction."""
+    """Top-1 accuracy, as a fraction."""
     network.eval()
     with torch.no_grad():
         hits = [(network(images).argmax(1) == labels).float() for images, labels in loader]

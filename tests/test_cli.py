@@ -12,34 +12,13 @@ from mixsize.cli import main
 
 
 def test_plan_reproduces_the_papers_steps(capsys):
-    for items, steps in (
-        (["imagenet/resnet50", "regime/s144_bplus", "regime.rounding=pow2"], 169_000),
-        (["cifar10/resnet44", "regime/s28_bplus", "regime.rounding=pow2"], 109_400),
-        (["imagenet/efficientnet_b0", "regime/s144_bplus", "regime.rounding=pow2"], 376_000),
-        (["imagenet/resnet50", "regime/s144_dplus"], 450_000),
-    ):
-        assert main(["plan", *items, "--json"]) == 0
-        plan = json.loads(capsys.readouterr().out)
-        assert plan["steps_total"] == pytest.approx(steps, rel=0.005)
+    assert main(["plan", "imagenet/resnet50", "regime/s144_dplus", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["steps_total"] == pytest.approx(450_000, rel=0.005)
     assert plan["mean_duplicates"] == pytest.approx(3.0)
     keys = {"steps_per_epoch", "mean_size_px", "mean_batch_size", "lr_scale", "pixels_per_epoch_ratio", "choices"}
     assert keys <= plan.keys()
     assert {"size_px", "batch_size", "duplicates", "share", "steps_per_epoch"} <= plan["choices"][0].keys()
-
-
-def test_plan_prints_a_table(capsys):
-    assert main(["plan", "cifar10/resnet20", "regime/s28_bplus"]) == 0
-    out = capsys.readouterr().out
-    assert "mean size  28 px" in out
-    assert "steps in 200ep" in out
-
-
-def test_plan_with_whole_epochs_at_one_size_adds_up_the_epochs_that_will_be_drawn(capsys):
-    items = ["cifar10/resnet44", "regime/s28_bplus", "regime.draw=epoch", "max_duration=3ep"]
-    assert main(["plan", *items, "--json"]) == 0
-    plan = json.loads(capsys.readouterr().out)
-    lengths = {50_000 // batch for batch in (41, 64, 114, 256)}
-    assert plan["steps_total"] in {a + b + c for a in lengths for b in lengths for c in lengths}
 
 
 @pytest.mark.parametrize(
@@ -96,8 +75,9 @@ def test_cifar_from_its_image_folder_trains(real_images, tmp_path, capsys):
         f"data.train={tmp_path}/cifar10/train.beton",
         f"data.eval={tmp_path}/cifar10/test.beton",
         f"output.folder={tmp_path}/runs",
-        "max_duration=5ba",
+        "max_duration=2ba",
+        "evaluation={sizes: [24]}",
     ]
     assert main(["train", *items]) == 0
     record = json.loads((tmp_path / "runs/cifar10-resnet20/record.json").read_text())
-    assert set(record["accuracy"]) == {"16", "24", "32", "40"}
+    assert set(record["accuracy"]) == {"24"}

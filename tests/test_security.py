@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import shutil
 import struct
-import subprocess
 import sys
 import zlib
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -16,7 +17,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from mixsize.algorithms.batchnorm.calibration import StatisticsBank
 from mixsize.bench.regimes.suite import SuiteError, load_suite
@@ -27,7 +27,6 @@ from mixsize.cli import main
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.conversion.convert import convert, convert_splits
 from mixsize.recipes.build.trainer import build
-from mixsize.recipes.commands.train import fit, print_record
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import RecipeError, compose, to_yaml
 from mixsize.recipes.models.network import create_network
@@ -50,9 +49,52 @@ class Hostile:
         return os.mkdir, (str(self.folder),)
 
 
-def demo(digits, tmp_path, *items):
-    data = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton", f"output.folder={tmp_path}/runs"]
-    return compose(["demo", *data, "progress_bar=false", "evaluation.sizes=[16]", *items])
+ITEMS = ["demo", "name='[red]a :smile:'", "schedule={name: constant}", "evaluation.sizes=[16]", "progress_bar=false"]
+SECRETS = dict.fromkeys(("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MOSAICML_ACCESS_TOKEN"), KEY)
+_reached: list[str] = []
+
+
+def items_of(digits: Path, folder: Path, *more: str) -> list[str]:
+    data = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton", f"output.folder={folder}/runs"]
+    return [*ITEMS, *data, *more]
+
+
+@pytest.fixture(scope="module")
+def reached() -> list[str]:
+    """The network addresses that this process has asked for."""
+
+    def note(event: str, arguments: tuple) -> None:
+        if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+            _reached.append(str(arguments[0]))
+        elif event in ("socket.connect", "socket.sendto"):
+            _reached.append(str(arguments[1]))
+
+    sys.addaudithook(note)  # For good: there is no way to remove it.
+    return _reached
+
+
+@dataclass
+class Trained:
+    """A run with a hostile name, secrets in its environment: its folder, its output, the addresses it asked for."""
+
+    folder: Path
+    output: str
+    reached: list[str]
+
+
+@pytest.fixture(scope="module")
+def trained(digits, reached, tmp_path_factory) -> Trained:
+    folder, output = tmp_path_factory.mktemp("trained"), StringIO()
+    reached.clear()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(output):
+        for name, key in SECRETS.items():
+            patch.setenv(name, key)
+        assert main(["train", *items_of(digits, folder, "max_duration=1ba")]) == 0
+    return Trained(folder, output.getvalue(), list(reached))
+
+
+def files_with(text: str, folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
 
 
 # ---- YAML ----
@@ -94,21 +136,18 @@ def test_nothing_in_a_recipe_is_taken_from_the_environment(monkeypatch):
 # ---- checkpoints, weights and banks ----
 
 
-def test_a_training_state_that_would_run_code_is_refused_when_a_run_goes_on(digits, tmp_path):
-    fit(build(demo(digits, tmp_path, "max_duration=1ba", "schedule={name: constant}")))
-    (checkpoint,) = (tmp_path / "runs/demo/checkpoints").glob("*.pt")
+def test_a_training_state_that_would_run_code_is_refused_when_a_run_goes_on(trained, digits, tmp_path):
+    shutil.copytree(trained.folder, tmp_path, dirs_exist_ok=True)
+    (checkpoint,) = tmp_path.glob("runs/*/checkpoints/*.pt")
     state = torch.load(checkpoint, weights_only=False)
     torch.save({**state, "more": Hostile(tmp_path / "mark")}, checkpoint)
-    longer = demo(digits, tmp_path, "max_duration=2ba", "schedule={name: constant}")
     words = (
         rf"{re.escape(str(checkpoint))} holds more than weights: (posix|nt)\.mkdir, which could run code when loaded"
     )
     with pytest.raises(ValueError, match=words):
-        build(longer)
+        build(compose(items_of(digits, tmp_path, "max_duration=2ba")))
     assert not (tmp_path / "mark").exists()
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
-    torch.save(state, checkpoint)
-    assert fit(build(longer)).steps == 2
 
 
 def test_pytorchs_switches_are_as_they_were_after_a_load_that_failed(tmp_path, monkeypatch):
@@ -266,21 +305,8 @@ def test_no_text_of_a_record_becomes_markup_of_the_markdown(hostile_report):
     assert "````text\n" in text
 
 
-def test_names_stand_on_the_terminal_as_they_are(monkeypatch, capsys):
-    shown = StringIO()
-    monkeypatch.setattr("mixsize.display.console.Console", lambda **how: Console(file=shown, width=200, **how))
-    from mixsize.display.console import plain_console
-
-    record = make_suite(seeds=1)[0].model_copy(update={"name": "[red]a[/x] :smile: [link=file:///]b"})
-    print_record(record, plain_console())
-    assert "[red]a[/x] :smile: [link=file:///]b: what was drawn" in shown.getvalue()
-
-
-def test_a_run_under_a_hostile_name_is_trained_and_shown(digits, tmp_path, capsys):
-    fit(build(demo(digits, tmp_path, "max_duration=1ba", "name='[red]a :smile:'")))
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "[red]a :smile:: what was drawn" in shown
-    assert "record: " in shown
+def test_a_run_with_a_hostile_name_is_trained_and_shown(trained):
+    assert "[red]a :smile:: what was drawn" in " ".join(trained.output.split())
 
 
 def test_a_plan_under_a_hostile_name_is_printed_and_drawn(tmp_path, capsys):
@@ -292,43 +318,37 @@ def test_a_plan_under_a_hostile_name_is_printed_and_drawn(tmp_path, capsys):
 
 # ---- network and secrets ----
 
-TRAINS_UNDER_WATCH = """
-import json, sys
-told = []
-def watch(event, args):
-    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
-        told.append([event, str(args[0])])
-    elif event in ("socket.connect", "socket.sendto"):
-        told.append([event, str(args[1])])
-sys.addaudithook(watch)
-from mixsize.cli import main
-codes = [main(sys.argv[1:])]
-import wandb
-alone = list(told)
-codes.append(main([*sys.argv[1:], "name=logged", "output.wandb={project: mine, mode: offline}"]))
-print(json.dumps({"codes": codes, "alone": alone, "told": told, "reporting": not wandb._sentry._disabled}))
-"""
+
+def test_training_speaks_to_nobody(trained):
+    assert trained.reached == []
 
 
-def test_training_speaks_to_nobody_and_no_secret_of_the_environment_is_written(digits, tmp_path):
-    items = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton", f"output.folder={tmp_path}/runs"]
-    items += ["evaluation.sizes=[16]", "max_duration=1ba", "progress_bar=false"]
-    secrets = dict.fromkeys(("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MOSAICML_ACCESS_TOKEN"), KEY)
-    environment = {k: v for k, v in os.environ.items() if k != "WANDB_ERROR_REPORTING"}
-    environment |= {**secrets, "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, "-c", TRAINS_UNDER_WATCH, "train", "demo", *items],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["codes"] == [0, 0]
-    assert told["alone"] == []
-    # wandb's own service, on this machine.
-    assert all("127.0.0.1" in place or "localhost" in place for _, place in told["told"]), told["told"]
-    assert told["reporting"] is False
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {"record.json", "recipe.yaml", "model.safetensors"} <= {path.name for path in written}
-    assert any(path.suffix == ".wandb" for path in written)
-    assert [path for path in written if KEY.encode() in path.read_bytes()] == []
-    assert KEY not in done.stdout + done.stderr
+def test_no_secret_of_the_environment_is_written_or_printed(trained):
+    assert {"record.json", "recipe.yaml", "model.safetensors"} <= {path.name for path in trained.folder.rglob("*")}
+    assert files_with(KEY, trained.folder) == []
+    assert KEY not in trained.output
+
+
+def test_offline_logging_speaks_to_this_machine_alone_and_writes_no_secret(
+    digits, reached, tmp_path, monkeypatch, wandb_runs
+):
+    for name, key in SECRETS.items():
+        monkeypatch.setenv(name, key)
+    reached.clear()
+    assert (
+        main(["train", *items_of(digits, tmp_path, "max_duration=1ba", "output.wandb={project: a, mode: offline}")])
+        == 0
+    )
+    assert len(wandb_runs()) == 1
+    assert [address for address in reached if "127.0.0.1" not in address and "localhost" not in address] == []
+    assert list(tmp_path.rglob("*.wandb"))
+    assert files_with(KEY, tmp_path) == []
+
+
+def test_wandbs_reports_of_its_own_errors_are_switched_off_unless_the_user_sets_them(monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "true")
+    main(["recipes"])
+    assert os.environ["WANDB_ERROR_REPORTING"] == "true"
+    monkeypatch.delenv("WANDB_ERROR_REPORTING")
+    main(["recipes"])
+    assert os.environ["WANDB_ERROR_REPORTING"] == "false"

@@ -1,6 +1,7 @@
 """Mixed image sizes for Composer and timm.
 
-The public names of :mod:`mixsize.algorithms` and :mod:`mixsize.ffcv_loaders` stand here too, and load on first use.
+The public names of :mod:`mixsize.algorithms` and :mod:`mixsize.ffcv_loaders` can be imported from here.
+They load on first use.
 """
 
 from __future__ import annotations

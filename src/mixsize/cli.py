@@ -1,7 +1,7 @@
-"""The ``mixsize`` command: which module each sub-command lives in.
+"""The ``mixsize`` command: a table of sub-commands and their modules.
 
-A command's module has ``add_arguments(parser)`` and ``prepare(args)``. Preparing does all that the user may have got
-wrong and returns what remains to be run; it is imported only once its command was chosen.
+A command's module is imported when its command is chosen. Its ``add_arguments(parser)`` declares the options. Its
+``prepare(args)`` checks everything that the user may have got wrong and returns the function that runs the command.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ _BENCHES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code.
 
-    What the user can mend ends as one line on standard error and code 2; what only we can, as a traceback.
+    A user's mistake ends in one line on standard error and code 2. A bug ends in a traceback.
     """
-    # wandb, which timm imports where it is there, reads it then, and would send its makers reports of its own errors.
+    # wandb, which timm imports, reports its own errors to its makers unless this is set before the import.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    # A disk that fails under a mapped file, or a bug in compiled code, ends the process: then say where it was.
-    with contextlib.suppress(ValueError, RuntimeError):  # Standard error may be no file.
+    # Prints the Python stack where compiled code ends the process.
+    with contextlib.suppress(ValueError, RuntimeError):  # Standard error may not be a file.
         faulthandler.enable()
-    # Older distributions' TBB; numba's other threads serve as well, and nobody asked for these.
+    # numba warns of an old TBB and takes another threading layer.
     warnings.filterwarnings("ignore", "The TBB threading layer requires TBB")
     try:
         args = _parser().parse_args(argv)
@@ -82,7 +82,7 @@ def _mistake(words: str) -> int:
 
 
 class _LazyParser(argparse.ArgumentParser):
-    """Asks a command's module for its arguments when it comes to parsing them: PyTorch takes seconds to import."""
+    """Imports a command's module when its arguments are parsed, as PyTorch takes seconds to import."""
 
     def __init__(self, *args: Any, module: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -93,7 +93,7 @@ class _LazyParser(argparse.ArgumentParser):
             module, self._module = import_module(self._module), None
             module.add_arguments(self)
             self.set_defaults(prepare=module.prepare)
-            # Items may stand before, between and behind options.
+            # Recipe items may stand before, between and after options.
             return self.parse_known_intermixed_args(args, namespace)
         return super().parse_known_args(args, namespace)
 
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_LazyParser)
     for name, (module, words) in _COMMANDS.items():
         commands.add_parser(name, module=module, help=words, description=_sentence(words))
-    bench = commands.add_parser("bench", help="measure", description="Measure, and keep what came out.")
+    bench = commands.add_parser("bench", help="measure", description="Measure, and save the results.")
     suites = bench.add_subparsers(required=True, metavar="SUITE", parser_class=_LazyParser)
     for name, (module, words) in _BENCHES.items():
         suites.add_parser(name, module=module, help=words, description=_sentence(words))

@@ -1,65 +1,58 @@
-"""``mixsize doctor``: whether a recipe can be trained here, and what would slow it down, with a line of advice on each.
+"""``mixsize doctor``: whether a recipe can be trained here, and what would slow it down.
 
-Needs the standard library alone. Whatever else is installed is imported in another process, which it may end.
+Starts with the standard library alone; the packages are imported one by one.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import mixsize
-from mixsize.system.machine import (
-    FolderSpeed,
-    Gpu,
-    core_limit,
-    cores_at_hand,
-    folder_speed,
-    gpus_of_driver,
-    shared_memory,
-)
+from mixsize.system.machine import core_limit, cores_at_hand, gpus_of_driver
 from mixsize.system.memory import bytes_at_hand
-from mixsize.system.packages import PACKAGES, Package, one_line
-from mixsize.system.probe import CUDA, Probe, probe
+from mixsize.system.packages import EXTENSION, PACKAGES, Package, one_line
 
-JPEG_EXTENSION = "mixsize.ffcv_loaders.decode._jpegcrop"
 PYTHONS = ((3, 10), (3, 12))
-#: The demo's rank peaks at 1.15 GiB on the CPU, nearly all of it PyTorch, Composer and compiled code.
-MEMORY_OF_A_RANK = 5 << 28
-#: What Docker gives where it is not told otherwise is 64 MiB.
-SHARED_MEMORY_OF_WORKERS = 1 << 30
-#: At about 110 kB an ImageNet file of at most 500 px, 1,800 images a second.
+#: The demo's peak on the CPU is 1.15 GiB, nearly all of it PyTorch, Composer and compiled code.
+RANK_BYTES = 5 << 28
+#: An ImageNet file of at most 500 px.
+IMAGE_BYTES = 110_000
+#: 1,800 such images a second.
 READ_SPEED = 200e6
-_MARKS = {"ok": "ok", "advice": "advice", "missing": "MISSING"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One line of the report.
 
     Attributes:
-        name: of what.
-        state: ``ok``; ``advice`` where it could be better; ``missing`` where nothing can be trained without it.
-        value: what was found.
-        unit: of the value, where it is a number with one.
-        advice: one line on what to do; None where there is nothing.
+        name: the package or the part of the machine.
+        value: its version, amount or error.
+        advice: how to mend or speed it up; empty where it is fine.
+        blocks: whether nothing can be trained before it is mended.
     """
 
     name: str
-    state: Literal["ok", "advice", "missing"]
-    value: str | float | int
-    unit: str = ""
-    advice: str | None = None
+    value: str | int
+    advice: str = ""
+    blocks: bool = False
 
-    def __post_init__(self) -> None:
-        assert (self.advice is None) == (self.state == "ok")
+    @property
+    def state(self) -> str:
+        """``ok``, ``advice``, or ``missing`` for what blocks."""
+        return "missing" if self.blocks else "advice" if self.advice else "ok"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,25 +62,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path(),
         metavar="PATH",
-        help="measure the speed of this folder's file system, with a file of 64 MiB (default: the current folder)",
+        help="measure the speed of this folder's file system with a file of 64 MiB (default: the current folder)",
     )
-    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
-    """Check the folder; what is returned looks at everything and says it.
+    """Check the arguments; the function returned examines the machine, prints the findings and returns the exit code.
 
     Raises:
-        ValueError: no folder.
+        ValueError: ``--folder`` is not a folder.
     """
     if not args.folder.is_dir():
-        raise ValueError(f"--folder {args.folder}: is no folder")
+        raise ValueError(f"--folder {args.folder}: not a folder")
 
     def show() -> int:
         findings = list(examine(args.folder))
-        trains = all(finding.state != "missing" for finding in findings)
+        trains = not any(finding.blocks for finding in findings)
         if args.json:
-            print(json.dumps({"trains": trains, "findings": [asdict(finding) for finding in findings]}, indent=1))
+            rows = [{**asdict(finding), "state": finding.state} for finding in findings]
+            print(json.dumps({"trains": trains, "findings": rows}, indent=1))
         else:
             print("\n".join(report(findings)))
         return 0 if trains else 1
@@ -96,178 +90,156 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
 
 def examine(folder: Path) -> Iterator[Finding]:
-    """Look at everything, the file system that a folder is on included."""
-    probes = probe([*(package.module for package in PACKAGES), CUDA, JPEG_EXTENSION])
-    yield Finding("mixsize", "ok", mixsize.__version__)
-    yield python_version(sys.version_info[:2], platform.python_version())
-    for package in PACKAGES:
-        yield package_found(package, probes[package.module])
-    yield jpeg_extension(probes[JPEG_EXTENSION])
-    drivers = gpus_of_driver()
-    yield gpu(drivers, probes[CUDA])
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or max(1, len(probes[CUDA].gpus))
-    yield cores(cores_at_hand(), core_limit())
-    yield threads(cores_at_hand(), ranks, os.environ)
+    """Look at Python, the packages, the machine and the file system of a folder."""
+    yield Finding("mixsize", mixsize.__version__)
+    yield python_version(sys.version_info[:2])
+    for package in (*PACKAGES, EXTENSION):
+        yield package_found(package)
+    seen = gpus_of_pytorch()
+    yield gpu(gpus_of_driver(), seen)
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or max(1, seen)
+    yield threads(cores_at_hand(), core_limit(), ranks)
     yield memory(bytes_at_hand(), ranks)
-    yield shared(shared_memory())
-    yield from folder_findings(folder, lambda: folder_speed(folder))
+    yield from folder_speed(folder)
 
 
 def report(findings: Sequence[Finding]) -> Iterator[str]:
-    """Findings as lines of text, advice below each, and a verdict."""
+    """A line for each finding, its advice below it, and the verdict."""
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        value = f"{finding.value:,.0f}" if isinstance(finding.value, float) else str(finding.value)
-        yield f"{_MARKS[finding.state]:<7}  {finding.name:<{width}}  {value} {finding.unit}".rstrip()
-        if finding.advice is not None:
+        mark = "MISSING" if finding.blocks else finding.state
+        yield f"{mark:<7}  {finding.name:<{width}}  {finding.value}"
+        if finding.advice:
             yield f"{'':<7}  {'':<{width}}  -> {finding.advice}"
-    missing = [finding.name for finding in findings if finding.state == "missing"]
+    missing = [finding.name for finding in findings if finding.blocks]
     yield f"recipes cannot be trained here: {', '.join(missing)}" if missing else "recipes can be trained here"
 
 
-def python_version(version: tuple[int, ...], words: str) -> Finding:
-    """Whether Composer takes this Python."""
-    low, high = PYTHONS
-    if low <= version <= high:
-        return Finding("Python", "ok", words)
-    wanted = " to ".join(".".join(map(str, end)) for end in PYTHONS)
-    return Finding("Python", "missing", words, advice=f"Composer and FFCV need Python {wanted}")
+def python_version(version: tuple[int, ...]) -> Finding:
+    """Whether Composer and FFCV run on this version of Python."""
+    if PYTHONS[0] <= version <= PYTHONS[1]:
+        return Finding("Python", platform.python_version())
+    low, high = (".".join(map(str, end)) for end in PYTHONS)
+    found = ".".join(map(str, version))
+    return Finding("Python", found, f"Composer and FFCV need Python {low} to {high}", blocks=True)
 
 
-def package_found(package: Package, found: Probe) -> Finding:
-    """Whether a package is there, loads, and is of a version that mixsize takes."""
-    state: Literal["advice", "missing"] = "missing" if package.needed else "advice"
-    if found.missing:
-        return Finding(package.title, state, "not installed", advice=package.how_to_get)
-    if found.error is not None:
-        return Finding(package.title, state, f"does not load: {found.error}", advice=package.how_to_mend)
-    version = package.version or found.version
+def package_found(package: Package) -> Finding:
+    """Whether a package is installed, loads, and has a version that mixsize takes."""
+    try:
+        # Packages print and warn while they load.
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(package.module)
+    except (Exception, SystemExit) as error:  # A broken installation may raise anything.
+        if isinstance(error, ModuleNotFoundError) and error.name == package.module:
+            return Finding(package.title, "not installed", package.install(), package.needed)
+        words = f"does not load: {type(error).__name__}: {one_line(error)}"
+        return Finding(package.title, words, package.install(again=True), package.needed)
+    version = package.version
     if version is not None and not _is_taken(package, version):
-        return Finding(package.title, "advice", version, advice=f"mixsize is made for {package.requirement}")
-    return Finding(package.title, "ok", version or "of unknown version")
+        return Finding(package.title, version, f"mixsize is made for {package.requirement}")
+    return Finding(package.title, version or "unknown version")
 
 
 def _is_taken(package: Package, version: str) -> bool:
-    """Whether a version is one that mixsize's own requirements name; yes where that cannot be told."""
-    if package.brought_by:
-        return True
+    """Whether mixsize's requirements allow a version; true where they leave it to another package."""
     try:
-        from packaging.requirements import InvalidRequirement, Requirement
-        from packaging.version import InvalidVersion
+        from packaging.requirements import Requirement
     except ImportError:
         return True
-    try:
-        return Requirement(package.requirement).specifier.contains(version, prereleases=True)
-    except (InvalidRequirement, InvalidVersion):
-        return True
+    return bool(package.brought_by) or Requirement(package.requirement).specifier.contains(version, prereleases=True)
 
 
-def jpeg_extension(found: Probe) -> Finding:
-    """Whether mixsize's own JPEG decoder was built."""
-    name = "JPEG decoder"
-    if found.loads:
-        return Finding(name, "ok", "built")
-    why = "not built" if found.error is None or "No module named" in found.error else f"does not load: {found.error}"
-    return Finding(
-        name,
-        "advice",
-        why,
-        advice="FFCV's decoder serves, two to four times as slow: apt-get install libjpeg-dev gcc, then install mixsize"
-        " again",
-    )
+def gpus_of_pytorch() -> int:
+    """The GPUs that PyTorch sees; 0 where it did not load."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.device_count() if torch is not None and torch.cuda.is_available() else 0
 
 
-def gpu(listed: Sequence[Gpu], seen: Probe) -> Finding:
+def gpu(listed: Sequence[str], seen: int) -> Finding:
     """Whether PyTorch sees the GPUs that the driver lists."""
-    if seen.gpus:
-        driver = f", driver {listed[0].driver}" if listed else ""
-        count = f"{len(seen.gpus)} x " if len(seen.gpus) > 1 else ""
-        size = f", {listed[0].memory_mib:,} MiB" if listed else ""
-        return Finding("GPU", "ok", f"{count}{seen.gpus[0]}{size}{driver}, CUDA {seen.version}")
-    if not listed:
-        return Finding("GPU", "ok", "none: trains on the CPU")
-    found = f"{listed[0].name}, driver {listed[0].driver}, not seen by PyTorch"
-    if not seen.loads:
-        advice = "PyTorch does not load, see above"
-    elif seen.version is None:
-        advice = "this PyTorch is built without CUDA: install one with, from https://pytorch.org/get-started/locally"
-    elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        advice = "CUDA_VISIBLE_DEVICES hides it: unset it"
+    value = "; ".join(listed) or "none: trains on the CPU"
+    torch = sys.modules.get("torch")
+    if torch is None or not (listed or seen):
+        return Finding("GPU", value)
+    if seen:
+        return Finding("GPU", f"{value}; PyTorch sees {seen}, CUDA {torch.version.cuda}")
+    if torch.version.cuda is None:
+        advice = "this PyTorch is built without CUDA: get another from https://pytorch.org/get-started/locally"
+    elif "CUDA_VISIBLE_DEVICES" in os.environ:
+        advice = f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} hides it: unset it"
     else:
-        advice = f"this PyTorch is built for CUDA {seen.version}: the driver may be too old for it (nvidia-smi)"
-    return Finding("GPU", "advice", found, advice=advice)
+        advice = f"this PyTorch is built for CUDA {torch.version.cuda}: update the driver"
+    return Finding("GPU", f"{value}; PyTorch sees none", advice)
 
 
-def cores(at_hand: int, limit: float | None) -> Finding:
-    """Whether a container is given the time of all the cores that it sees."""
-    if limit is None or limit >= at_hand:
-        return Finding("cores", "ok", at_hand)
-    advice = (
-        f"the container is given the time of {limit:g}, and as many threads as cores would wait for one another: give"
-        f" it more, or set OMP_NUM_THREADS={max(1, int(limit))} and loader.threads={max(1, int(limit))}"
-    )
-    return Finding("cores", "advice", at_hand, advice=advice)
+def threads(cores: int, limit: float | None, ranks: int) -> Finding:
+    """Whether OMP_NUM_THREADS, PyTorch's number of threads, suits the cores and the ranks that share them.
 
-
-def threads(at_hand: int, ranks: int, environment: Mapping[str, str]) -> Finding:
-    """Whether the ranks' threads for PyTorch's arithmetic fit the cores."""
-    name, text = "OMP_NUM_THREADS", environment.get("OMP_NUM_THREADS")
-    shared_out = max(1, at_hand // ranks)
-    of = f"{at_hand} cores" + (f" and {ranks} ranks" if ranks > 1 else "")
-    if text is None:
-        return Finding(name, "ok", f"not set: {shared_out} for {of}")
+    Without it, each rank takes its share of the cores, whatever the container's ``limit``.
+    """
+    limited = limit is not None and limit < cores
+    best = max(1, int(limit if limited and limit else cores) // ranks)
+    text = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // ranks))
+    problem = ""
     if not text.isdecimal() or int(text) < 1:
-        return Finding(name, "advice", text, advice=f"is no number of threads: unset it, or set it to {shared_out}")
-    if int(text) * ranks > at_hand:
-        advice = f"too many for {of}, which can slow a training down several times: unset it, or set it to {shared_out}"
-        return Finding(name, "advice", int(text), advice=advice)
-    if int(text) < shared_out:
-        advice = f"leaves cores idle where a network trains on the CPU: unset it, or set it to {shared_out} for {of}"
-        return Finding(name, "advice", int(text), advice=advice)
-    return Finding(name, "ok", int(text))
+        problem = f"OMP_NUM_THREADS={text} is not a number of threads"
+    elif int(text) > best:
+        problem = f"{text} threads in each rank slow each other down"
+    elif int(text) < best:
+        problem = f"OMP_NUM_THREADS={text} leaves cores idle when a network trains on the CPU"
+    value = str(cores) + (f", limited to the time of {limit:g}" if limited else "")
+    return Finding("cores", value, problem and f"{problem}: set OMP_NUM_THREADS={best}")
 
 
-def memory(at_hand: int, ranks: int) -> Finding:
-    """Whether the ranks fit into what is left."""
-    if at_hand == sys.maxsize:
-        return Finding("memory at hand", "ok", "unknown")
-    wanted = MEMORY_OF_A_RANK * ranks
-    advice = None
-    if at_hand < wanted:
-        needs = "a rank needs" if ranks == 1 else f"{ranks} ranks need"
-        advice = f"{needs} about {wanted / 2**30:g} GiB before the first batch"
-    return Finding("memory at hand", "ok" if advice is None else "advice", at_hand / 2**20, "MiB", advice)
+def memory(available: int, ranks: int) -> Finding:
+    """Whether the ranks fit into the available memory."""
+    if available == sys.maxsize:
+        return Finding("memory", "unknown")
+    needed = RANK_BYTES * ranks
+    advice = f"training needs about {needed / 2**30:g} GiB before the first batch" if available < needed else ""
+    return Finding("memory", f"{available / 2**30:.1f} GiB available", advice)
 
 
-def shared(total: int | None) -> Finding:
-    """Whether worker processes can hand over batches."""
-    if total is None:
-        return Finding("shared memory", "ok", "no /dev/shm")
-    advice = None
-    if total < SHARED_MEMORY_OF_WORKERS:
-        advice = (
-            "TorchMixSizeLoader's workers hand batches over through /dev/shm and may die for lack of room: docker run"
-            " --shm-size=8g (MixSizeLoader does without)"
-        )
-    return Finding("shared memory", "ok" if advice is None else "advice", total / 2**20, "MiB", advice)
-
-
-def folder_findings(folder: Path, measure: Callable[[], FolderSpeed]) -> Iterator[Finding]:
-    """How fast a folder is, or why that could not be told."""
-    where = folder.resolve()
+def folder_speed(folder: Path, num_bytes: int = 64 << 20) -> Iterator[Finding]:
+    """Write a file into a folder, read it back from the disk and remove it."""
+    name = str(folder.resolve())
     try:
-        speed = measure()
+        write, read = _write_and_read(folder, num_bytes)
     except OSError as error:
-        advice = "runs cannot be kept here: make room, or set output.folder"
-        yield Finding(f"{where}", "advice", f"cannot be written to: {one_line(error)}", advice=advice)
+        advice = "runs cannot be saved here: make room, or set output.folder"
+        yield Finding(name, f"cannot be written to: {one_line(error)}", advice)
         return
-    yield Finding(f"{where}, write", "ok", speed.write / 1e6, "MB/s")
-    name = f"{where}, read"
-    if speed.read >= READ_SPEED:
-        yield Finding(name, "ok", speed.read / 1e6, "MB/s")
-        return
-    advice = (
-        f"at 0.11 MB an ImageNet file about {speed.read / 0.11e6:,.0f} images a second where they are not in memory:"
-        " keep .beton files on a faster disk, or read them with loader.window_mib=1024"
-    )
-    yield Finding(name, "advice", speed.read / 1e6, "MB/s", advice)
+    yield Finding(f"{name}, write", f"{write / 1e6:,.0f} MB/s")
+    yield read_speed(f"{name}, read", read)
+
+
+def read_speed(name: str, speed: float) -> Finding:
+    """Whether a file system that reads ``speed`` bytes a second feeds a training."""
+    advice = ""
+    if speed < READ_SPEED:
+        advice = (
+            f"about {speed / IMAGE_BYTES:,.0f} ImageNet images a second until they are in memory: keep .beton files on"
+            " a faster disk, or set loader.window_mib=1024"
+        )
+    return Finding(name, f"{speed / 1e6:,.0f} MB/s", advice)
+
+
+def _write_and_read(folder: Path, num_bytes: int) -> tuple[float, float]:
+    """Bytes a second, written until the disk has them and read after the page cache has dropped them."""
+    data = os.urandom(num_bytes)  # Some file systems compress.
+    with tempfile.TemporaryFile(dir=folder) as file:
+        began = time.perf_counter()
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        written = time.perf_counter()
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
+        began_reading = time.perf_counter()
+        while file.read(1 << 20):
+            pass
+        ended = time.perf_counter()
+    return num_bytes / (written - began), num_bytes / (ended - began_reading)

@@ -1,4 +1,4 @@
-"""The terminal, on which names from recipes, files and records stand as they are."""
+"""Text and tables on the terminal. Names from recipes, files and records are printed literally."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def plain_console() -> Console:
-    """A console to which square brackets and colons in a text mean nothing."""
+    """A console that interprets no markup and no emoji names."""
     return Console(markup=False, emoji=False)
 
 
@@ -22,15 +22,15 @@ def print_table(
     title: str | None = None,
     folded: bool = True,
 ) -> None:
-    """Print a table of figures, the first column to the left, and sentences below it.
+    """Print a table, its first column aligned left and the others right, and notes below it.
 
     Args:
-        console: where.
+        console: the terminal.
         head: names of the columns.
-        rows: cells, as many in each row.
-        notes: each on a line of its own.
-        title: stands above.
-        folded: break what is too long for its column, which is cut off otherwise.
+        rows: cells, as many as columns.
+        notes: lines below the table.
+        title: line above the table.
+        folded: wrap cells that are too long for their column; if False, cut them off.
     """
     table = Table(title=title)
     for index, words in enumerate(head):

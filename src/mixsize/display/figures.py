@@ -1,4 +1,4 @@
-"""How plots look: one style, drawn without a display, readable in a README and in print."""
+"""One style for all plots, drawn without a display."""
 
 from __future__ import annotations
 
@@ -11,25 +11,19 @@ from matplotlib.figure import Figure
 
 from mixsize.system.files import in_one_piece
 
-#: Told apart with any colour vision (Okabe and Ito 2008); the first two are the most distant.
+#: Distinct for any colour vision (Okabe and Ito 2008), the first two most of all.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-#: Beside the colours, so that prints without any tell lines apart too.
+#: Tell lines apart in prints without colours.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-#: Of text and axes, and of the lines behind the data.
+#: Colours of text and axes, and of the grid.
 INK, GRID = "#333333", "#DDDDDD"
-#: For functions that draw texts which are not our own: dollar signs are dollar signs, not formulae.
+#: Decorates functions that draw names from recipes and records: a dollar sign starts no formula in them.
 with_plain_text = mpl.rc_context({"text.parse_math": False})
 
 
 def new_figure(columns: int = 1, width: float = 7.0, height: float = 4.0) -> tuple[Figure, list[Axes]]:
-    """A figure with plots side by side.
-
-    Args:
-        columns: how many plots.
-        width: of each plot, in inches.
-        height: of the figure, in inches.
-    """
-    # Not pyplot: it keeps every figure alive, and asks for a display.
+    """A figure with ``columns`` plots side by side, each ``width`` by ``height`` inches."""
+    # pyplot would keep every figure alive and ask for a display.
     figure = Figure(figsize=(width * columns, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
@@ -44,7 +38,6 @@ def new_figure(columns: int = 1, width: float = 7.0, height: float = 4.0) -> tup
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG in one piece."""
-    # Without the version in it, the same figure gives the same bytes.
+    """Write a PNG atomically; without Matplotlib's version in it, the same figure gives the same bytes."""
     with in_one_piece(path) as partial:
         figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is aligned left and whose others are aligned right, one line a row."""
+    """A table with its first column aligned left and the others right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line; underscores inside words mean nothing to it."""
+    """Text on one line that Markdown shows literally; underscores inside words need no escape."""
     text = re.sub(r"([\\`*|\[\]~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
     return html.escape(text, quote=False)

@@ -1,4 +1,4 @@
-"""Files written in one piece: a reader, or a kill, finds the old file or the new one."""
+"""Atomic writing: a reader finds the old file or the new one, also after the writer was killed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 @contextmanager
 def in_one_piece(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write, which becomes ``path`` when the block ends without an error.
+    """Yield a temporary path to write to; it is renamed to ``path`` when the block ends without an error.
 
     Raises:
-        OSError: the file cannot be written; what was at ``path`` stays.
+        OSError: the file cannot be written; a file at ``path`` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -33,17 +33,17 @@ def in_one_piece(path: Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what writers that were killed in the middle left in a folder, which nobody else may be writing to."""
+    """Remove the temporary files of killed writers from a folder that no other process is writing to."""
     for path in folder.glob(".*.partial"):
         path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one piece."""
+    """Write a text file atomically, as UTF-8."""
     with in_one_piece(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write plain values as JSON in one piece."""
+    """Write plain values as JSON, atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")

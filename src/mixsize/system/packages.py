@@ -1,7 +1,4 @@
-"""The packages that mixsize is built on, and how to get one that is missing.
-
-Needs the standard library alone, so that it can speak where nothing else is installed.
-"""
+"""The packages that mixsize is built on, and how to get a missing one. Needs the standard library alone."""
 
 from __future__ import annotations
 
@@ -11,91 +8,80 @@ from functools import cache
 from importlib import import_module, metadata
 from typing import Any
 
-#: What FFCV and OpenCV need of the system, under the names of Debian and Ubuntu.
-_FFCV_SYSTEM = "libopencv-dev libturbojpeg0-dev pkg-config g++"
-
 
 @dataclass(frozen=True)
 class Package:
     """A package that mixsize imports.
 
     Attributes:
-        module: what is imported.
-        title: what people call it.
+        title: its name to people.
+        module: its name to ``import``.
         distribution: its name to pip.
-        brought_by: the distribution that chooses its version and is installed to get it; empty where it is itself.
-        system: what it needs of the system, as Debian names it; empty where pip's files suffice.
-        needed: whether a recipe cannot be trained without it.
+        needed: whether no recipe can be trained without it.
+        brought_by: the distribution that brings it and chooses its version; empty where mixsize requires it directly.
+        system: the Debian packages that it is built or loaded with.
     """
 
-    module: str
     title: str
+    module: str
     distribution: str
+    needed: bool = True
     brought_by: str = ""
     system: str = ""
-    needed: bool = True
 
     @property
     def requirement(self) -> str:
-        """What pip is told to install, with the versions that mixsize takes; any version where they are unknown."""
+        """The argument for pip, with the versions that mixsize takes."""
         distribution = self.brought_by or self.distribution
         return _requirements().get(_normal(distribution), distribution)
 
     @property
     def version(self) -> str | None:
-        """Of the installed distribution; None where there is none of its name."""
+        """Version of the installed distribution; None where none of its name is installed."""
         try:
             return metadata.version(self.distribution)
         except metadata.PackageNotFoundError:
             return None
 
-    @property
-    def how_to_get(self) -> str:
-        """The command that installs it."""
-        pip = f'pip install "{self.requirement}"'
-        return f"apt-get install {self.system} && {pip}" if self.system else pip
-
-    @property
-    def how_to_mend(self) -> str:
-        """The command that installs it again."""
-        pip = f'pip install --force-reinstall --no-cache-dir "{self.requirement}"'
-        return f"apt-get install {self.system} && {pip}" if self.system else pip
+    def install(self, *, again: bool = False) -> str:
+        """The command that installs it, over a broken installation if ``again``."""
+        apt = f"apt-get install {self.system} && " if self.system else ""
+        force = "--force-reinstall --no-cache-dir " if again else ""
+        return f'{apt}pip install {force}"{self.requirement}"'
 
 
-#: In the order in which they are best imported: each after those that it imports itself.
+#: Each after those that it imports itself.
 PACKAGES = (
-    Package("numpy", "NumPy", "numpy"),
-    Package("torch", "PyTorch", "torch"),
+    Package("NumPy", "numpy", "numpy"),
+    Package("PyTorch", "torch", "torch"),
     Package("torchvision", "torchvision", "torchvision"),
     Package("timm", "timm", "timm"),
     Package("numba", "numba", "numba"),
-    Package("cv2", "OpenCV", "opencv-python", system="libgl1 libglib2.0-0"),
-    Package("PIL", "Pillow", "pillow"),
-    Package("ffcv", "FFCV", "ffcv", system=_FFCV_SYSTEM),
-    Package("composer", "Composer", "mosaicml"),
+    Package("OpenCV", "cv2", "opencv-python", system="libgl1 libglib2.0-0"),
+    Package("Pillow", "PIL", "pillow"),
+    Package("FFCV", "ffcv", "ffcv", system="libopencv-dev libturbojpeg0-dev pkg-config g++"),
+    Package("Composer", "composer", "mosaicml"),
     Package("pydantic", "pydantic", "pydantic"),
-    Package("yaml", "PyYAML", "pyyaml"),
+    Package("PyYAML", "yaml", "pyyaml"),
     Package("rich", "rich", "rich"),
     Package("safetensors", "safetensors", "safetensors"),
     Package("tqdm", "tqdm", "tqdm"),
-    Package("matplotlib", "Matplotlib", "matplotlib", needed=False),
-    Package("jinja2", "Jinja", "jinja2", needed=False),
-    Package("scipy", "SciPy", "scipy", needed=False),
-    Package("sklearn", "scikit-learn", "scikit-learn", needed=False),
-    Package("wandb", "Weights & Biases", "wandb", brought_by="mosaicml", needed=False),
+    Package("Matplotlib", "matplotlib", "matplotlib", needed=False),
+    Package("Jinja", "jinja2", "jinja2", needed=False),
+    Package("SciPy", "scipy", "scipy", needed=False),
+    Package("scikit-learn", "sklearn", "scikit-learn", needed=False),
+    Package("Weights & Biases", "wandb", "wandb", needed=False, brought_by="mosaicml"),
 )
+#: mixsize's own compiled module.
+EXTENSION = Package("JPEG decoder", "mixsize.ffcv_loaders.decode._jpegcrop", "mixsize", system="libjpeg-dev gcc")
 _BY_MODULE = {package.module: package for package in PACKAGES}
 
 
-class PackageError(ImportError):
-    """A package that is missing or does not load; the message says how to get it."""
-
-
 def load(module: str, name: str) -> Any:
-    """A public name out of the module that defines it.
+    """A public name from the module that defines it.
 
     Raises:
-        PackageError: a package that the module needs is missing or does not load.
+        ImportError: the module needs a package that is missing or does not load; the message says how to get it.
     """
     try:
         return getattr(import_module(module), name)
@@ -103,36 +89,33 @@ def load(module: str, name: str) -> Any:
         words = explain(error)
         if words is None:
             raise
-        raise PackageError(f"{name}: {words}", name=error.name) from error
+        raise ImportError(f"{name}: {words}", name=error.name) from error
 
 
 def explain(error: ImportError) -> str | None:
-    """What to tell a person whose import failed, on one line; None where none of these packages is to blame."""
+    """One line on a failed import of one of these packages, with the command that mends it; None for other imports."""
     top = (error.name or "").partition(".")[0]
     package = _BY_MODULE.get(top)
     if package is None:
         return None
-    if isinstance(error, PackageError):
-        return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name == top:
-        return f"{package.title} is not installed; get it with: {package.how_to_get}"
-    return f"{package.title} does not load ({one_line(error)}); install it again: {package.how_to_mend}"
+        return f"{package.title} is not installed; get it with: {package.install()}"
+    return f"{package.title} does not load ({one_line(error)}); install it again: {package.install(again=True)}"
 
 
 def one_line(error: BaseException) -> str:
-    """An error's own words, or its kind where it has none."""
+    """An error's message on one line, or its class where it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 @cache
 def _requirements() -> dict[str, str]:
-    """Distribution -> requirement, of the installed mixsize itself."""
+    """Distribution -> requirement, as the installed mixsize lists them; empty for a tree that is not installed."""
     try:
         listed = metadata.requires("mixsize") or []
     except metadata.PackageNotFoundError:
         return {}
-    plain = [requirement for requirement in listed if ";" not in requirement]
-    return {_normal(re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0]): text for text in plain}
+    return {_normal(re.split(r"[^\w.-]", text, maxsplit=1)[0]): text for text in listed if ";" not in text}
 
 
 def _normal(name: str) -> str:

@@ -1,10 +1,12 @@
-"""Which of how many processes this is, and its part of the machine."""
+"""The rank of this process, and its share of the machine."""
 
 from __future__ import annotations
 
 import os
 
 import torch
+
+from mixsize.system.machine import cores_at_hand
 
 
 def process_rank() -> tuple[int, int]:
@@ -15,6 +17,5 @@ def process_rank() -> tuple[int, int]:
 
 
 def default_threads() -> int:
-    """The cores this process may use, shared out among the ranks of this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    """The cores that this process may run on, divided by the ranks of this machine."""
+    return max(1, cores_at_hand() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

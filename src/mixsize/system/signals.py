@@ -1,4 +1,4 @@
-"""Signals that ask a command to end."""
+"""SIGTERM as an exception."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def ending_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as an interrupt does, with what was begun cleared up, rather than at once.
+    """Raise SystemExit in the block on SIGTERM, so that ``finally`` blocks run.
 
-    Only the main thread may say so; in others the block runs as it is.
+    Only the main thread can handle signals. In another thread the block runs unchanged.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -17,7 +17,6 @@ from mixsize.ffcv_loaders.decode.augment import draw_windows
 from mixsize.ffcv_loaders.decode.decode import Decoder, index_of
 from mixsize.ffcv_loaders.decode.jpegcrop import is_built
 from mixsize.ffcv_loaders.pipeline import readahead
-from mixsize.system.memory import bytes_at_hand
 
 REGIME = Regime.from_sizes({32: 0.5, 64: 0.5}, Base(64, 4), "D+")
 
@@ -179,30 +178,6 @@ def test_another_threshold_is_another_run(levels_file):
     other.dataset.load_state_dict(begun.dataset.state_dict(0))
     with pytest.raises(ValueError, match=r"threshold was 1\.1, is 2\.0"):
         next(iter(other))
-
-
-@pytest.mark.parametrize(
-    ("rows", "limits", "expected"),
-    [
-        ("0::/a/b\n", {"memory.max": "max", "a/memory.max": "3000", "a/b/memory.max": "max"}, 3000),
-        ("0::/a/b\n", {"memory.max": "2000"}, 2000),  # In a container, where /a/b is the host's name for it.
-        ("5:cpu:/x\n4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "4000", "cpu/x/memory.max": "1"}, 4000),
-        ("4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712"}, 5000 * 1024),
-        ("", {}, 5000 * 1024),
-    ],
-)
-def test_memory_at_hand_is_the_lowest_limit(tmp_path, rows, limits, expected):
-    (tmp_path / "self").mkdir()
-    (tmp_path / "self/cgroup").write_text(rows)
-    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    5000 kB\n")
-    for name, text in limits.items():
-        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "groups" / name).write_text(f"{text}\n")
-    assert bytes_at_hand(tmp_path, tmp_path / "groups") == expected
-
-
-def test_memory_at_hand_is_no_limit_where_it_cannot_be_told(tmp_path):
-    assert bytes_at_hand(tmp_path, tmp_path) > 2**60
 
 
 def test_shuffled_files_hold_the_same_images_in_another_order(levels_file):
