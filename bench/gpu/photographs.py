@@ -13,11 +13,10 @@ from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.bench.gpu.record import DataFacts
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.decode.augment import CenterCrop, RandomResizedCrop
-from mixsize.ffcv_loaders.decode.decode import EVALUATION_THRESHOLD, THRESHOLD
-from mixsize.ffcv_loaders.loader import BetonSource
+from mixsize.ffcv_loaders.decode.decode import EVALUATION_MIN_OVERSAMPLING, MIN_OVERSAMPLING
+from mixsize.ffcv_loaders.pipeline.stream import LoaderOptions, Source
 
 _SEED = 0
-_PREFETCH = 2
 _WARM_UP_IMAGES = 64
 
 
@@ -33,18 +32,13 @@ class Photographs:
 
     def __init__(self, beton: Beton, device: torch.device, threads: int, *, evaluation: bool = False) -> None:
         self._augment = CenterCrop() if evaluation else RandomResizedCrop()
-        self._source = BetonSource(
-            beton,
-            self._augment,
-            mean=None,
-            std=None,
-            threads=threads,
-            prefetch=_PREFETCH,
-            threshold=EVALUATION_THRESHOLD if evaluation else THRESHOLD,
+        options = LoaderOptions(
+            num_workers=threads,
+            min_oversampling=EVALUATION_MIN_OVERSAMPLING if evaluation else MIN_OVERSAMPLING,
             device=device,
-            dtype=torch.float32,
             channels_last=True,
         )
+        self._source = Source(beton, self._augment, options)
 
     def plan(self, regime: Regime, images: int, epoch: int) -> EpochPlan:
         """An epoch of so many images, of which there may be fewer."""
@@ -53,7 +47,7 @@ class Photographs:
 
     def serve(self, plan: EpochPlan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of a plan, on the device."""
-        for _, images, labels in self._source.stream(plan, self._augment, _SEED):
+        for _, images, labels in self._source.stream(plan, seed=_SEED):
             yield images, labels
 
     def warm_up(self) -> None:
@@ -70,5 +64,5 @@ def describe(file: Path, beton: Beton) -> DataFacts:
         images=beton.num_samples,
         mean_height=float(beton.heights.mean()),
         mean_width=float(beton.widths.mean()),
-        levels=len(beton.levels),
+        levels=beton.num_levels,
     )

@@ -120,7 +120,7 @@ def _batches(loader: str, data: Path, size_px: int, threads: int, window_mib: in
     return MixSizeLoader(
         data,
         Regime.fixed(Base(size_px, _BATCH * ranks)),
-        threads=threads,
+        num_workers=threads,
         window_mib=window_mib if loader == "quasi-random" else None,
         device="cpu",
         rank=rank,
@@ -224,7 +224,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     with Beton.open(args.data) as beton:
         if args.images > beton.num_samples // 2:
             raise ValueError(f"--images is {args.images}; it must be at most half the file's {beton.num_samples}")
-        samples, levels = beton.num_samples, len(beton.levels)
+        samples, levels = beton.num_samples, beton.num_levels
     with memory_limit(args.limit_mib):
         pass  # Where that cannot be had, now is the time to say so.
 

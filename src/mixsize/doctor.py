@@ -29,7 +29,6 @@ from mixsize.system.memory import bytes_at_hand
 from mixsize.system.packages import PACKAGES, Package, one_line
 from mixsize.system.probe import CUDA, Probe, probe
 
-JPEG_EXTENSION = "mixsize.ffcv_loaders.decode._jpegcrop"
 PYTHONS = ((3, 10), (3, 12))
 #: The demo's rank peaks at 1.15 GiB on the CPU, nearly all of it PyTorch, Composer and compiled code.
 MEMORY_OF_A_RANK = 5 << 28
@@ -97,12 +96,11 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
 def examine(folder: Path) -> Iterator[Finding]:
     """Look at everything, the file system that a folder is on included."""
-    probes = probe([*(package.module for package in PACKAGES), CUDA, JPEG_EXTENSION])
+    probes = probe([*(package.module for package in PACKAGES), CUDA])
     yield Finding("mixsize", "ok", mixsize.__version__)
     yield python_version(sys.version_info[:2], platform.python_version())
     for package in PACKAGES:
         yield package_found(package, probes[package.module])
-    yield jpeg_extension(probes[JPEG_EXTENSION])
     drivers = gpus_of_driver()
     yield gpu(drivers, probes[CUDA])
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or max(1, len(probes[CUDA].gpus))
@@ -160,21 +158,6 @@ def _is_taken(package: Package, version: str) -> bool:
         return Requirement(package.requirement).specifier.contains(version, prereleases=True)
     except (InvalidRequirement, InvalidVersion):
         return True
-
-
-def jpeg_extension(found: Probe) -> Finding:
-    """Whether mixsize's own JPEG decoder was built."""
-    name = "JPEG decoder"
-    if found.loads:
-        return Finding(name, "ok", "built")
-    why = "not built" if found.error is None or "No module named" in found.error else f"does not load: {found.error}"
-    return Finding(
-        name,
-        "advice",
-        why,
-        advice="FFCV's decoder serves, two to four times as slow: apt-get install libjpeg-dev gcc, then install mixsize"
-        " again",
-    )
 
 
 def gpu(listed: Sequence[Gpu], seen: Probe) -> Finding:
