@@ -16,64 +16,10 @@ from mixsize.algorithms.regime.quasi_random import QuasiRandom
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.decode.augment import Augment, CenterCrop, RandomResizedCrop, augment_at, check_crops
-from mixsize.ffcv_loaders.decode.decode import EVALUATION_THRESHOLD, THRESHOLD
+from mixsize.ffcv_loaders.decode.decode import EVALUATION_MIN_OVERSAMPLING, MIN_OVERSAMPLING
 from mixsize.ffcv_loaders.pipeline.planned import PlannedDataset, PlannedLoader, WholeBatchLoader
-from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD, Stager
-from mixsize.ffcv_loaders.pipeline.stream import stream_batches
-from mixsize.system.ranks import default_threads, process_rank
-
-
-class BetonSource:
-    """A file and the way from it to a device; :class:`MixSizeLoader` documents the arguments."""
-
-    def __init__(
-        self,
-        data: str | Path | Beton,
-        augment: Augment,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
-        threads: int | None,
-        prefetch: int,
-        threshold: float,
-        device: str | torch.device | None,
-        dtype: torch.dtype,
-        channels_last: bool,
-    ) -> None:
-        self.beton = data if isinstance(data, Beton) else Beton.open(data)
-        self.augment = augment
-        self.threads = default_threads() if threads is None else threads
-        self.prefetch = prefetch
-        self.threshold = threshold
-        info = self.beton.info
-        self.stager = Stager(
-            mean if mean is not None else info.mean if info else IMAGENET_MEAN,
-            std if std is not None else info.std if info else IMAGENET_STD,
-            torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"),
-            dtype,
-            channels_last,
-        )
-
-    def stream(
-        self,
-        plan: EpochPlan,
-        augment: Augment,
-        seed: int,
-        first_step: int = 0,
-        quasi_random: QuasiRandom | None = None,
-    ) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
-        """Serve the steps of a plan."""
-        return stream_batches(
-            self.beton,
-            plan,
-            augment,
-            self.stager,
-            seed=seed,
-            threads=self.threads,
-            prefetch=self.prefetch,
-            threshold=self.threshold,
-            quasi_random=quasi_random,
-            first_step=first_step,
-        )
+from mixsize.ffcv_loaders.pipeline.stream import LoaderOptions, Source
+from mixsize.system.ranks import process_rank
 
 
 class PlannedImages(PlannedDataset):
@@ -81,7 +27,7 @@ class PlannedImages(PlannedDataset):
 
     def __init__(
         self,
-        source: BetonSource,
+        source: Source,
         regime: Regime | Progression,
         seed: int,
         window_mib: int | None,
@@ -103,19 +49,19 @@ class PlannedImages(PlannedDataset):
     def serve(self, plan: EpochPlan, first_step: int) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
         """Decode ahead of the step in use."""
         augment = augment_at(self.source.augment, self.regime, plan.epoch)
-        return self.source.stream(plan, augment, self.seed, first_step, self.quasi_random)
+        return self.source.stream(
+            plan, seed=self.seed, augment=augment, first_step=first_step, quasi_random=self.quasi_random
+        )
 
     def identity(self) -> dict[str, Any]:
-        """Also which copies of an image its views are read from: their pixels depend on it."""
-        return super().identity() | {"threshold": self.source.threshold}
+        """Also ``min_oversampling``, on which the pixels depend."""
+        return super().identity() | {"min_oversampling": self.source.min_oversampling}
 
 
 class EvaluationImages(IterableDataset):
     """Every image once at one size; see :class:`EvalLoader`, which is the public face of it."""
 
-    def __init__(
-        self, source: BetonSource, size_px: int, batch_size: int, rank: int | None, world_size: int | None
-    ) -> None:
+    def __init__(self, source: Source, size_px: int, batch_size: int, rank: int | None, world_size: int | None) -> None:
         self.source = source
         default_rank, default_world_size = process_rank()
         self.plan = plan_evaluation(
@@ -127,7 +73,7 @@ class EvaluationImages(IterableDataset):
         )
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for _, images, labels in self.source.stream(self.plan, self.source.augment, seed=0):
+        for _, images, labels in self.source.stream(self.plan, seed=0):
             yield images, labels
 
 
@@ -181,9 +127,9 @@ class MixSizeLoader(PlannedLoader):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         seed: int = 0,
-        threads: int | None = None,
-        prefetch: int = 2,
-        threshold: float = THRESHOLD,
+        num_workers: int | None = None,
+        batches_ahead: int = 2,
+        min_oversampling: float = MIN_OVERSAMPLING,
         window_mib: int | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
@@ -191,8 +137,8 @@ class MixSizeLoader(PlannedLoader):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        augment = RandomResizedCrop() if augment is None else augment
-        source = BetonSource(data, augment, mean, std, threads, prefetch, threshold, device, dtype, channels_last)
+        options = LoaderOptions(mean, std, num_workers, batches_ahead, min_oversampling, device, dtype, channels_last)
+        source = Source(data, RandomResizedCrop() if augment is None else augment, options)
         super().__init__(PlannedImages(source, regime, seed, window_mib, rank, world_size))
 
 
@@ -231,17 +177,17 @@ class EvalLoader(WholeBatchLoader):
         augment: Augment | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        threads: int | None = None,
-        prefetch: int = 2,
-        threshold: float = EVALUATION_THRESHOLD,
+        num_workers: int | None = None,
+        batches_ahead: int = 2,
+        min_oversampling: float = EVALUATION_MIN_OVERSAMPLING,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        augment = CenterCrop() if augment is None else augment
-        source = BetonSource(data, augment, mean, std, threads, prefetch, threshold, device, dtype, channels_last)
+        options = LoaderOptions(mean, std, num_workers, batches_ahead, min_oversampling, device, dtype, channels_last)
+        source = Source(data, CenterCrop() if augment is None else augment, options)
         super().__init__(EvaluationImages(source, size_px, batch_size, rank, world_size))
 
     def __len__(self) -> int:

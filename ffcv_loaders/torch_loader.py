@@ -58,7 +58,7 @@ class TorchMixSizeLoader(PlannedLoader):
         mean: of each channel on the 0..1 scale.
         std: likewise.
         seed: everything that is drawn derives from it; at least 0.
-        workers: processes that decode; 0 decodes in this one.
+        num_workers: processes that decode; 0 decodes in this one.
         device: where batches go; by default CUDA where there is one.
         dtype: of the images.
         channels_last: memory format of the images.
@@ -70,7 +70,7 @@ class TorchMixSizeLoader(PlannedLoader):
 
     Example:
         >>> regime = Regime.from_sizes("s144", Base(224, 64), "D+")
-        >>> loader = TorchMixSizeLoader(ImageFolder("train"), regime, workers=8)
+        >>> loader = TorchMixSizeLoader(ImageFolder("train"), regime, num_workers=8)
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class TorchMixSizeLoader(PlannedLoader):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         seed: int = 0,
-        workers: int = 0,
+        num_workers: int = 0,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
@@ -96,7 +96,7 @@ class TorchMixSizeLoader(PlannedLoader):
             raise ValueError(
                 f"{augment} has a policy or a cutout, which MixSizeLoader alone does; give TorchMixSizeLoader neither"
             )
-        super().__init__(_MapStyleImages(data, augment, stager, workers, regime, seed, rank, world_size))
+        super().__init__(_MapStyleImages(data, augment, stager, num_workers, regime, seed, rank, world_size))
 
 
 class _MapStyleImages(PlannedDataset):
@@ -105,7 +105,7 @@ class _MapStyleImages(PlannedDataset):
         data: ImageDataset,
         augment: Augment,
         stager: Stager,
-        workers: int,
+        num_workers: int,
         regime: Regime | Progression,
         seed: int,
         rank: int | None,
@@ -114,7 +114,7 @@ class _MapStyleImages(PlannedDataset):
         self._data = data
         self._augment = augment
         self._stager = stager
-        self._workers = workers
+        self._num_workers = num_workers
         super().__init__(regime, seed, len(data), _fingerprint(data), rank, world_size)
 
     def bind(self, regime: Regime | Progression) -> None:
@@ -127,7 +127,7 @@ class _MapStyleImages(PlannedDataset):
         loader = DataLoader(
             views,
             batch_sampler=[[(int(sample), step.duplicates, step.size_px) for sample in step.samples] for step in steps],
-            num_workers=self._workers,
+            num_workers=self._num_workers,
             collate_fn=_join,
             pin_memory=self._stager.device.type == "cuda",
             generator=torch.Generator(),

@@ -65,7 +65,7 @@ SMALL = {
     "Phase(224, 30": "Phase(16, 1",
     "[96, 128, 224, 256]": "[8, 12, 16, 24]",
     "network_stride(network) == 32": "network_stride(network) == 4",
-    "workers=8": "workers=0",
+    "num_workers=8": "num_workers=0",
     # Compiling takes a minute.
     '"compile", len(shapes)': '"eager", len(shapes)',
 }

@@ -17,13 +17,13 @@ from mixsize.display.console import plain_console, print_table
 from mixsize.display.markdown import markdown_table
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.decode.augment import Augment, CenterCrop, RandomResizedCrop, draw_windows
-from mixsize.ffcv_loaders.decode.decode import EVALUATION_THRESHOLD, THRESHOLD, Decoder
+from mixsize.ffcv_loaders.decode.decode import EVALUATION_MIN_OVERSAMPLING, MIN_OVERSAMPLING, Decoder
 
 #: Mean over the views of a size that are read from smaller copies, in dB.
 TARGET_DB = 35.0
 
 _SIZES = (96, 128, 160, 192, 224, 256, 320)
-_THRESHOLDS = (0.9, THRESHOLD, EVALUATION_THRESHOLD, 1.25)
+_THRESHOLDS = (0.9, MIN_OVERSAMPLING, EVALUATION_MIN_OVERSAMPLING, 1.25)
 _TRANSFORMS: dict[str, Augment] = {"training": RandomResizedCrop(), "evaluation": CenterCrop()}
 _BATCH = 300
 
@@ -99,8 +99,8 @@ def note(result: dict[str, Any]) -> str:
         "Mean PSNR of the views that are read from a smaller copy, against full decode and area resize; how many these "
         f"are; and the speed of decoding, on one core, against always decoding from the full image. {images['images']} "
         f"images of {images['mean_height']:.0f} x {images['mean_width']:.0f} px on average, {images['levels']} stored "
-        f"resolutions. By default the threshold is {THRESHOLD:g} in training and {EVALUATION_THRESHOLD:g} in "
-        f"evaluation; the target is {TARGET_DB:g} dB at every size."
+        f"resolutions. By default the threshold is {MIN_OVERSAMPLING:g} in training and "
+        f"{EVALUATION_MIN_OVERSAMPLING:g} in evaluation; the target is {TARGET_DB:g} dB at every size."
     )
 
 
@@ -138,7 +138,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
             "images": beton.num_samples,
             "mean_height": float(beton.heights.mean()),
             "mean_width": float(beton.widths.mean()),
-            "levels": len(beton.levels),
+            "levels": beton.num_levels,
         }
         result = {"data": data, "rounds": args.rounds, "target_db": TARGET_DB, "rows": rows}
         print_table(plain_console(), *table(result), notes=[note(result)])

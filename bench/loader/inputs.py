@@ -34,9 +34,9 @@ def check_inputs(setting: Setting) -> None:
             "--images with --pad-crop: the loaders that read files are timed with random resized crops only"
         )
     with Beton.open(setting.data) as beton:
-        if len(beton.levels) > 1:
+        if beton.num_levels > 1:
             raise ValueError(
-                f"{setting.data}: holds {len(beton.levels)} stored resolutions; give it as --levels-file, beside a "
+                f"{setting.data}: holds {beton.num_levels} stored resolutions; give it as --levels-file, beside a "
                 "file of the same images with one"
             )
         if setting.levels_file is not None:
@@ -47,7 +47,7 @@ def check_inputs(setting: Setting) -> None:
 
 
 def _check_levels(setting: Setting, beton: Beton, other: Beton) -> None:
-    if len(other.levels) < 2:
+    if other.num_levels < 2:
         raise ValueError(f"{setting.levels_file}: holds one stored resolution; convert the images with several")
     if other.num_samples != beton.num_samples:
         raise ValueError(
@@ -101,7 +101,7 @@ def describe_inputs(setting: Setting) -> dict[str, Any]:
         with Beton.open(setting.levels_file) as beton:
             facts["levels_file"] = {
                 "file": setting.levels_file.name,
-                "levels": len(beton.levels),
+                "levels": beton.num_levels,
                 "bytes": setting.levels_file.stat().st_size,
             }
     return facts

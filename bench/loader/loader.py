@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +213,6 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
                 "epoch_images": setting.epoch_images,
                 "pad_crop": setting.pad_crop,
                 "torchvision": version("torchvision"),
-                "jpeg_decoder_built": find_spec("mixsize.ffcv_loaders._jpegcrop") is not None,
             },
             "cases": [_described(case) for case in cases],
             **measure(setting, cases, args.rounds),

@@ -18,8 +18,8 @@ from mixsize.bench.loader.floor import EntropyDecoder
 from mixsize.bench.loader.process import Epoch
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.decode.augment import HEIGHT, WIDTH, PadCrop, RandomResizedCrop, draw_windows
-from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD, Stager
-from mixsize.ffcv_loaders.pipeline.stream import stream_batches
+from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD
+from mixsize.ffcv_loaders.pipeline.stream import LoaderOptions, Source
 
 #: The one case of :func:`floor`.
 WHOLE_IMAGES = "whole images"
@@ -40,17 +40,15 @@ def ours_levels(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
 
 def _ours(file: Path, setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
     beton = Beton.open(file)
-    stager = Stager(IMAGENET_MEAN, IMAGENET_STD, torch.device("cpu"))
     augment = PadCrop() if setting.pad_crop else RandomResizedCrop()
+    options = LoaderOptions(IMAGENET_MEAN, IMAGENET_STD, setting.threads, BATCHES_AHEAD, device="cpu")
+    source = Source(beton, augment, options)
     epochs = itertools.count()
 
     def epoch(case: Case) -> Iterator[torch.Tensor]:
         plan = plan_epoch(case.regime, setting.epoch_images, _SEED, next(epochs))
         plan = replace(plan, samples=plan.samples % beton.num_samples)
-        batches = stream_batches(
-            beton, plan, augment, stager, seed=_SEED, threads=setting.threads, prefetch=BATCHES_AHEAD
-        )
-        for _, images, _ in batches:
+        for _, images, _ in source.stream(plan, seed=_SEED):
             yield images
 
     return {case.name: partial(epoch, case) for case in cases}
@@ -95,13 +93,11 @@ def smallest_levels(beton: Beton, samples: np.ndarray, size_px: int) -> np.ndarr
 
 def _entropy_decode(beton: Beton, samples: np.ndarray, levels: np.ndarray, threads: int) -> Iterator[np.ndarray]:
     """Yields parts of ``samples`` as they are done."""
-    data = np.asarray(beton.data)
 
     def decode(part: np.ndarray) -> np.ndarray:
         decoder = EntropyDecoder()
         for level, sample in zip(levels[part], samples[part], strict=True):
-            start, size = beton.levels.data_ptr[level, sample], beton.levels.data_size[level, sample]
-            decoder.decode(data[start : start + size])
+            decoder.decode(np.frombuffer(beton.stored(sample, level), np.uint8))
         decoder.close()
         return samples[part]
 

@@ -75,8 +75,6 @@ def notes(result: dict[str, Any]) -> list[str]:
             "FFCV serves neither mixes nor duplicates: a mix is compared with its share-weighted fixed sizes, an image "
             "with duplicates with one without."
         )
-    if data["jpeg"] and not setting["jpeg_decoder_built"]:
-        lines.append("mixsize's own JPEG decoder was not built; it fell back on FFCV's.")
     if not setting["images"] and not setting["pad_crop"]:
         names = [LABELS[loader] for loader in FILE_READERS]
         lines.append(f"{', '.join(names[:-1])} and {names[-1]} read image files (`--images`) and were left out.")

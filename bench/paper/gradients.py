@@ -182,8 +182,8 @@ def same_images(job: Job) -> Iterator[dict[int, tuple[torch.Tensor, torch.Tensor
             mean=data.mean,
             std=data.std,
             seed=job.recipe.seed,
-            threads=job.recipe.loader.threads,
-            prefetch=1,
+            num_workers=job.recipe.loader.threads,
+            batches_ahead=1,
             device=job.device,
             channels_last=job.recipe.channels_last,
         )

@@ -7,12 +7,12 @@ does not read. A stock FFCV reader therefore sees a plain file, and each level a
 
 from __future__ import annotations
 
-import mmap
 import os
+import weakref
 import zlib
-from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 from ffcv.fields import IntField, RGBImageField
@@ -31,7 +31,6 @@ from ffcv.writer import MAX_PAGE_SIZE, MIN_PAGE_SIZE
 import mixsize.ffcv_loaders.beton.os_cache  # noqa: F401
 from mixsize.ffcv_loaders.beton.info import BetonInfo, InfoPointer, index_checksum, write_pointer
 from mixsize.ffcv_loaders.beton.levels import field_name, level_side
-from mixsize.ffcv_loaders.beton.mapguard import MapGuard
 
 _TYPE_IDS = {handler: type_id for type_id, handler in TYPE_ID_HANDLER.items()}
 IMAGE_TYPE_ID = _TYPE_IDS[RGBImageField]
@@ -43,31 +42,21 @@ MAX_PIXELS_PER_JPEG_BYTE = 8 * 64
 #: More classes than any data set has; the network's last layer has a row for each.
 MAX_CLASSES = 2**24
 
-_LEVEL_TYPES = {
-    "heights": np.int64,
-    "widths": np.int64,
-    "is_jpeg": np.bool_,
-    "data_ptr": np.uint64,
-    "data_size": np.uint64,
-}
-
 
 class BetonError(ValueError):
     """A ``.beton`` file that cannot be used; the message names the file."""
 
 
-@dataclass(frozen=True)
-class Levels:
-    """Where and how large every stored resolution of every image is; read-only arrays of shape ``(L, N)``.
+class Levels(NamedTuple):
+    """Where every stored copy of every image is, and how large; arrays of shape ``(L, N)``, 33 bytes a level and image.
 
-    Row 0 is the full image, each further row a smaller copy of it. An image that has no copy of its own on a level
-    repeats the row above, ``data_ptr`` included. Positions scale in proportion to the sides, without an offset: row
-    ``y`` of the full image is row ``y * heights[l] / heights[0]`` of level ``l``.
-
-    They take 33 bytes a level and image.
+    Row 0 is the full image, each further row a smaller copy of it. An image without a copy of its own on a level
+    repeats the row above, ``data_ptr`` included. Positions scale with the sides, without an offset: row ``y`` of the
+    full image is row ``y * heights[l] / heights[0]`` of level ``l``. Compiled code takes it as it is.
 
     Attributes:
-        heights, widths: int64, pixels.
+        heights: int64, pixels.
+        widths: int64, pixels.
         is_jpeg: bool; True for JPEG bytes, False for raw ``(height, width, 3)`` uint8 RGB.
         data_ptr: uint64, offset of the bytes in the file.
         data_size: uint64, length of the bytes.
@@ -79,24 +68,52 @@ class Levels:
     data_ptr: np.ndarray
     data_size: np.ndarray
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            values = getattr(self, field.name)
-            assert values.shape == self.heights.shape
-            values.setflags(write=False)
-
-    def __len__(self) -> int:
-        """Number of levels L, at least 1."""
-        return len(self.heights)
+    @classmethod
+    def empty(cls, num_levels: int, num_samples: int) -> Levels:
+        """Arrays to fill."""
+        types = (np.int64, np.int64, np.bool_, np.uint64, np.uint64)
+        return cls(*(np.empty((num_levels, num_samples), dtype) for dtype in types))
 
 
-def _state_of(path: Path) -> tuple[tuple[int, int], int, int] | None:
-    """Which file a path names, its size and when it was last written; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns
+class OpenFile:
+    """A file that stays open as long as somebody holds this object.
+
+    It is read with ``pread``, not through a memory map: where the file is cut short or its disk fails, a map ends the
+    process with a signal.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Not at the interpreter's exit: a decoding thread may still read.
+        weakref.finalize(self, os.close, self.descriptor).atexit = False
+        self._state = self._size_and_time()
+        self.num_bytes = self._state[0]
+
+    def _size_and_time(self) -> tuple[int, int]:
+        found = os.fstat(self.descriptor)
+        return found.st_size, found.st_mtime_ns
+
+    def read(self, offset: int, size: int) -> bytes:
+        """The bytes from ``offset`` on; fewer than ``size`` where the file ends before."""
+        return os.pread(self.descriptor, size, offset)
+
+    def check_unchanged(self) -> None:
+        """Check that the file is as long and as old as when it was opened.
+
+        A file that is put in its place by renaming does no harm: the old one stays open.
+
+        Raises:
+            BetonError: the file was written to, or cut short.
+        """
+        if self._size_and_time() != self._state:
+            raise BetonError(
+                f"{self.path}: was written to while it was read; put a new file in its place by renaming instead, and "
+                "start again"
+            )
 
 
 class Beton:
@@ -105,38 +122,37 @@ class Beton:
     Attributes:
         path: the file.
         num_samples: number of images N.
-        num_classes: number of classes: that of ``info``, else the largest label plus one.
-        heights, widths: ``(N,)`` int64, pixels.
-        is_jpeg: ``(N,)`` bool; True for JPEG bytes, False for raw ``(height, width, 3)`` uint8 RGB.
-        data_ptr: ``(N,)`` uint64, offset of a sample's bytes in the file.
-        data_size: ``(N,)`` uint64, length of a sample's bytes.
+        num_classes: number of classes: from ``info``, else the largest label plus one.
+        levels: the stored copies of the images, ``(L, N)`` each.
+        num_levels: number of levels L, at least 1.
+        heights, widths, is_jpeg, data_ptr, data_size: the full images' row of ``levels``, ``(N,)`` each.
         labels: ``(N,)`` int64, each from 0 to 2**24 - 1.
-        levels: the stored resolutions; ``heights`` to ``data_size`` above are their row 0.
-        info: what the converter stored, or None for a file from FFCV's own writer.
-        page_bytes: a sample and its smaller copies lie within one of the stretches of so many bytes that make the file.
+        info: facts that the converter stored, or None for a file from FFCV's own writer.
+        page_bytes: the file consists of pages of this length; a sample and its smaller copies lie within one page.
 
     All arrays are read-only. Made by :meth:`open`; usable as a context manager.
+
+    Example:
+        >>> with Beton.open("train.beton") as beton:
+        ...     print(beton.num_samples, beton.num_classes)
+        8 2
     """
 
     def __init__(
-        self, path: Path, levels: Levels, labels: np.ndarray, info: BetonInfo | None, page_bytes: int, data: np.memmap
-    ):
-        labels.setflags(write=False)
-        self.path = path
+        self, file: OpenFile, levels: Levels, labels: np.ndarray, info: BetonInfo | None, page_bytes: int
+    ) -> None:
+        for values in (*levels, labels):
+            values.setflags(write=False)
+        self.path = file.path
         self.levels = levels
-        self.heights = self.levels.heights[0]
-        self.widths = self.levels.widths[0]
-        self.is_jpeg = self.levels.is_jpeg[0]
-        self.data_ptr = self.levels.data_ptr[0]
-        self.data_size = self.levels.data_size[0]
+        self.num_levels = len(levels.heights)
+        self.heights, self.widths, self.is_jpeg, self.data_ptr, self.data_size = (rows[0] for rows in levels)
         self.labels = labels
         self.info = info
         self.page_bytes = page_bytes
         self.num_samples = len(self.labels)
         self.num_classes = len(info.classes) if info else int(self.labels.max()) + 1
-        self._data: np.memmap | None = data
-        self._guard = MapGuard(data)
-        self._state = _state_of(path)
+        self._file: OpenFile | None = file
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Beton:
@@ -147,7 +163,7 @@ class Beton:
                 lacks one image field (RGB image) and one label field (integer).
         """
         path = Path(path)
-        header, descriptors, names = _read_front(path)
+        file, header, descriptors, names = _read_front(path)
         try:
             pointer = InfoPointer.unpack(_image_descriptor(descriptors, names, path)["arguments"].tobytes())
         except ValueError as error:
@@ -155,50 +171,31 @@ class Beton:
         reader = Reader(str(path))
         if pointer is not None:
             _check_index(path, header, descriptors, reader, pointer)
-        data = np.memmap(path, np.uint8, "r")
-        info = None if pointer is None else _read_info(path, data, int(header["alloc_table_ptr"]), pointer)
+        info = None if pointer is None else _read_info(path, file, int(header["alloc_table_ptr"]), pointer)
         labels = _read_labels(path, reader, descriptors)
         levels = _read_levels(path, reader, descriptors, () if info is None else info.denominators)
         if info is not None:
             _check_info(path, info, labels, levels)
-        return cls(path, levels, labels, info, int(header["page_size"]), data)
+        return cls(file, levels, labels, info, int(header["page_size"]))
 
     @property
-    def data(self) -> np.memmap:
-        """The whole file, ``(bytes,)`` uint8, mapped read-only.
+    def file(self) -> OpenFile:
+        """The open file.
 
         Raises:
             BetonError: after :meth:`close`.
         """
-        if self._data is None:
+        if self._file is None:
             raise BetonError(f"{self.path}: was closed")
-        return self._data
+        return self._file
 
-    def check_unchanged(self) -> None:
-        """Make sure that the mapped bytes are still those that were checked.
-
-        A file that was put in this one's place, or removed, does no harm: the mapped one stays until it is closed.
-
-        Raises:
-            BetonError: the file was written to, or cut short.
-        """
-        now = _state_of(self.path)
-        changed = self._state is not None and now is not None and now[0] == self._state[0] and now != self._state
-        if changed or self._guard.missing_pages:
-            raise BetonError(
-                f"{self.path}: was written to while it was read; put a new file in its place by renaming instead, and "
-                "start again"
-            )
-
-    def read_at_random(self) -> None:
-        """Have the kernel read no more of the file than is touched, rather than a stretch around it."""
-        if hasattr(mmap, "MADV_RANDOM"):
-            # numpy.memmap has no public way to its mapping's advice.
-            self.data._mmap.madvise(mmap.MADV_RANDOM)
+    def stored(self, sample: int, level: int = 0) -> bytes:
+        """The bytes of a sample's copy on a level: a JPEG file, or raw RGB pixels."""
+        return self.file.read(int(self.levels.data_ptr[level, sample]), int(self.levels.data_size[level, sample]))
 
     def close(self) -> None:
-        """Let go of the mapped file; views of ``data`` held elsewhere keep it mapped until they go too."""
-        self._data = None
+        """Let go of the file; a loader that is reading it keeps it open until it ends."""
+        self._file = None
 
     def __enter__(self) -> Beton:
         return self
@@ -233,21 +230,20 @@ class Beton:
             )
 
 
-def _read_front(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Header, descriptors and field names, checked so far that FFCV's reader cannot fail on the file."""
+def _read_front(path: Path) -> tuple[OpenFile, np.ndarray, np.ndarray, list[str]]:
+    """The open file, its header, descriptors and field names, checked so far that FFCV's reader cannot fail on them."""
     try:
         if path.is_dir():
             raise BetonError(f"{path}: is a folder, not a .beton file")
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            front = file.read(HeaderType.itemsize)
-            if not front:
-                raise BetonError(f"{path}: is empty")
-            if len(front) < HeaderType.itemsize:
-                raise BetonError(f"{path}: is too short to be a .beton file ({size} bytes)")
-            header = np.frombuffer(front, HeaderType)[0]
-            _check_header(path, header, size)
-            block = file.read(int(header["num_fields"]) * FieldDescType.itemsize)
+        file = OpenFile(path)
+        front = file.read(0, HeaderType.itemsize)
+        if not front:
+            raise BetonError(f"{path}: is empty")
+        if len(front) < HeaderType.itemsize:
+            raise BetonError(f"{path}: is too short to be a .beton file ({file.num_bytes} bytes)")
+        header = np.frombuffer(front, HeaderType)[0]
+        _check_header(path, header, file.num_bytes)
+        block = file.read(HeaderType.itemsize, int(header["num_fields"]) * FieldDescType.itemsize)
     except OSError as error:
         raise BetonError(f"{path}: cannot be read: {error.strerror or error}") from error
     if len(block) < int(header["num_fields"]) * FieldDescType.itemsize:
@@ -258,7 +254,7 @@ def _read_front(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     metadata_end += int(header["num_samples"]) * _metadata_type(path, descriptors, names).itemsize
     if metadata_end > int(header["alloc_table_ptr"]):
         raise BetonError(f"{path}: is damaged: {header['num_samples']} samples do not fit before its allocation table")
-    return header, descriptors, names
+    return file, header, descriptors, names
 
 
 def _check_header(path: Path, header: np.ndarray, size: int) -> None:
@@ -335,15 +331,14 @@ def _read_levels(path: Path, reader: Reader, descriptors: np.ndarray, denominato
         if name not in names or descriptors["type_id"][names.index(name)] != IMAGE_TYPE_ID:
             raise BetonError(f"{path}: is damaged: it has no image field {name!r} for its level 1/{denominator}")
         columns.append(names.index(name))
-    shape = (len(columns), int(reader.num_samples))
-    levels = {name: np.empty(shape, dtype) for name, dtype in _LEVEL_TYPES.items()}
+    levels = Levels.empty(len(columns), int(reader.num_samples))
     starts, lengths = _sorted_table(path, reader)
     first = np.uint64(HeaderType.itemsize + descriptors.nbytes + reader.metadata.nbytes)
     end = np.uint64(reader.header["alloc_table_ptr"])
     for level, column in enumerate(columns):
         image = reader.metadata[f"f{column}"]
         where = f" in its field {names[column]!r}" if level else ""
-        heights, widths, is_jpeg, data_ptr, data_size = (levels[name][level] for name in _LEVEL_TYPES)
+        heights, widths, is_jpeg, data_ptr, data_size = (rows[level] for rows in levels)
         heights[:], widths[:], data_ptr[:] = image["height"], image["width"], image["data_ptr"]
         is_jpeg[:] = image["mode"] == JPEG_MODE
         pixels = heights * widths
@@ -363,7 +358,7 @@ def _read_levels(path: Path, reader: Reader, descriptors: np.ndarray, denominato
         _refuse(path, too_large, f"declares more pixels than its bytes can hold{where}")
     for level, denominator in enumerate(denominators, 1):
         _check_level(path, levels, level, denominator)
-    return Levels(**levels)
+    return levels
 
 
 def _sorted_table(path: Path, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
@@ -374,14 +369,14 @@ def _sorted_table(path: Path, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
     return reader.alloc_table["ptr"][order], reader.alloc_table["size"][order]
 
 
-def _check_level(path: Path, levels: dict[str, np.ndarray], level: int, denominator: int) -> None:
+def _check_level(path: Path, levels: Levels, level: int, denominator: int) -> None:
     """Refuse images that neither repeat the level above nor have the size that belongs to this one."""
-    repeats = levels["data_ptr"][level] == levels["data_ptr"][level - 1]
-    same, scaled = np.ones((2, len(repeats)), np.bool_)
-    for name in ("heights", "widths"):
-        same &= levels[name][level] == levels[name][level - 1]
-        scaled &= levels[name][level] == level_side(levels[name][0], denominator)
-    same &= levels["is_jpeg"][level] == levels["is_jpeg"][level - 1]
+    repeats = levels.data_ptr[level] == levels.data_ptr[level - 1]
+    same = levels.is_jpeg[level] == levels.is_jpeg[level - 1]
+    scaled = np.ones(len(same), np.bool_)
+    for sides in (levels.heights, levels.widths):
+        same &= sides[level] == sides[level - 1]
+        scaled &= sides[level] == level_side(sides[0], denominator)
     name = field_name(denominator)
     _refuse(path, repeats & ~same, f"has in its field {name!r} the bytes of the level above, but not its size and kind")
     _refuse(
@@ -394,10 +389,10 @@ def _refuse(path: Path, wrong: np.ndarray, what: str) -> None:
         raise BetonError(f"{path}: sample {int(wrong.argmax())} {what}")
 
 
-def _read_info(path: Path, data: np.memmap, table_ptr: int, pointer: InfoPointer) -> BetonInfo:
+def _read_info(path: Path, file: OpenFile, table_ptr: int, pointer: InfoPointer) -> BetonInfo:
     if pointer.ptr + pointer.size > table_ptr:
         raise BetonError(f"{path}: is damaged: its information block lies outside the file")
-    block = data[pointer.ptr : pointer.ptr + pointer.size].tobytes()
+    block = file.read(pointer.ptr, pointer.size)
     if zlib.crc32(block) != pointer.info_crc:
         raise BetonError(f"{path}: is damaged: the checksum of its information block is wrong")
     try:

@@ -1,6 +1,6 @@
 """Read, check and encode images: the part of a conversion that worker processes run.
 
-Imports pillow, NumPy and OpenCV only, so that a worker starts in a fraction of a second.
+Imports Pillow, NumPy, OpenCV and the JPEG decoder only, so that a worker starts in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import Image
 
 from mixsize.ffcv_loaders.beton.info import MAX_SIDE
 from mixsize.ffcv_loaders.beton.levels import MAX_SHARE, MIN_SIDE, check_denominators, encode_level, level_side, shrink
-from mixsize.ffcv_loaders.conversion.ffcv_decoder import decode_as_ffcv_does, ffcv_library
+from mixsize.ffcv_loaders.decode.jpegcrop import decode_whole
 
 STORES = ("auto", "raw", "jpg")
 DEFAULT_QUALITY = 90
@@ -134,8 +134,6 @@ def encode_chunk(items: Sequence[str | np.ndarray], encoding: Encoding) -> Encod
     Returns:
         Results for at least one item, and for fewer than ``items`` where they grew too large.
     """
-    if encoding.store != "raw":
-        ffcv_library()  # where it is missing, that is an error of the installation, not of each image
     results: list[EncodedImage | str] = []
     histogram = np.zeros((3, 256), np.int64)
     held = 0
@@ -157,8 +155,8 @@ def encode_image(item: str | np.ndarray, encoding: Encoding) -> tuple[EncodedIma
     """Encode one image, decoding it fully on the way.
 
     A JPEG file that needs no change (8-bit, Huffman-coded, RGB, YCbCr or greyscale) keeps its bytes, provided that
-    FFCV's own decoder reads it without complaint. One that it complains about, but that Pillow still decodes (as it
-    does for torchvision), is encoded again. EXIF orientation is ignored, as torchvision and timm ignore it.
+    the loader's own decoder reads it without an error or a warning. One that Pillow alone still decodes (as it does for
+    torchvision) is encoded again. EXIF orientation is ignored, as torchvision and timm ignore it.
 
     Returns:
         The image, and the ``(3, 256)`` int64 histogram of its pixels before JPEG coding (after decoding, where the
@@ -184,7 +182,7 @@ def encode_image(item: str | np.ndarray, encoding: Encoding) -> tuple[EncodedIma
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             _check_declared_size(image, encoding)
             if _may_keep_bytes(image, data, encoding):
-                kept = decode_as_ffcv_does(data, image.height, image.width)
+                kept = decode_whole(data, image.height, image.width)
                 if kept is not None:
                     copies = _smaller_copies(kept, len(data), encoding.levels)
                     encoded = _of_a_page(EncodedImage(data, True, image.height, image.width, copies))

@@ -165,14 +165,14 @@ def check_stored_sizes(augment: Augment, beton: Beton) -> None:
         )
 
 
-def open_stage(augment: Augment, beton: Beton, mean: Sequence[float], threads: int) -> PolicyStage | None:
+def open_stage(augment: Augment, beton: Beton, mean: Sequence[float], num_workers: int) -> PolicyStage | None:
     """The stage that an augmentation asks for, or None where views go from their crop straight to the step's size.
 
     Raises:
         ValueError: see :func:`check_stored_sizes`.
     """
     if isinstance(augment, PadCrop) and augment.changes_pixels:
-        return PolicyStage(augment, beton, mean, threads)
+        return PolicyStage(augment, beton, mean, num_workers)
     return None
 
 
@@ -184,20 +184,20 @@ class PolicyStage:
         beton: the data set, all of one stored size.
         mean: of each channel on the 0..1 scale. Rounded to 8 bits it fills what a policy moves in from outside and what
             cutout removes, as it does where cutout follows normalisation (the paper's released code).
-        threads: at least 1.
+        num_workers: threads, at least 1.
 
     Raises:
         ValueError: see :func:`check_stored_sizes`.
     """
 
-    def __init__(self, augment: PadCrop, beton: Beton, mean: Sequence[float], threads: int) -> None:
+    def __init__(self, augment: PadCrop, beton: Beton, mean: Sequence[float], num_workers: int) -> None:
         check_stored_sizes(augment, beton)
         self._stored = (int(beton.heights[0]), int(beton.widths[0]))
         self._table = policy_table(_POLICIES[augment.policy], *self._stored)
         self._cutout_px = augment.cutout_px
         self._fill = np.rint(255 * np.asarray(mean, dtype=np.float64)).astype(np.uint8)
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mixsize-policy") if threads > 1 else None
+        self._num_workers = num_workers
+        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="mixsize-policy") if num_workers > 1 else None
         self._canvas = np.empty((0, *self._stored, 3), dtype=np.uint8)
 
     def canvas(self, num_views: int) -> np.ndarray:
@@ -239,7 +239,7 @@ class PolicyStage:
         if self._pool is None:
             work(0, len(samples))
             return
-        pieces = np.linspace(0, len(samples), self._threads * _PIECES_PER_THREAD + 1).astype(int)
+        pieces = np.linspace(0, len(samples), self._num_workers * _PIECES_PER_THREAD + 1).astype(int)
         for future in [self._pool.submit(work, *ends) for ends in pairwise(pieces)]:
             future.result()
 

@@ -35,7 +35,7 @@ def build(digits, duration, load_path=None):
     evaluators = [
         Evaluator(
             label=f"eval_{size}px",
-            dataloader=EvalLoader(digits / "test.beton", size, 120, augment=Resize(), threads=1, device="cpu"),
+            dataloader=EvalLoader(digits / "test.beton", size, 120, augment=Resize(), num_workers=1, device="cpu"),
             metric_names=["MulticlassAccuracy"],
         )
         for size in (8, 16)

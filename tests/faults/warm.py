@@ -14,8 +14,8 @@ from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
 get_composer_env_dict()
 digits = Path(os.environ["FAULTS_DIGITS"]) / "train.beton"
 for loader in (
-    MixSizeLoader(digits, Regime.fixed(Base(16, 100)), augment=PadCrop(1), threads=1, device="cpu"),
-    EvalLoader(digits, 16, 100, augment=Resize(), threads=1, device="cpu"),
+    MixSizeLoader(digits, Regime.fixed(Base(16, 100)), augment=PadCrop(1), num_workers=1, device="cpu"),
+    EvalLoader(digits, 16, 100, augment=Resize(), num_workers=1, device="cpu"),
 ):
     for _ in loader:
         pass

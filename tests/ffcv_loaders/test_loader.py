@@ -25,7 +25,7 @@ D_PLUS = Regime.from_sizes(MIX, Base(16, 32), "D+")
 
 
 def make(data, regime=B_PLUS, **kwargs):
-    options = {"augment": PadCrop(1), "threads": 1, "seed": 7, "device": "cpu", **kwargs}
+    options = {"augment": PadCrop(1), "num_workers": 1, "seed": 7, "device": "cpu", **kwargs}
     return MixSizeLoader(data, regime, **options)
 
 
@@ -84,10 +84,10 @@ def test_memory_format_and_dtype_are_what_was_asked_for(digits):
 def test_batches_are_the_same_byte_for_byte_for_any_number_of_threads(photos, digits, regime):
     one = batches(make(digits / "train.beton", regime))
     for threads in (2, 8):
-        assert_same(batches(make(digits / "train.beton", regime, threads=threads, prefetch=threads)), one)
+        assert_same(batches(make(digits / "train.beton", regime, num_workers=threads, batches_ahead=threads)), one)
     jpeg = Regime.from_choices(Base(32, 4), [Choice(32, 4, 2, 0.5), Choice(48, 4, 1, 0.5)])
     crop = RandomResizedCrop()
-    assert_same(batches(make(photos, jpeg, augment=crop, threads=4)), batches(make(photos, jpeg, augment=crop)))
+    assert_same(batches(make(photos, jpeg, augment=crop, num_workers=4)), batches(make(photos, jpeg, augment=crop)))
 
 
 @pytest.mark.parametrize("regime", [B_PLUS, D_PLUS], ids=["B+", "D+"])
@@ -193,7 +193,7 @@ def test_a_state_inside_a_step_or_of_another_version_is_refused(digits):
 
 
 def test_leaving_early_ends_the_threads_and_frees_the_buffers(digits):
-    loader = make(digits / "train.beton", threads=3)
+    loader = make(digits / "train.beton", num_workers=3)
     before = set(threading.enumerate())
     buffers = []
     original = loader.dataset.source.stager.buffer
@@ -270,7 +270,7 @@ def test_a_failure_in_the_thread_reaches_the_loop_and_ends_it(photos, tmp_path):
     data[start + 2 : start + 600] = bytes(598)
     (tmp_path / "damaged.beton").write_bytes(data)
     before = set(threading.enumerate())
-    loader = make(tmp_path / "damaged.beton", Regime.fixed(Base(32, 4)), augment=Resize(), threads=2)
+    loader = make(tmp_path / "damaged.beton", Regime.fixed(Base(32, 4)), augment=Resize(), num_workers=2)
     with pytest.raises(BetonError, match="image 5 does not decode"):
         list(loader)
     gc.collect()
@@ -296,7 +296,7 @@ def test_evaluation_serves_each_image_once_in_order(digits, world_size, size_px)
             size_px,
             50,
             augment=Resize(),
-            threads=2,
+            num_workers=2,
             device="cpu",
             rank=rank,
             world_size=world_size,
@@ -315,8 +315,8 @@ def test_evaluation_serves_each_image_once_in_order(digits, world_size, size_px)
         (lambda data: make(data, Regime.fixed(Base(16, 1_438))), "1437 images are too few"),
         (lambda data: make(data, world_size=3, rank=0), "does not divide into 3 ranks"),
         (lambda data: make(data, rank=4, world_size=4), "rank is 4"),
-        (lambda data: list(make(data, prefetch=0)), "prefetch is 0"),
-        (lambda data: list(make(data, threads=0)), "threads is 0"),
+        (lambda data: list(make(data, batches_ahead=0)), "batches_ahead is 0"),
+        (lambda data: list(make(data, num_workers=0)), "num_workers is 0"),
         (lambda data: make(data, std=(1, 0, 1)), "std is"),
         (lambda data: make(data, mean=(1, 0)), "mean has 2 values"),
         (lambda data: EvalLoader(data, 0, 8, device="cpu"), "size_px is 0"),

@@ -23,11 +23,10 @@ def test_imagenet_files_keep_their_bytes_and_come_out_at_every_size(real_images,
     assert beton.num_samples == len(files) == 300
     assert len(info.classes) == 300
     for sample in range(0, 300, 37):
-        start, size = int(beton.data_ptr[sample]), int(beton.data_size[sample])
-        assert beton.data[start : start + size].tobytes() == files[sample].read_bytes()
+        assert beton.stored(sample) == files[sample].read_bytes()
 
     regime = Regime.from_sizes("s144", Base(224, 8), "D+")
-    loader = MixSizeLoader(beton, regime, seed=1, threads=2, device="cpu")
+    loader = MixSizeLoader(beton, regime, seed=1, num_workers=2, device="cpu")
     seen = set()
     for images, labels in loader:
         assert bool(images.isfinite().all())

@@ -59,7 +59,7 @@ def batches(loader):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_plan_is_the_ffcv_loaders_own_and_so_are_the_batches_of_any_number_of_workers(workers):
     data = Digits()
-    loader = TorchMixSizeLoader(data, D_PLUS, augment=PadCrop(1), seed=7, workers=workers, device="cpu")
+    loader = TorchMixSizeLoader(data, D_PLUS, augment=PadCrop(1), seed=7, num_workers=workers, device="cpu")
     alone = batches(TorchMixSizeLoader(data, D_PLUS, augment=PadCrop(1), seed=7, device="cpu"))
     served = batches(loader)
     loader.set_epoch(0)
@@ -85,7 +85,7 @@ def test_views_are_cut_where_the_ffcv_loader_cuts_them(tmp_path, augment):
     regime = Regime.from_choices(Base(64, 4), [Choice(64, 4, 2, 1.0)])
     options = {"augment": augment, "mean": (0, 0, 0), "std": (1, 1, 1), "seed": 3, "device": "cpu"}
     ours, _ = next(iter(TorchMixSizeLoader(data, regime, **options)))
-    ffcvs, _ = next(iter(MixSizeLoader(tmp_path / "photos.beton", regime, threads=1, **options)))
+    ffcvs, _ = next(iter(MixSizeLoader(tmp_path / "photos.beton", regime, num_workers=1, **options)))
     # Two resizing filters of the same window: alike but for detail. Another window differs by 0.2 and more.
     assert (ours - ffcvs).abs().mean(dim=(1, 2, 3)).max() < 0.06
     assert Beton.open(tmp_path / "photos.beton").num_samples == 4

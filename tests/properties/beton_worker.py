@@ -27,7 +27,7 @@ def decode_all(path: str) -> int:
     with Beton.open(path) as beton:
         assert beton.num_classes >= 1
         assert len(beton.fingerprint) == 8
-        decoder = Decoder(beton, threads=1)
+        decoder = Decoder(beton, num_workers=1)
         for sample in range(beton.num_samples):
             samples = np.array([sample])
             for augment in (RandomResizedCrop(), CenterCrop()):

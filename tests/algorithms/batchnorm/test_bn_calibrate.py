@@ -41,18 +41,18 @@ def images_at(digits):
 
     def loader_for(size_px):
         regime = Regime.fixed(Base(size_px, 96))
-        return MixSizeLoader(digits / "train.beton", regime, augment=Resize(), seed=5, threads=1, device="cpu")
+        return MixSizeLoader(digits / "train.beton", regime, augment=Resize(), seed=5, num_workers=1, device="cpu")
 
     return loader_for
 
 
 def eval_loader(digits, size_px):
-    return EvalLoader(digits / "test.beton", size_px, 180, augment=Resize(), threads=1, device="cpu")
+    return EvalLoader(digits / "test.beton", size_px, 180, augment=Resize(), num_workers=1, device="cpu")
 
 
 def training_images(digits):
     return MixSizeLoader(
-        digits / "train.beton", MIX, augment=PadCrop(1), seed=3, threads=1, device="cpu"
+        digits / "train.beton", MIX, augment=PadCrop(1), seed=3, num_workers=1, device="cpu"
     ).data_spec()  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def model():
 
 def trained(digits, algorithms, **kwargs):
     classifier = model()
-    loader = MixSizeLoader(digits / "train.beton", D_PLUS, augment=PadCrop(1), seed=3, threads=1, device="cpu")
+    loader = MixSizeLoader(digits / "train.beton", D_PLUS, augment=PadCrop(1), seed=3, num_workers=1, device="cpu")
     trainer = Trainer(
         model=classifier,
         train_dataloader=loader.data_spec(),

@@ -46,7 +46,7 @@ def network():
 
 
 def loader_for(digits, regime=B_PLUS, seed=3):
-    return MixSizeLoader(digits / "train.beton", regime, augment=PadCrop(1), seed=seed, threads=1, device="cpu")
+    return MixSizeLoader(digits / "train.beton", regime, augment=PadCrop(1), seed=seed, num_workers=1, device="cpu")
 
 
 def trainer_for(loader, duration, *, algorithms=None, callbacks=(), model=None, **kwargs):

@@ -52,7 +52,7 @@ def trainer_for(digits, duration, *, progression=GROWING, augment=None, loader=N
     if loader is None:
         augment = augment or PadCrop(1)
         loader = MixSizeLoader(
-            digits / "train.beton", progression, augment=augment, seed=3, threads=1, device="cpu"
+            digits / "train.beton", progression, augment=augment, seed=3, num_workers=1, device="cpu"
         ).data_spec()
     optimizer = SGD(model.parameters(), lr=0.1)
     load_path = kwargs.pop("load_path", None)
@@ -116,7 +116,7 @@ def test_reset_gives_batch_norm_the_statistics_of_the_new_size(digits):
     assert torch.equal(seen.means[first - 1], seen_kept.means[first - 1])
     assert not torch.equal(seen.means[first], seen_kept.means[first])
     # The first layer's pooled mean, from the epoch's own images through its convolution at the time.
-    loader = MixSizeLoader(digits / "train.beton", GROWING, augment=PadCrop(1), seed=3, threads=1, device="cpu")
+    loader = MixSizeLoader(digits / "train.beton", GROWING, augment=PadCrop(1), seed=3, num_workers=1, device="cpu")
     loader.set_epoch(1)
     again, _, _ = trainer_for(digits, "1ep", batch_norm="keep")
     again.fit()
@@ -194,7 +194,7 @@ def test_other_loaders_batches_are_resized_to_the_phases_size(digits):
 
 
 def test_plans_of_a_progression_are_those_of_its_phases(digits):
-    loader = MixSizeLoader(digits / "train.beton", GROWING, augment=PadCrop(1), seed=3, threads=1, device="cpu")
+    loader = MixSizeLoader(digits / "train.beton", GROWING, augment=PadCrop(1), seed=3, num_workers=1, device="cpu")
     for epoch in range(4):
         loader.set_epoch(epoch)
         plan = plan_epoch(GROWING.at_epoch(epoch), 1437, 3, epoch)

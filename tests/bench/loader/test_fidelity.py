@@ -11,9 +11,6 @@ from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.conversion.convert import convert
 from mixsize.ffcv_loaders.decode.augment import RandomResizedCrop, draw_windows
 from mixsize.ffcv_loaders.decode.decode import Decoder
-from mixsize.ffcv_loaders.decode.jpegcrop import is_built
-
-pytestmark = pytest.mark.skipif(not is_built(), reason="the extension is not built")
 
 
 @pytest.fixture(scope="module")

@@ -308,7 +308,6 @@ def result() -> dict:
         ],
         "setting": {
             "data": {"images": 300, "mean_height": 370.8, "mean_width": 436.3, "jpeg": 1.0},
-            "jpeg_decoder_built": True,
             "images": True,
             "base": [224, 16],
             "threads": 2,

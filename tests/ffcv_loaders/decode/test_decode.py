@@ -30,8 +30,7 @@ def decode(beton, samples, windows, size_px, *, duplicates=1, threads=1):
 
 def stored(beton, sample) -> np.ndarray:
     """The stored image, decoded by Pillow or taken as it is."""
-    start, size = int(beton.data_ptr[sample]), int(beton.data_size[sample])
-    data = beton.data[start : start + size].tobytes()
+    data = beton.stored(sample)
     if beton.is_jpeg[sample]:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     return np.frombuffer(data, np.uint8).reshape(int(beton.heights[sample]), int(beton.widths[sample]), 3)
@@ -116,5 +115,5 @@ def test_a_jpeg_that_does_not_decode_is_named(photos, tmp_path, threads):
 
 
 def test_no_threads_are_refused(digits):
-    with pytest.raises(ValueError, match="threads is 0"):
+    with pytest.raises(ValueError, match="num_workers is 0"):
         Decoder(Beton.open(digits / "train.beton"), 0)

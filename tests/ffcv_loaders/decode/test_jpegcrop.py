@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import re
-import warnings
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ffcv.libffcv import ctypes_imdecode, ctypes_resize
 
+import mixsize.ffcv_loaders.decode as decode_room
 from mixsize.ffcv_loaders.decode import jpegcrop
+from mixsize.ffcv_loaders.decode.cut import HAS_AREA
 from mixsize.ffcv_loaders.decode.jpegcrop import (
     BAD_CALL,
     BROKEN,
@@ -92,9 +95,15 @@ def decode_with_ffcv(data: bytes, size, denominator) -> np.ndarray:
     return pixels
 
 
-def test_the_extension_is_built_here_and_agrees_with_ffcvs_opencv():
-    assert jpegcrop.is_built()
-    assert jpegcrop.HAS_AREA
+def test_the_resize_agrees_with_ffcvs_opencv_here():
+    assert HAS_AREA
+
+
+def test_without_the_extension_the_import_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mixsize.ffcv_loaders.decode._jpegcrop", None)
+    monkeypatch.delattr(decode_room, "_jpegcrop")
+    with pytest.raises(ImportError, match=r"JPEG decoder is not built: install a wheel.*libjpeg-dev"):
+        runpy.run_path(jpegcrop.__file__)
 
 
 def test_the_corpus_holds_every_kind_of_jpeg():
@@ -382,16 +391,3 @@ def test_resampling_mirrors_and_needs_one_pixel_around_its_window():
 )
 def test_windows_outside_the_image_are_bad_calls(window):
     assert call_resample(np.zeros((80, 90, 3), np.uint8), window, 5)[0] == BAD_CALL
-
-
-def test_its_absence_is_said_once_a_process(monkeypatch):
-    monkeypatch.setattr(jpegcrop, "_jpegcrop", None)
-    jpegcrop.is_built.cache_clear()
-    try:
-        with pytest.warns(UserWarning, match=r"not built, so FFCV's decodes every image whole.*libjpeg-dev"):
-            assert not jpegcrop.is_built()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            assert not jpegcrop.is_built()
-    finally:
-        jpegcrop.is_built.cache_clear()

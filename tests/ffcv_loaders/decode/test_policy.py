@@ -179,7 +179,7 @@ def batches(data, augment, threads=1):
     """Steps of 4, 8 and 16 px with their images as the loader decoded them."""
     regime = Regime.from_sizes({16: 0.25, 8: 0.5, 4: 0.25}, Base(8, 64), "D+")
     loader = MixSizeLoader(
-        data, regime, augment=augment, mean=MEAN, std=(1, 1, 1), seed=5, threads=threads, device="cpu"
+        data, regime, augment=augment, mean=MEAN, std=(1, 1, 1), seed=5, num_workers=threads, device="cpu"
     )
     for step, (images, _) in zip(loader.dataset.plan(), loader, strict=True):
         pixels = (images.permute(0, 2, 3, 1) + torch.tensor(MEAN)) * 255
@@ -192,8 +192,7 @@ def cropped(beton, step, padding):
     heights, widths = beton.heights[samples], beton.widths[samples]
     windows = draw_windows(PadCrop(padding), heights, widths, samples, step.duplicates, step.size_px, 5, 0)
     for sample, window in zip(np.repeat(samples, step.duplicates), windows, strict=True):
-        start = int(beton.data_ptr[sample])
-        image = np.asarray(beton.data[start : start + 8 * 8 * 3]).reshape(8, 8, 3)
+        image = np.frombuffer(beton.stored(sample), np.uint8).reshape(8, 8, 3)
         top, left = window[[TOP, LEFT]] + padding
         view = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))[top : top + 8, left : left + 8]
         yield view[:, ::-1] if window[FLIP] else view

@@ -1,4 +1,5 @@
 import os
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -14,8 +15,7 @@ from mixsize.ffcv_loaders import MixSizeLoader, RandomResizedCrop
 from mixsize.ffcv_loaders.beton.reader import Beton, BetonError
 from mixsize.ffcv_loaders.conversion.convert import convert
 from mixsize.ffcv_loaders.decode.augment import draw_windows
-from mixsize.ffcv_loaders.decode.decode import Decoder, index_of
-from mixsize.ffcv_loaders.decode.jpegcrop import is_built
+from mixsize.ffcv_loaders.decode.decode import Decoder
 from mixsize.ffcv_loaders.pipeline import readahead
 
 REGIME = Regime.from_sizes({32: 0.5, 64: 0.5}, Base(64, 4), "D+")
@@ -39,17 +39,25 @@ def little_memory(monkeypatch):
 
 
 def copies_of(beton, samples, duplicates, windows, size_px, threshold):
-    return readahead.copies_to_read(index_of(beton), samples, duplicates, windows, size_px, threshold, is_built())
+    return readahead.copies_to_read(beton.levels, samples, duplicates, windows, size_px, threshold)
 
 
-class _Patched:
-    """A file whose bytes outside some ranges are zero."""
-
-    def __init__(self, beton, copies):
-        self.path, self.levels, self.heights, self.widths = beton.path, beton.levels, beton.heights, beton.widths
-        self.data = np.zeros_like(beton.data)
-        for start, length in copies:
-            self.data[start : start + length] = beton.data[start : start + length]
+@contextmanager
+def other_bytes_zeroed(path, copies):
+    """The file with zeros in place of every stored image that is not among ``copies``."""
+    with Beton.open(path) as beton:
+        kept = {int(start) for start, _ in copies}
+        ranges = zip(beton.levels.data_ptr.ravel().tolist(), beton.levels.data_size.ravel().tolist(), strict=True)
+        zeroed = [(start, size, beton.file.read(start, size)) for start, size in ranges if start not in kept]
+    with open(path, "r+b") as file:
+        for start, size, _ in zeroed:
+            file.seek(start)
+            file.write(bytes(size))
+        file.flush()
+        yield
+        for start, _, content in zeroed:
+            file.seek(start)
+            file.write(content)
 
 
 @pytest.mark.parametrize(("size_px", "duplicates"), [(32, 1), (64, 1), (32, 3), (128, 2)])
@@ -59,19 +67,19 @@ def test_what_is_asked_for_is_what_decoding_reads(levels_file, size_px, duplicat
         windows = draw_windows(RandomResizedCrop(), beton.heights, beton.widths, samples, duplicates, size_px, 1, 0)
         copies = copies_of(beton, samples, duplicates, windows, size_px, 1.1)
         whole, partial = np.zeros((2, 24 * duplicates, size_px, size_px, 3), np.uint8)
-        Decoder(beton, 1, 1.1).decode(samples, duplicates, windows, whole)
-        Decoder(_Patched(beton, copies), 1, 1.1).decode(samples, duplicates, windows, partial)
+        decoder = Decoder(beton, 1, 1.1)
+        decoder.decode(samples, duplicates, windows, whole)
+        with other_bytes_zeroed(levels_file, copies):
+            decoder.decode(samples, duplicates, windows, partial)
         assert np.array_equal(whole, partial)
         # And no byte of it in vain: without any one of the copies an image is missing.
         for left_out in range(0, len(copies), 5):
             kept = [copy for copy in copies.tolist() if copy != copies[left_out].tolist()]
-            with pytest.raises(BetonError):
-                Decoder(_Patched(beton, kept), 1, 1.1).decode(samples, duplicates, windows, partial)
+            with other_bytes_zeroed(levels_file, kept), pytest.raises(BetonError):
+                decoder.decode(samples, duplicates, windows, partial)
 
 
 def test_small_views_are_read_from_small_copies(levels_file):
-    if not is_built():
-        pytest.skip("the extension is not built")
     with Beton.open(levels_file) as beton:
         samples = np.arange(24)
         windows = draw_windows(RandomResizedCrop(scale=(0.9, 1.0)), beton.heights, beton.widths, samples, 1, 32, 1, 0)
@@ -83,16 +91,14 @@ def test_a_file_that_fits_is_left_to_the_kernel(levels_file, monkeypatch):
     plan = plan_epoch(REGIME, 24, 0, 0)
     with Beton.open(levels_file) as beton:
         for share, kind in ((1.9, readahead.ImageReadahead), (2.1, type(None))):
-            monkeypatch.setattr(readahead, "bytes_at_hand", lambda share=share: share * len(beton.data))
+            monkeypatch.setattr(readahead, "bytes_at_hand", lambda share=share: share * beton.file.num_bytes)
             opened = readahead.open_readahead(beton, plan, None, 1.1)
             assert type(opened) is kind
-            if opened:
-                opened.close()
 
 
 def test_batches_are_the_same_however_they_are_read(levels_file, monkeypatch):
     def batches(**options):
-        loader = MixSizeLoader(levels_file, REGIME, augment=RandomResizedCrop(), threads=2, device="cpu", **options)
+        loader = MixSizeLoader(levels_file, REGIME, augment=RandomResizedCrop(), num_workers=2, device="cpu", **options)
         return [*loader, *loader]
 
     usual = batches()
@@ -121,7 +127,7 @@ def test_steps_are_announced_in_time_and_in_order(levels_file, little_memory, mo
 
     monkeypatch.setattr(readahead.ImageReadahead, "announce", noting_announce)
     monkeypatch.setattr(Decoder, "submit", noting_decode)
-    loader = MixSizeLoader(levels_file, REGIME, threads=1, device="cpu")
+    loader = MixSizeLoader(levels_file, REGIME, num_workers=1, device="cpu")
     steps = [("ask", *step.samples) for step in loader.dataset.plan()]
     list(loader)
     assert [event for event in events if event[0] == "ask"] == steps
@@ -150,12 +156,13 @@ def test_pages_are_asked_for_once_in_order_and_a_window_ahead(levels_file, monke
         resumed.announce(middle, plan[middle], np.empty((0, 7)))
         first = int(12 * plan.offsets[middle] / plan.offsets[-1]) // 3 * 3
         assert asked[0] == plan.pages[first] * 100
-        reader.close(), resumed.close()
 
 
 def test_a_quasi_random_loader_serves_each_image_once_and_resumes(levels_file):
     def loader(**options):
-        return MixSizeLoader(levels_file, Regime.fixed(Base(32, 4)), threads=1, device="cpu", window_mib=8, **options)
+        return MixSizeLoader(
+            levels_file, Regime.fixed(Base(32, 4)), num_workers=1, device="cpu", window_mib=8, **options
+        )
 
     whole = list(loader())
     assert sum(len(labels) for _, labels in whole) == 24
@@ -164,7 +171,7 @@ def test_a_quasi_random_loader_serves_each_image_once_and_resumes(levels_file):
     resumed = loader()
     resumed.dataset.load_state_dict(begun.dataset.state_dict(8))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[2:], resumed, strict=True))
-    other = MixSizeLoader(levels_file, Regime.fixed(Base(32, 4)), threads=1, device="cpu")
+    other = MixSizeLoader(levels_file, Regime.fixed(Base(32, 4)), num_workers=1, device="cpu")
     other.dataset.load_state_dict(begun.dataset.state_dict(8))
     with pytest.raises(ValueError, match="window_pages was 1, is None"):
         next(iter(other))
@@ -172,11 +179,11 @@ def test_a_quasi_random_loader_serves_each_image_once_and_resumes(levels_file):
         MixSizeLoader(levels_file, REGIME, window_mib=0)
 
 
-def test_another_threshold_is_another_run(levels_file):
-    begun = MixSizeLoader(levels_file, REGIME, device="cpu", threshold=1.1)
-    other = MixSizeLoader(levels_file, REGIME, device="cpu", threshold=2.0)
+def test_another_min_oversampling_is_another_run(levels_file):
+    begun = MixSizeLoader(levels_file, REGIME, device="cpu", min_oversampling=1.1)
+    other = MixSizeLoader(levels_file, REGIME, device="cpu", min_oversampling=2.0)
     other.dataset.load_state_dict(begun.dataset.state_dict(0))
-    with pytest.raises(ValueError, match=r"threshold was 1\.1, is 2\.0"):
+    with pytest.raises(ValueError, match=r"min_oversampling was 1\.1, is 2\.0"):
         next(iter(other))
 
 

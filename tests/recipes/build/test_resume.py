@@ -254,7 +254,7 @@ def test_a_resumed_run_on_another_number_of_ranks_has_the_same_images_in_the_sam
     def rest(rank, ranks):
         source = whole.loader.dataset.source
         loader = MixSizeLoader(
-            source.beton, whole.regime, augment=source.augment, seed=17, threads=1, rank=rank, world_size=ranks
+            source.beton, whole.regime, augment=source.augment, seed=17, num_workers=1, rank=rank, world_size=ranks
         )
         loader.dataset.load_state_dict(state)
         return list(loader)
