@@ -135,7 +135,7 @@ print(main(["plan", "cifar10/resnet20", "regime/s28_bplus", "--json"]))
         ),
         ("composer", ["train", "demo"], 'error: Composer is not installed; get it with: pip install "mosaicml'),
         ("torch", ["plan", "cifar10/resnet20"], 'error: PyTorch is not installed; get it with: pip install "torch'),
-        ("yaml", ["plan", "demo"], 'error: PyYAML is not installed; get it with: pip install "pyyaml'),
+        ("ruamel", ["plan", "demo"], 'error: ruamel.yaml is not installed; get it with: pip install "ruamel.yaml'),
     ],
 )
 def test_a_command_that_needs_a_missing_package_says_how_to_get_it_in_one_line(missing, argv, words, tmp_path):

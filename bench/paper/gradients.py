@@ -237,7 +237,7 @@ def _batches(job: Job) -> Iterator[dict[int, tuple[torch.Tensor, torch.Tensor]]]
             mean=data.mean,
             std=data.std,
             seed=job.recipe.seed,
-            threads=job.recipe.loader.threads,
+            threads=job.recipe.loader.num_workers,
             prefetch=1,
             device=job.device,
             channels_last=job.recipe.channels_last,

@@ -204,7 +204,7 @@ def cores(at_hand: int, limit: float | None) -> Finding:
         return Finding("cores", "ok", at_hand)
     advice = (
         f"the container is given the time of {limit:g}, and as many threads as cores would wait for one another: give"
-        f" it more, or set OMP_NUM_THREADS={max(1, int(limit))} and loader.threads={max(1, int(limit))}"
+        f" it more, or set OMP_NUM_THREADS={max(1, int(limit))} and loader.num_workers={max(1, int(limit))}"
     )
     return Finding("cores", "advice", at_hand, advice=advice)
 

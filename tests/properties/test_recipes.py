@@ -16,7 +16,7 @@ import yaml
 from hypothesis import strategies as st
 
 from mixsize.recipes.config.compose import RecipeError, compose, digest, packaged_recipes, to_yaml
-from mixsize.recipes.config.schema import LEAF_MAPPINGS, all_keys
+from mixsize.recipes.config.keys import LEAF_MAPPINGS, all_keys
 from mixsize.recipes.planning.regimes import build_regime
 
 from .for_all import for_all, made

@@ -74,7 +74,7 @@ PACKAGES = (
     Package("ffcv", "FFCV", "ffcv", system=_FFCV_SYSTEM),
     Package("composer", "Composer", "mosaicml"),
     Package("pydantic", "pydantic", "pydantic"),
-    Package("yaml", "PyYAML", "pyyaml"),
+    Package("ruamel", "ruamel.yaml", "ruamel.yaml"),
     Package("rich", "rich", "rich"),
     Package("safetensors", "safetensors", "safetensors"),
     Package("tqdm", "tqdm", "tqdm"),
