@@ -167,13 +167,10 @@ def _literals(expected: str) -> list[str]:
 
 def _range_words(path: Path, bound: str, limit: float, root: type[Section]) -> str:
     """Return the allowed range of the number at a path, of which one bound was violated."""
-    fields = _fields_at(tuple(key for key in path if not isinstance(key, int)), root)
-    if not fields:  # a free key of a mapping
-        fields = _fields_at(path[:-1], root)
-    intervals = [
-        found for field in fields for part in (*field.metadata, field.annotation) for found in _intervals(part)
-    ]
-    interval = next(interval for interval in intervals if getattr(interval, bound) == limit)
+    # A free key of a mapping has no field of its own.
+    fields = _fields_at(tuple(key for key in path if not isinstance(key, int)), root) or _fields_at(path[:-1], root)
+    parts = [part for field in fields for part in (*field.metadata, field.annotation)]
+    interval = next(found for part in parts for found in _intervals(part) if getattr(found, bound) == limit)
     low = interval.ge if interval.gt is None else interval.gt
     high = interval.le if interval.lt is None else interval.lt
     if high is None or (high == MAX_COUNT and bound in ("ge", "gt")):

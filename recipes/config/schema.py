@@ -272,8 +272,8 @@ class Loader(Section):
     batches_ahead: PositiveInt = Field(2, description="batches decoded ahead of the training step")
     min_oversampling: PositiveFloat | None = Field(
         1.0,
-        description="decode from a smaller copy of an image if the view's window has at least this many times the view's"
-        " side there; null: always decode the full image",
+        description="decode from a smaller copy of an image if the view's window there has at least this many times the"
+        " view's side; null: always decode the full image",
     )
     window_mib: PositiveInt | None = Field(
         None,
