@@ -13,7 +13,8 @@ from typing import Any, get_type_hints
 import pdoc
 from jinja2 import pass_context
 
-from mixsize.recipes.config import schema
+from mixsize.recipes.config import regimes, schema
+from mixsize.recipes.config.section import Section
 
 #: Packages whose public names load on first use, and the modules that a user's code or recipes meet beside them.
 PACKAGES = ("mixsize.algorithms", "mixsize.ffcv_loaders")
@@ -25,6 +26,7 @@ MODULES = (
     "mixsize.recipes.models.network",
     "mixsize.recipes.records.run_record",
     "mixsize.recipes.config.schema",
+    "mixsize.recipes.config.regimes",
     "mixsize.recipes.commands.train",
     "mixsize.recipes.models.weights",
     "mixsize.bench.regimes.suite",
@@ -38,10 +40,11 @@ def main(folder: Path) -> None:
         for public in package.__all__:
             setattr(package, public, getattr(package, public))
     # A recipe's sections, without the types that their keys are made of.
-    schema.__all__ = [name for name, value in vars(schema).items() if _is_section(value)]
-    for section in map(vars(schema).get, schema.__all__):
-        plain = get_type_hints(section)  # Without what checks a value's range, which its description tells.
-        section.__annotations__ = {key: plain[key] for key in section.__annotations__}
+    for module in (schema, regimes):
+        module.__all__ = [name for name, value in vars(module).items() if _is_section(value)]
+        for section in map(vars(module).get, module.__all__):
+            plain = get_type_hints(section)  # Without what checks a value's range, which its description tells.
+            section.__annotations__ = {key: plain[key] for key in section.__annotations__}
     templates = Path(__file__).with_name("api_templates")
     pdoc.render.configure(docformat="google", show_source=False, footer_text="mixsize", template_directory=templates)
     filters = pdoc.render.env.filters
@@ -53,7 +56,7 @@ def main(folder: Path) -> None:
 
 
 def _is_section(value: Any) -> bool:
-    return isclass(value) and issubclass(value, schema.Section) and not value.__name__.startswith("_")
+    return isclass(value) and issubclass(value, Section) and not value.__name__.startswith("_")
 
 
 def as_markdown(docstring: str) -> str:

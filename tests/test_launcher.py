@@ -70,7 +70,7 @@ def test_two_nodes_train_on_the_same_shapes_as_one(digits, tmp_path, alone):
     for node in (1, 0):
         where = ["--world_size", "2", "--node_rank", str(node), "--base_rank", str(node)]
         where += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
-        train = ["-m", "mixsize", "train", *items(digits, tmp_path, "regime/digits_dplus", "loader.threads=1")]
+        train = ["-m", "mixsize", "train", *items(digits, tmp_path, "regime/digits_dplus", "loader.num_workers=1")]
         nodes.append(start([*LAUNCHER, "-n", "1", *where, *train]))
     for node in nodes:
         code, output = finish(node)

@@ -182,7 +182,7 @@ def same_images(job: Job) -> Iterator[dict[int, tuple[torch.Tensor, torch.Tensor
             mean=data.mean,
             std=data.std,
             seed=job.recipe.seed,
-            num_workers=job.recipe.loader.threads,
+            num_workers=job.recipe.loader.num_workers,
             batches_ahead=1,
             device=job.device,
             channels_last=job.recipe.channels_last,

@@ -48,6 +48,7 @@ from mixsize.recipes.build.trainer import (
 )
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose
+from mixsize.recipes.config.regimes import FixedRegime
 from mixsize.recipes.models.network import network_stride
 from mixsize.recipes.planning.regimes import build_regime
 from mixsize.recipes.records.environment import environment
@@ -163,9 +164,9 @@ def train(job: PeerJob) -> dict[str, Any]:
         trainer.close()
 
 
-def fixed_at_base(recipe: schema.Recipe) -> schema.FixedRegime:
+def fixed_at_base(recipe: schema.Recipe) -> FixedRegime:
     """The recipe's baseline as a regime."""
-    return schema.FixedRegime(mode="fixed", base=recipe.regime.base)
+    return FixedRegime(mode="fixed", base=recipe.regime.base)
 
 
 def _loader(
@@ -175,7 +176,7 @@ def _loader(
     info, data = train_images.info, recipe.data
     mean = data.mean or (info.mean if info else IMAGENET_MEAN)
     std = data.std or (info.std if info else IMAGENET_STD)
-    workers = recipe.loader.threads or default_threads()
+    workers = recipe.loader.num_workers or default_threads()
     base = recipe.regime.base
     if job.peer == "composer":
         augment = torchvision_augment(data.augment, base.size_px, train_images)

@@ -8,18 +8,27 @@ and what the suite fixes for all: length, evaluation sizes, name, seed and folde
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from mixsize.recipes.config import yamltext
 from mixsize.recipes.config.compose import SUFFIXES
-from mixsize.recipes.config.faults import WORDS, dotted, got, nearest, value_at
-from mixsize.recipes.config.schema import LIST, NOT_EMPTY, PositiveFloat, PositiveInt, Section, Text, fault, sections_in
+from mixsize.recipes.config.errors import error_lines, nearest
+from mixsize.recipes.config.section import (
+    FILLED_LIST,
+    LIST,
+    Pixels,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Text,
+    check_distinct,
+    fault,
+)
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python 3.11; in importlib.abc before
@@ -36,12 +45,6 @@ def _label(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise fault("must be of letters, digits and _ - . +, with a letter or digit first, as it names files")
     return text
-
-
-def _distinct(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(sizes)) < len(sizes):
-        raise fault("lists a size twice")
-    return sizes
 
 
 Label = Annotated[Text, AfterValidator(_label)]
@@ -76,15 +79,15 @@ class Suite(Section):
     """Recipes x regimes x seeds on one budget."""
 
     name: Label = Field(description="names the folder of its runs")
-    recipes: Annotated[dict[Label, Items], NOT_EMPTY] = Field(
+    recipes: Annotated[dict[Label, Items], Field(min_length=1)] = Field(
         description="label -> the items a recipe is composed from; each is trained under every regime"
     )
-    regimes: Annotated[dict[Label, Items], NOT_EMPTY] = Field(
+    regimes: Annotated[dict[Label, Items], Field(min_length=1)] = Field(
         description="label -> the items that set the regime, applied after the recipe's; the first is the baseline"
     )
     seeds: PositiveInt = Field(1, description="runs of each, with seeds that count up from the recipe's")
     budget: Budget = Field(description="what each run may spend")
-    evaluation_sizes: Annotated[tuple[PositiveInt, ...], LIST, NOT_EMPTY, AfterValidator(_distinct)] = Field(
+    evaluation_sizes: Annotated[tuple[Pixels, ...], FILLED_LIST, AfterValidator(check_distinct)] = Field(
         description="image sides in pixels to evaluate at"
     )
     ranks: PositiveInt = Field(1, description="processes of each run")
@@ -110,8 +113,8 @@ def load_suite(name: str) -> Suite:
     try:
         return Suite.model_validate(content)
     except ValidationError as error:
-        faults = error.errors(include_url=False)
-        raise SuiteError("\n".join(f"{place}: {_in_words(fault, content)}" for fault in faults)) from error
+        lines = error_lines(error, content, root=Suite)
+        raise SuiteError("\n".join(f"{place}: {line}" for line in lines)) from error
 
 
 def packaged_suites() -> list[str]:
@@ -148,29 +151,3 @@ def _text(name: str) -> tuple[str, str]:
         raise SuiteError(f"{name}: is not UTF-8 text (byte {error.start})") from error
     except OSError as error:
         raise SuiteError(f"{name}: cannot be read: {error.strerror}") from error
-
-
-def _in_words(details: ErrorDetails, content: Mapping[str, Any]) -> str:
-    """One line for one fault: dotted key, what is wrong, the value."""
-    path, kind = details["loc"], details["type"]
-    if kind == "missing":
-        return f"{dotted(path)}: required"
-    if kind == "extra_forbidden":
-        close = nearest(str(path[-1]), sorted(_keys(path[:-1])))
-        return f"{dotted(path)}: unknown key" + (f"; did you mean {dotted((*path[:-1], close))}?" if close else "")
-    if kind == "literal_error":
-        problem = f"must be {details['ctx']['expected']}"
-    elif kind == "recipe":
-        path, problem = (*path, *details["ctx"]["at"]), details["ctx"]["message"]
-    else:
-        problem = WORDS.get(kind, details["msg"])
-    if path[-1] == "[key]":
-        return f"{dotted(path[:-2])}: the label {problem}, got {path[-2]!r}"
-    return f"{dotted(path)}: {problem}{got(value_at(content, path))}"
-
-
-def _keys(path: tuple[str | int, ...]) -> set[str]:
-    section: type[Section] = Suite
-    for key in path:
-        (section,) = sections_in(section.model_fields[str(key)].annotation)
-    return set(section.model_fields)

@@ -40,6 +40,7 @@ from mixsize.algorithms.regime.plan import plan_length
 from mixsize.ffcv_loaders.decode.policy import check_stored_sizes
 from mixsize.system.ranks import process_rank
 from mixsize.recipes.config import schema
+from mixsize.recipes.config.regimes import ProgressiveRegime
 from mixsize.recipes.callbacks.batch_log import BatchLog
 from mixsize.recipes.callbacks.checkpoints import Checkpoints
 from mixsize.recipes.config.compose import to_yaml
@@ -269,7 +270,7 @@ def prepare_execution(
 def build_sampling(recipe: schema.Recipe, regime: Regime | Progression) -> MixSizeSampling:
     """The algorithm that keeps the loader's plan and the Trainer in step."""
     config = recipe.regime
-    if not isinstance(config, schema.ProgressiveRegime):
+    if not isinstance(config, ProgressiveRegime):
         return MixSizeSampling()
     assert isinstance(regime, Progression)
     return ProgressiveResize(
@@ -308,8 +309,8 @@ def build_calibration_loader(recipe: schema.Recipe, train: Beton, size_px: int, 
         mean=recipe.data.mean,
         std=recipe.data.std,
         seed=recipe.seed,
-        num_workers=recipe.loader.threads,
-        min_oversampling=copies_from(recipe.evaluation.threshold),
+        num_workers=recipe.loader.num_workers,
+        min_oversampling=copies_from(recipe.evaluation.min_oversampling),
         device=device,
         channels_last=recipe.channels_last,
     )
@@ -326,9 +327,9 @@ def build_loader(
         mean=recipe.data.mean,
         std=recipe.data.std,
         seed=recipe.seed,
-        num_workers=recipe.loader.threads,
-        batches_ahead=recipe.loader.prefetch,
-        min_oversampling=copies_from(recipe.loader.threshold),
+        num_workers=recipe.loader.num_workers,
+        batches_ahead=recipe.loader.batches_ahead,
+        min_oversampling=copies_from(recipe.loader.min_oversampling),
         window_mib=recipe.loader.window_mib,
         device=device,
         channels_last=recipe.channels_last,
@@ -359,8 +360,8 @@ def build_eval_loader(
         augment=build_augment(recipe.data.eval_transform),
         mean=recipe.data.mean or (info.mean if info else None),
         std=recipe.data.std or (info.std if info else None),
-        num_workers=recipe.loader.threads,
-        min_oversampling=copies_from(recipe.evaluation.threshold),
+        num_workers=recipe.loader.num_workers,
+        min_oversampling=copies_from(recipe.evaluation.min_oversampling),
         device=device,
         channels_last=recipe.channels_last,
     )

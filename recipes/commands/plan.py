@@ -84,22 +84,28 @@ def _prepare_table(args: argparse.Namespace) -> Callable[[], int]:
 
 def plan_values(plan: Plan) -> dict[str, Any]:
     """A plan in plain values, for JSON."""
-    values = asdict(plan)
-    rows = [{**asdict(shape), "macs_per_step": shape.macs_per_step} for shape in plan.shapes]
-    del values["shapes"]
+    recipe = plan.recipe
+    computed = (
+        "share_of", "draw", "epochs", "size_by_epoch", "steps_per_epoch", "steps_total", "mean_size_px",
+        "mean_batch_size", "mean_duplicates", "lr_scale", "pixels_per_epoch_ratio", "macs_per_epoch_ratio",
+        "pixels_per_step_ratio", "seconds_per_epoch", "seconds_total", "untimed",
+    )  # fmt: skip
     return {
-        **values,
-        "choices": rows,
-        "pixels_per_step_ratio": plan.pixels_per_step_ratio,
-        "seconds_per_epoch": plan.seconds_per_epoch,
-        "seconds_total": plan.seconds_total,
-        "untimed": plan.untimed,
+        "name": recipe.name,
+        "model": recipe.model.name,
+        "images": recipe.data.train_images,
+        "max_duration": recipe.max_duration,
+        "mode": recipe.regime.mode,
+        "base": asdict(plan.base),
+        **{name: getattr(plan, name) for name in computed},
+        "regime_digest": plan.regime.digest(),
+        "choices": [{**asdict(shape), "macs_per_step": shape.macs_per_step} for shape in plan.shapes],
     }
 
 
 def print_plan(plan: Plan, console: Console, timed: bool) -> None:
     """The shapes, what they cost, and the totals."""
-    title = f"{plan.name}: {plan.mode}, shares of {plan.share_of}, drawn each {plan.draw}"
+    title = f"{plan.recipe.name}: {plan.recipe.regime.mode}, shares of {plan.share_of}, drawn each {plan.draw}"
     drawn = _table(title, "size px", "batch", "duplicates", "share", "steps / epoch", "pixels / step")
     for row in plan.shapes:
         drawn.add_row(
@@ -117,10 +123,10 @@ def print_plan(plan: Plan, console: Console, timed: bool) -> None:
 
 
 def _cost_table(plan: Plan, timed: bool) -> Table:
-    columns = ["size px", f"steps in {plan.max_duration}", "Mpixels / step", "GMACs / image", "GMACs / step"]
+    columns = ["size px", f"steps in {plan.recipe.max_duration}", "Mpixels / step", "GMACs / image", "GMACs / step"]
     if timed:
         columns += ["s / step", "time in the run"]
-    costs = _table(f"cost of {plan.model}'s forward pass (MAC: multiply-accumulate)", *columns)
+    costs = _table(f"cost of {plan.recipe.model.name}'s forward pass (MAC: multiply-accumulate)", *columns)
     for row in plan.shapes:
         cells = [
             str(row.size_px),
@@ -139,10 +145,10 @@ def _cost_table(plan: Plan, timed: bool) -> Table:
 def _totals(plan: Plan, timed: bool) -> dict[str, str]:
     base = plan.base
     lines = {
-        "images": f"{plan.images:,}",
+        "images": f"{plan.recipe.data.train_images:,}",
         "base": f"{base.size_px} px, batch {base.batch_size}, duplicates {base.duplicates}",
         "steps per epoch": f"{plan.steps_per_epoch:,.6g}",
-        f"steps in {plan.max_duration}": f"{plan.steps_total:,}",
+        f"steps in {plan.recipe.max_duration}": f"{plan.steps_total:,}",
         "mean size": f"{plan.mean_size_px:.4g} px",
         "mean batch": f"{plan.mean_batch_size:.1f}",
         "mean duplicates": f"{plan.mean_duplicates:.3g}",
@@ -153,7 +159,7 @@ def _totals(plan: Plan, timed: bool) -> dict[str, str]:
         lines["GMACs of an epoch"] = f"{plan.macs_per_epoch_ratio:.3f} of the base's"
     if timed and plan.seconds_total is not None and plan.seconds_per_epoch is not None:
         lines["time of an epoch"] = f"{duration(plan.seconds_per_epoch)}, training steps alone"
-        lines[f"time of {plan.max_duration}"] = f"{duration(plan.seconds_total)}, training steps alone"
+        lines[f"time of {plan.recipe.max_duration}"] = f"{duration(plan.seconds_total)}, training steps alone"
     elif timed:
         lines["time"] = f"not known: no step was timed at {', '.join(plan.untimed)}"
     return lines

@@ -5,10 +5,15 @@
     >>> recipe.regime.mode, recipe.duration
     ('B+', (2, 'ep'))
 
-Items apply from left to right. Mappings merge key by key, with three exceptions: lists, `model.kwargs` and
-`regime.sizes` are replaced as a whole by a file; a section that a file gives under a new `name` replaces the section;
-and a changed `regime.mode`, like a `name` changed by an override, drops only the keys that the new variant lacks.
-A changed `model.name` drops `model.kwargs`, which were the other network's.
+Items apply from left to right. Mappings merge key by key, with these exceptions:
+
+| given | effect |
+| --- | --- |
+| a list, `model.kwargs` or `regime.sizes` in a file | replaces the former value as a whole |
+| a new `name` in a file's section | replaces the section |
+| a new `regime.mode`, or a `name` by an override | drops the keys that the new variant does not have |
+| a new `model.name` | drops `model.kwargs` |
+
 A null counts as not given. Nothing is interpolated: `${HOME}` is text.
 """
 
@@ -23,8 +28,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from mixsize.recipes.config import yamltext
-from mixsize.recipes.config.faults import LONGEST_VALUE, RecipeError, dotted, explain, nearest
-from mixsize.recipes.config.schema import DEFAULT_VARIANTS, LEAF_MAPPINGS, VARIANT_KEYS, Path, Recipe, variant_of
+from mixsize.recipes.config.errors import RecipeError, dotted, error_lines, nearest, printable
+from mixsize.recipes.config.keys import DEFAULT_VARIANTS, LEAF_MAPPINGS, VARIANT_KEYS, variants_at, without_nulls
+from mixsize.recipes.config.schema import Recipe
+from mixsize.recipes.config.section import Path
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python 3.11; in importlib.abc before
@@ -32,10 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["RecipeError", "compose", "digest", "packaged_recipes", "to_yaml"]
 
 SUFFIXES = (".yaml", ".yml")
-#: Recipes have a few kilobytes.
 MAX_FILE_BYTES = 1 << 20
 COMMAND_LINE = "on the command line"
-_NETWORK: Path = ("model",)
+# Sections that lose keys when one key of theirs changes: those with variants, and the network.
+_SELECTING_KEYS: dict[Path, str] = {**VARIANT_KEYS, ("model",): "name"}
 _OVERRIDE_KEY = re.compile(r"[^\s.=]+(\.[^\s.=]+)*")
 
 
@@ -56,9 +63,9 @@ def compose(items: Sequence[str]) -> Recipe:
     if faults:
         raise RecipeError("\n".join(faults))
     try:
-        return Recipe.model_validate(draft.data)
+        return Recipe.model_validate(without_nulls(draft.data))
     except ValidationError as error:
-        raise RecipeError("\n".join(explain(error, draft.data, draft.source_of))) from error
+        raise RecipeError("\n".join(error_lines(error, draft.data, draft.source_of))) from error
 
 
 def packaged_recipes() -> list[str]:
@@ -87,7 +94,7 @@ def _plain(value: Any) -> Any:
 
 
 def _fault_in(draft: "_Draft", item: str) -> str | None:
-    """Apply an item; return what is wrong with it, if anything, so that the faults of all items can be listed."""
+    """Apply an item; return the error as text, so that the faults of all items can be listed."""
     try:
         _apply(draft, item)
     except RecipeError as error:
@@ -123,8 +130,8 @@ def _apply_override(draft: "_Draft", item: str, key: str, text: str) -> None:
             path = (*path[:-1], path[-1] if isinstance(key_value, dict | list) else key_value)
         value = yamltext.load(text)
     except ValueError as error:
-        shown = repr(text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "...")
-        raise RecipeError(f"{dotted(path)}: {shown} is not a YAML value: {error} ({COMMAND_LINE})") from error
+        problem = f"'{printable(text)}' is not a YAML value: {printable(str(error))}"
+        raise RecipeError(f"{dotted(path)}: {problem} ({COMMAND_LINE})") from error
     draft.put(path, value, COMMAND_LINE)
 
 
@@ -194,7 +201,7 @@ def _no_such_recipe(item: str, names: list[str]) -> str:
 
 
 class _Draft:
-    """A recipe in the making: plain data, and for each of its paths the item that gave it."""
+    """A recipe under construction: plain data, and the item that gave each of its paths."""
 
     def __init__(self) -> None:
         self.data: dict[str, Any] = {}
@@ -205,22 +212,19 @@ class _Draft:
         self._merge(self.data, new, source, ())
 
     def put(self, path: Path, value: Any, source: str) -> None:
-        """Apply an override. A mapping merges as if a file gave it; anything else replaces what is at the path."""
+        """Apply an override. A mapping merges as if a file gave it; any other value replaces the one at the path."""
         if isinstance(value, dict):
             for key in reversed(path[1:]):
                 value = {key: value}
             self._merge(self.data, {path[0]: value}, source, ())
             return
         section = self._descend(path[:-1], source)
-        # A key may be null, as in regime.sizes.~=0.5: that is no section's variant, and the schema refuses it.
-        if path[:-1] in VARIANT_KEYS and VARIANT_KEYS[path[:-1]] == path[-1]:
-            self._drop_inapplicable(path[:-1], section, value)
-        if path == (*_NETWORK, "name"):
-            self._change_network(section, value)
+        if path[:-1] in _SELECTING_KEYS and _SELECTING_KEYS[path[:-1]] == path[-1]:
+            self._drop(path[:-1], section, value, whole=False)
         self._replace(section, path, value, source)
 
     def source_of(self, path: Path) -> str | None:
-        """Return where a path, or else the nearest path above or below it, was given."""
+        """Return the item that gave a path, or else the nearest path above or below it."""
         for length in range(len(path), 0, -1):
             if path[:length] in self._sources:
                 return self._sources[path[:length]]
@@ -232,43 +236,31 @@ class _Draft:
             path = (*above, key)
             old = into.get(key)
             if isinstance(value, dict) and isinstance(old, dict) and path not in LEAF_MAPPINGS:
-                if path in VARIANT_KEYS:
-                    self._change_variant(path, old, value)
-                if path == _NETWORK:
-                    self._change_network(old, value.get("name"))
+                selecting = _SELECTING_KEYS.get(path)
+                if value.get(selecting) is not None and old.get(selecting) is not None:
+                    self._drop(path, old, value[selecting], whole=path not in DEFAULT_VARIANTS)
                 self._merge(old, value, source, path)
             else:
                 self._replace(into, path, value, source)
 
-    def _change_variant(self, path: Path, old: dict[str, Any], new: Mapping[str, Any]) -> None:
-        """Make way for a section that a file gives; one that names no variant, or the same, changes nothing."""
-        key = VARIANT_KEYS[path]
-        name = new.get(key)
-        if name is None or old.get(key) in (None, name):
+    def _drop(self, path: Path, section: dict[str, Any], name: Any, whole: bool) -> None:
+        """Remove the keys that a section loses when `name` is selected in it; `whole`: all of them."""
+        before = section.get(_SELECTING_KEYS[path])
+        if name == before:
             return
-        if path in DEFAULT_VARIANTS:
-            self._drop_inapplicable(path, old, name)
+        if path == ("model",):
+            lost = {"kwargs"} if name is not None and before is not None else set()
+        elif whole:
+            lost = set(section)
         else:
-            old.clear()
-            self._forget(path)
-
-    def _change_network(self, section: dict[str, Any], name: Any) -> None:
-        """Another network does not take the arguments of the one before."""
-        if name is not None and section.get("name") not in (None, name):
-            section.pop("kwargs", None)
-            self._forget((*_NETWORK, "kwargs"))
-
-    def _drop_inapplicable(self, path: Path, section: dict[str, Any], name: Any) -> None:
-        key = VARIANT_KEYS[path]
-        before, after = variant_of(path, section), variant_of(path, {key: name})
-        if before is None or after is None:
-            return
-        for lost in before.model_fields.keys() - after.model_fields.keys():
-            section.pop(lost, None)
-            self._forget((*path, lost))
+            old, new = _keys_of_variant(path, before), _keys_of_variant(path, name)
+            lost = old - new if old and new else set()
+        for key in lost:
+            section.pop(key, None)
+            self._forget((*path, key))
 
     def _descend(self, path: Path, source: str) -> dict[str, Any]:
-        """Return the mapping at a path, made where it is absent."""
+        """Return the mapping at a path, created where it is absent."""
         here = self.data
         for length, key in enumerate(path, start=1):
             if isinstance(here.get(key), list):
@@ -286,3 +278,10 @@ class _Draft:
 
     def _forget(self, path: Path) -> None:
         self._sources = {given: source for given, source in self._sources.items() if given[: len(path)] != path}
+
+
+def _keys_of_variant(path: Path, name: Any) -> set[str]:
+    """Return the keys of a section's variant; none if there is no such variant."""
+    name = name or DEFAULT_VARIANTS.get(path)
+    variant = variants_at(path).get(name) if isinstance(name, str) else None
+    return set(variant.model_fields) if variant else set()

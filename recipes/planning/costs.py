@@ -1,4 +1,4 @@
-"""What a recipe's regime amounts to, without touching data: steps, pixels, arithmetic, and time where steps were timed.
+"""Steps, pixels, multiply-accumulates and time of a recipe's regime, computed without its data.
 
 >>> from mixsize.recipes.config.compose import compose
 >>> plan = make_plan(compose(["imagenet/resnet50", "regime/s144_bplus", "regime.rounding=pow2"]))
@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -34,11 +34,11 @@ class PlannedShape:
         batch_size: distinct images B in a step, over all ranks.
         duplicates: augmented copies D of each.
         share: of the samples, of the steps or of the epochs, see :attr:`Plan.share_of`.
-        steps_per_epoch: of an epoch in which it is drawn from; a mean where one size is drawn for a whole epoch.
+        steps_per_epoch: of an epoch in its phase; a mean if one size is drawn for a whole epoch.
         steps_total: of the run.
-        pixels_per_step_ratio: pixels of a step over those of the base's.
-        macs_per_image: multiply-accumulates of the network's forward pass; None where they cannot be counted.
-        seconds_per_step: as measured; None where it was not.
+        pixels_per_step_ratio: pixels of a step relative to the base's step.
+        macs_per_image: multiply-accumulates of the network's forward pass; None if they cannot be counted.
+        seconds_per_step: as measured; None if it was not.
     """
 
     size_px: int
@@ -68,81 +68,149 @@ class PlannedShape:
 
 
 @dataclass(frozen=True)
+class PlannedPhase:
+    """Epochs of the run that are drawn from one regime.
+
+    Attributes:
+        regime: the regime.
+        epochs: number of epochs; the run's last one may be cut short.
+        shapes: one for each choice of the regime.
+    """
+
+    regime: Regime
+    epochs: float
+    shapes: tuple[PlannedShape, ...]
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps of its mean epoch."""
+        return math.fsum(shape.steps_per_epoch for shape in self.shapes)
+
+
+@dataclass(frozen=True)
 class Plan:
     """A recipe's regime over a whole run.
 
     Attributes:
-        name: the recipe's.
-        model: the network's.
-        images: of the training data.
-        max_duration: the recipe's.
-        mode: the regime's.
-        share_of: what a shape's share is a fraction of: ``samples``, ``steps``, or ``epochs`` for phases.
-        draw: how often a size is drawn: ``step``, ``epoch``, or ``phase``.
-        base: the step that the budget comes from.
-        shapes: what steps take; those of a phase side by side.
-        epochs: of the run; the last one may be cut short.
-        size_by_epoch: the side of each epoch in pixels, where it has one only; else empty.
-        steps_per_epoch: the mean over the run.
-        steps_total: of the run, exactly.
-        mean_size_px: weighted by share.
-        mean_batch_size: distinct images in a step, over the run's steps.
-        mean_duplicates: weighted by share.
-        lr_scale: factor of the linear rule; None for phases.
-        pixels_per_epoch_ratio: pixels of an epoch over those of the base's.
-        macs_per_epoch_ratio: the same of multiply-accumulates; None where they cannot be counted.
-        regime_digest: the regime's.
+        recipe: the recipe.
+        regime: its regime.
+        phases: one for a regime, those that the run reaches for a progression.
+        size_by_epoch: the side of each epoch in pixels if every epoch has one size, else empty.
+        base_macs: multiply-accumulates of one image's forward pass at the base size; None if they cannot be counted.
     """
 
-    name: str
-    model: str
-    images: int
-    max_duration: str
-    mode: str
-    share_of: str
-    draw: str
-    base: Base
-    shapes: tuple[PlannedShape, ...]
-    epochs: float
+    recipe: Recipe
+    regime: Regime | Progression
+    phases: tuple[PlannedPhase, ...]
     size_by_epoch: tuple[int, ...]
-    steps_per_epoch: float
-    steps_total: int
-    mean_size_px: float
-    mean_batch_size: float
-    mean_duplicates: float
-    lr_scale: float | None
-    pixels_per_epoch_ratio: float
-    macs_per_epoch_ratio: float | None
-    regime_digest: str
+    base_macs: int | None
+
+    @property
+    def base(self) -> Base:
+        """The step that the budget comes from."""
+        return self.regime.base
+
+    @property
+    def share_of(self) -> str:
+        """The whole that a shape's share is a fraction of: ``samples``, ``steps``, or ``epochs`` for phases."""
+        return self.regime.share_of if isinstance(self.regime, Regime) else "epochs"
+
+    @property
+    def draw(self) -> str:
+        """How often a size is drawn: ``step``, ``epoch``, or ``phase``."""
+        return self.regime.draw if isinstance(self.regime, Regime) else "phase"
+
+    @property
+    def lr_scale(self) -> float | None:
+        """Factor of the linear learning-rate rule; None for phases."""
+        return self.regime.lr_scale if isinstance(self.regime, Regime) else None
+
+    @property
+    def shapes(self) -> tuple[PlannedShape, ...]:
+        """The shapes of all phases."""
+        return tuple(shape for phase in self.phases for shape in phase.shapes)
+
+    @property
+    def epochs(self) -> float:
+        """Epochs of the run."""
+        return math.fsum(phase.epochs for phase in self.phases)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps of the mean epoch."""
+        return self._mean(lambda phase: phase.steps_per_epoch)
+
+    @property
+    def steps_total(self) -> int:
+        """Steps of the run, exactly."""
+        return round(math.fsum(shape.steps_total for shape in self.shapes))
+
+    @property
+    def mean_size_px(self) -> float:
+        """Mean side in pixels, weighted by share."""
+        return self._mean(lambda phase: phase.regime.mean_size_px)
+
+    @property
+    def mean_batch_size(self) -> float:
+        """Distinct images in the mean step."""
+        images = self._mean(lambda phase: phase.steps_per_epoch * phase.regime.mean_batch_size)
+        return images / self.steps_per_epoch
+
+    @property
+    def mean_duplicates(self) -> float:
+        """Mean number of duplicates, weighted by share."""
+        return self._mean(lambda phase: phase.regime.mean_duplicates)
+
+    @property
+    def pixels_per_epoch_ratio(self) -> float:
+        """Pixels of an epoch relative to the base's epoch."""
+        return self._mean(lambda phase: phase.regime.pixels_per_epoch_ratio)
 
     @property
     def pixels_per_step_ratio(self) -> float:
-        """Mean pixels of a step over those of the base's."""
+        """Mean pixels of a step relative to the base's step."""
         return self.pixels_per_epoch_ratio * self.mean_batch_size / self.base.batch_size
 
     @property
+    def macs_per_epoch_ratio(self) -> float | None:
+        """Multiply-accumulates of an epoch relative to the base's epoch; None if they cannot be counted."""
+        if not self.base_macs or any(shape.macs_per_image is None for shape in self.shapes):
+            return None
+
+        def macs_per_sample(phase: PlannedPhase) -> float:
+            shares = zip(phase.regime.sample_shares, phase.shapes, strict=True)
+            return math.fsum(share * shape.duplicates * (shape.macs_per_image or 0) for share, shape in shares)
+
+        return self._mean(macs_per_sample) / (self.base.duplicates * self.base_macs)
+
+    @property
     def untimed(self) -> list[str]:
-        """The shapes whose step was not timed, in words."""
+        """The shapes without a measured step, in words."""
         return [describe_shape(row.shape) for row in self.shapes if row.seconds_per_step is None]
 
     @property
     def seconds_total(self) -> float | None:
-        """Of the run's training steps; None unless every shape was timed."""
-        seconds = [row.seconds_per_step and row.steps_total * row.seconds_per_step for row in self.shapes]
-        return None if None in seconds else math.fsum(filter(None, seconds))
+        """Time of the run's training steps; None unless every shape was timed."""
+        if self.untimed:
+            return None
+        return math.fsum(row.steps_total * (row.seconds_per_step or 0) for row in self.shapes)
 
     @property
     def seconds_per_epoch(self) -> float | None:
-        """Of the training steps of a mean epoch."""
+        """Time of the training steps of the mean epoch; None unless every shape was timed."""
         return None if self.seconds_total is None else self.seconds_total / self.epochs
+
+    def _mean(self, value: Callable[[PlannedPhase], float]) -> float:
+        """Mean over the run's epochs."""
+        return math.fsum(phase.epochs / self.epochs * value(phase) for phase in self.phases)
 
 
 class Costs:
-    """What a network takes and costs by image side, each found out once.
+    """Sizes that a network takes and their cost, each computed once.
 
     Args:
         network: on any device; it is not changed.
-        name: what messages call it.
+        name: of the network, for messages.
     """
 
     def __init__(self, network: nn.Module, name: str) -> None:
@@ -159,7 +227,7 @@ class Costs:
         self._checked |= unknown
 
     def macs(self, size_px: int) -> int | None:
-        """Of one image's forward pass; None where the network does not run without data."""
+        """Return the multiply-accumulates of one image's forward pass; None if they cannot be counted."""
         if size_px not in self._macs:
             try:
                 self._macs[size_px] = count_macs(self.network, size_px)
@@ -169,15 +237,15 @@ class Costs:
 
 
 def make_plan(recipe: Recipe, step_times: Mapping[Shape, float] | None = None, costs: Costs | None = None) -> Plan:
-    """Work out what a recipe's regime amounts to.
+    """Compute the steps and costs of a recipe's regime.
 
     Args:
         recipe: with ``data.train_images``.
         step_times: measured seconds by shape.
-        costs: of the recipe's network, where they are at hand.
+        costs: of the recipe's network, if the caller has them.
 
     Raises:
-        ValueError: no ``data.train_images``, a regime that cannot be, or a run whose length is a time.
+        ValueError: no ``data.train_images``, an impossible regime, or a run whose length is a time.
     """
     images = recipe.data.train_images
     if images is None:
@@ -185,83 +253,45 @@ def make_plan(recipe: Recipe, step_times: Mapping[Shape, float] | None = None, c
             "data.train_images is not given; a plan needs the number of training images, for instance "
             "data.train_images=50000"
         )
-    _, ranks = process_rank()
     costs = costs or Costs(planned_network(recipe), recipe.model.name)
-    regime = build_regime(recipe, network_stride(costs.network), ranks)
+    regime = build_regime(recipe, network_stride(costs.network), ranks=process_rank()[1])
     costs.check(choice.size_px for part in regime.regimes for choice in part.choices)
     run = _walk(recipe, regime, images)
-    base_macs = costs.macs(regime.base.size_px)
-    shapes: list[PlannedShape] = []
-    macs = 0.0
-    for stretch in run.stretches:
-        part = stretch.regime
-        expected = _expected_steps(part, images)
-        for choice, steps, total, share in zip(part.choices, expected, stretch.steps, part.sample_shares, strict=True):
-            image_macs = costs.macs(choice.size_px)
-            macs += stretch.weight * share * choice.duplicates * (image_macs or 0)
-            shapes.append(
+    phases = []
+    for part, epochs, steps in zip(regime.regimes, run.epochs, run.steps, strict=True):
+        if epochs:
+            shapes = [
                 PlannedShape(
                     size_px=choice.size_px,
                     batch_size=choice.batch_size,
                     duplicates=choice.duplicates,
-                    share=choice.share * stretch.weight,
-                    steps_per_epoch=steps,
+                    share=choice.share * epochs / math.fsum(run.epochs),
+                    steps_per_epoch=per_epoch,
                     steps_total=total,
                     pixels_per_step_ratio=choice.pixels / regime.base.pixels,
-                    macs_per_image=image_macs,
+                    macs_per_image=costs.macs(choice.size_px),
                     seconds_per_step=(step_times or {}).get((choice.size_px, choice.batch_size, choice.duplicates)),
                 )
-            )
-    counted = base_macs and all(shape.macs_per_image is not None for shape in shapes)
-    weights = [(stretch.weight, stretch.regime) for stretch in run.stretches]
-    steps_per_epoch = [weight * sum(_expected_steps(part, images)) for weight, part in weights]
-    batches = [steps * part.mean_batch_size for steps, (_, part) in zip(steps_per_epoch, weights, strict=True)]
-    return Plan(
-        name=recipe.name,
-        model=recipe.model.name,
-        images=images,
-        max_duration=recipe.max_duration,
-        mode=recipe.regime.mode,
-        share_of=regime.share_of if isinstance(regime, Regime) else "epochs",
-        draw=regime.draw if isinstance(regime, Regime) else "phase",
-        base=regime.base,
-        shapes=tuple(shapes),
-        epochs=run.epochs,
-        size_by_epoch=run.size_by_epoch,
-        steps_per_epoch=math.fsum(steps_per_epoch),
-        steps_total=round(math.fsum(shape.steps_total for shape in shapes)),
-        mean_size_px=math.fsum(weight * part.mean_size_px for weight, part in weights),
-        mean_batch_size=math.fsum(batches) / math.fsum(steps_per_epoch),
-        mean_duplicates=math.fsum(weight * part.mean_duplicates for weight, part in weights),
-        lr_scale=regime.lr_scale if isinstance(regime, Regime) else None,
-        pixels_per_epoch_ratio=math.fsum(weight * part.pixels_per_epoch_ratio for weight, part in weights),
-        macs_per_epoch_ratio=macs / (regime.base.duplicates * base_macs) if counted else None,
-        regime_digest=regime.digest(),
-    )
-
-
-@dataclass(frozen=True)
-class _Stretch:
-    """A regime, the fraction of the run's epochs that it is drawn from, and the steps that each choice takes."""
-
-    regime: Regime
-    weight: float
-    steps: tuple[float, ...]
+                for choice, per_epoch, total in zip(part.choices, _expected_steps(part, images), steps, strict=True)
+            ]
+            phases.append(PlannedPhase(part, epochs, tuple(shapes)))
+    return Plan(recipe, regime, tuple(phases), run.size_by_epoch, costs.macs(regime.base.size_px))
 
 
 @dataclass(frozen=True)
 class _Run:
-    stretches: tuple[_Stretch, ...]
-    epochs: float
+    """The run as it will be drawn: for each regime its epochs, and the steps of each of its choices."""
+
+    epochs: list[float]
+    steps: list[list[float]]
     size_by_epoch: tuple[int, ...]
 
 
 def _walk(recipe: Recipe, regime: Regime | Progression, images: int) -> _Run:
-    """Go through the run's epochs as they will be drawn."""
     length, unit = recipe.duration
     if unit == "sec":
         raise ValueError(
-            f"max_duration is {recipe.max_duration}; how many steps that is, only training shows: give epochs or "
+            f"max_duration is {recipe.max_duration}; its number of steps is known only after training: give epochs or "
             "batches for a plan, for instance max_duration=1ep"
         )
     steps = [[0.0] * len(part.choices) for part in regime.regimes]
@@ -279,13 +309,7 @@ def _walk(recipe: Recipe, regime: Regime | Progression, images: int) -> _Run:
         sizes += [choice.size_px for choice, count in zip(part.choices, counts, strict=True) if count]
         left -= 1 if unit == "ep" else sum(counts)
         epoch += 1
-    total = math.fsum(epochs)
-    stretches = tuple(
-        _Stretch(part, count / total, tuple(taken))
-        for part, count, taken in zip(regime.regimes, epochs, steps, strict=True)
-        if count
-    )
-    return _Run(stretches, total, tuple(sizes) if len(sizes) == epoch else ())
+    return _Run(epochs, steps, tuple(sizes) if len(sizes) == epoch else ())
 
 
 def _epoch_steps(regime: Regime, images: int, seed: int, epoch: int) -> Sequence[int]:

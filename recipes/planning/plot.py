@@ -13,7 +13,7 @@ from mixsize.recipes.planning.costs import Plan, PlannedShape
 
 @with_plain_text
 def plot_plan(plan: Plan) -> Figure:
-    """Images and steps by image size, of an epoch; where an epoch has one size only, of the run, and sizes by epoch."""
+    """Draw images and steps of an epoch by image size; of the run, with the size by epoch, if epochs have one size."""
     by_epoch = len(plan.size_by_epoch) > 1
     figure, (*first, images, steps) = new_figure(columns=3 if by_epoch else 2, width=4.6)
     if by_epoch:
@@ -30,7 +30,8 @@ def plot_plan(plan: Plan) -> Figure:
     span = "the run" if by_epoch else "an epoch"
     images.set_title(f"images of {span}")
     steps.set_title(f"steps of {span}")
-    figure.suptitle(f"{plan.name}: {plan.mode}, {plan.steps_total:,} steps in {plan.max_duration}")
+    recipe = plan.recipe
+    figure.suptitle(f"{recipe.name}: {recipe.regime.mode}, {plan.steps_total:,} steps in {recipe.max_duration}")
     return figure
 
 
@@ -47,7 +48,7 @@ def _draw_epochs(plot: Axes, sizes: Sequence[int]) -> None:
 
 
 def _draw_bars(plot: Axes, sizes: Sequence[int], series: dict[str, list[float]]) -> None:
-    """One group of bars a size; later series stand before earlier ones."""
+    """Draw one group of bars for each size; later series in front of earlier ones."""
     places = range(len(sizes))
     for (label, values), colour in zip(series.items(), reversed(COLOURS[: len(series)]), strict=True):
         plot.bar(places, values, label=label, color=colour, width=0.7)

@@ -1,4 +1,4 @@
-"""Every packaged network under every regime that is made for its data, in one table."""
+"""The table of all packaged networks and the regimes for their data."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _HEAD = (
 
 
 def packaged_pairs() -> list[tuple[str, str]]:
-    """Packaged networks with the packaged regimes for their data: ``("cifar10/resnet44", "regime/s28_bplus")``."""
+    """Return the packaged networks with the regimes for their data: ``("cifar10/resnet44", "regime/s28_bplus")``."""
     networks = [name for name in packaged_recipes() if name.partition("/")[0] in REGIMES]
     return [(name, f"regime/{regime}") for name in networks for regime in REGIMES[name.partition("/")[0]]]
 
 
 def plans_table() -> str:
-    """Steps, means and costs of all pairs in Markdown.
+    """Return steps, means and costs of all pairs as a Markdown table.
 
-    Pixels and MACs (multiply-accumulates of the forward pass) are an epoch's, relative to one at the fixed size.
+    Pixels and MACs (multiply-accumulates of the forward pass) are those of an epoch, relative to the fixed size.
     """
     costs: dict[str, Costs] = {}
     rows = []

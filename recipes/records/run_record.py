@@ -1,7 +1,7 @@
-"""The run record: one training run in plain values, written once and read by everything that compares and reports.
+"""The run record: one training run in plain values, written once and read by every comparison and report.
 
-A run leaves its record as ``record.json`` in its folder; a suite's are the lines of ``runs.jsonl``. Records of version
-1 and 2 are read as version 3 ones in which what they did not say is null or empty. Nothing here needs PyTorch.
+A run writes ``record.json`` into its folder; a suite writes its records as the lines of ``runs.jsonl``. This module
+does not need PyTorch.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ def _null_unless_finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-#: JSON has no NaN and no infinity, which the losses and gradients of a failing run may be.
+#: A number, or None for NaN and infinity, which JSON lacks and a failing run may have.
 Finite = Annotated[float | None, BeforeValidator(_null_unless_finite)]
 
 
 class ShapeRow(_Part):
-    """A step shape that occurred.
+    """One step shape of the run.
 
     Attributes:
         size_px: image side S in pixels.
         batch_size: distinct images B, over all ranks.
         duplicates: augmented copies D of each.
         steps: how often.
-        seconds: mean of a step, a shape's first in each start left out; None where there was no other.
+        seconds: mean of a step, without a shape's first step after each start; None if there was no other.
     """
 
     size_px: int
@@ -57,12 +57,12 @@ class ShapeRow(_Part):
 
 
 class Seconds(_Part):
-    """Wall-clock time by what it was spent on, over all starts of the run; None where it was not measured.
+    """Wall-clock time over all starts of the run; None if it was not measured.
 
     Attributes:
         fit: from the start of training to its end, evaluations included.
         set_up: from opening the data to the start of training.
-        training: steps and the waits between them, without evaluations: what a time budget counts.
+        training: steps and the waits between them, without evaluations; a time budget limits this.
         data_wait: the part of ``training`` that waited for batches.
         steps: the part of ``training`` that computed.
         evaluation: without calibration.
@@ -83,7 +83,7 @@ class PeakMemory(_Part):
 
     Attributes:
         host: resident memory of the process.
-        gpu: allocated by PyTorch on its device; None without one.
+        gpu: allocated by PyTorch on its device; None without a GPU.
     """
 
     host: int | None = None
@@ -94,11 +94,11 @@ class CurvePoint(_Part):
     """An evaluation during training.
 
     Attributes:
-        step: steps behind it.
-        epoch: whole epochs behind it.
-        seconds: of training behind it, evaluations not counted.
-        pixels: trained on before it.
-        train_loss: mean training loss of the steps since the evaluation before.
+        step: steps completed.
+        epoch: whole epochs completed.
+        seconds: of training so far, without evaluations.
+        pixels: trained on so far.
+        train_loss: mean training loss of the steps since the previous evaluation.
         accuracy: size in pixels -> top-1 as a fraction; as in `RunRecord.accuracy`, but with calibrated statistics
             where the recipe calibrates before each evaluation.
     """
@@ -116,11 +116,11 @@ class GradientNormRow(_Part):
 
     Attributes:
         size_px: image side S in pixels.
-        steps: with a finite norm, which alone count.
+        steps: number of steps with a finite norm; the others are left out.
         mean: of the norm.
         std: standard deviation of the norm, over steps (n - 1); None for one step.
-        smoothed_mean: likewise after gradient smoothing; None without smoothing.
-        smoothed_std: likewise.
+        smoothed_mean: mean after gradient smoothing; None without smoothing.
+        smoothed_std: standard deviation after gradient smoothing; None without smoothing.
     """
 
     size_px: int
@@ -132,7 +132,7 @@ class GradientNormRow(_Part):
 
 
 class Environment(_Part):
-    """Where and with what a run was made: versions, and hardware."""
+    """Versions and hardware of a run."""
 
     python: str
     torch: str
@@ -147,38 +147,37 @@ class Environment(_Part):
 
 
 class RunRecord(_Part):
-    """One training run. Of a failed one, what is not known is None or empty.
+    """One training run. Unknown values of a failed run are None or empty.
 
     Attributes:
         record_version: of these keys.
-        suite: the suite that it belongs to; None for a run of its own.
-        label: its regime's name in the suite, with the recipe's before it (``resnet50/fixed``) where the suite has
-            several recipes; the run's name outside of a suite.
+        suite: name of its suite; None for a run without one.
+        label: its regime's name in the suite, with the recipe's before it (``resnet50/fixed``) if the suite has
+            several recipes; the run's name without a suite.
         name: of the run.
         seed: of weights, plans and augmentation.
-        outcome: whether it ended as it should.
-        error: the last lines that a failed run left on standard error; None for one that finished.
+        outcome: whether it finished.
+        error: the last lines that a failed run wrote to standard error; None for one that finished.
         recipe: the resolved recipe, every key of it.
-        regime_digest: tells regimes apart.
-        plan_digest: tells what is drawn apart: regime, number of images, seed, and how shapes and images are drawn
-            from them; the same for any number of ranks.
-        sequence_crc: checksum of the shapes in the order they occurred.
-        shapes: those that occurred, largest first.
+        regime_digest: identifies the regime.
+        plan_digest: identifies the drawn batches: regime, number of images, seed, and the way of drawing; the same for
+            any number of ranks.
+        sequence_crc: checksum of the shapes in their order.
+        shapes: largest first.
         steps: optimisation steps.
         epochs: whole epochs.
-        samples: images drawn, each once for all its duplicates.
+        samples: images drawn, without duplicates.
         distinct_samples: different images among them.
         pixels: trained on: the sum of S^2 * B * D.
-        seconds: where the time went.
+        seconds: wall-clock time by activity.
         peak_memory_bytes: the most that a rank held.
         accuracy: size in pixels -> top-1 as a fraction, with the network's own batch-norm statistics.
-        loss: size in pixels -> mean cross-entropy in nats, likewise; None where it is not finite.
-        calibrated_accuracy: size in pixels -> top-1 with statistics calibrated at that size; None where the recipe has
-            no calibration.
+        loss: size in pixels -> mean cross-entropy in nats with those statistics; None if it is not finite.
+        calibrated_accuracy: size in pixels -> top-1 with statistics calibrated at that size; None without calibration.
         macs: size in pixels -> multiply-accumulates of one image's forward pass, at every size trained or evaluated at.
         curve: evaluations during training, in order.
         gradient_norms: by size, largest first.
-        commit: of the package's source tree; None where it is not in one.
+        commit: of the package's source tree; None for an installed package.
         dirty: whether tracked files differed from that commit.
         environment: where it was measured.
     """
@@ -214,7 +213,7 @@ class RunRecord(_Part):
 
     @property
     def finished(self) -> bool:
-        """Whether it ended as it should."""
+        """Whether the run finished."""
         return self.outcome == "finished"
 
     @property
@@ -228,7 +227,7 @@ def read_record(path: Path) -> RunRecord:
 
     Raises:
         OSError: a file that cannot be read.
-        ValueError: another kind of file.
+        ValueError: not a run record; the message names the key at fault.
     """
     return _record(_json(path.read_text(encoding="utf-8"), f"{path}"), f"{path}")
 
@@ -242,7 +241,7 @@ def read_records(path: Path) -> list[RunRecord]:
 
     Raises:
         OSError: a file that cannot be read.
-        ValueError: another kind of file, with the line and the key at fault.
+        ValueError: not a file of run records; the message names the line and the key at fault.
     """
     if path.is_dir():
         path = path / RUNS_FILE
@@ -257,19 +256,19 @@ def read_records(path: Path) -> list[RunRecord]:
     if not isinstance(runs, dict) or not all(isinstance(of_label, list) for of_label in runs.values()):
         raise ValueError(f"{path}: holds no run records")
     return [
-        _record(run, f"{path}: records.{label}[{index}]", label)
+        _record(run, f"{path}: records.{label}[{index}]")
         for label, of_label in runs.items()
         for index, run in enumerate(of_label)
     ]
 
 
 def write_records(path: Path, records: Sequence[RunRecord]) -> None:
-    """Write records as JSON lines, in one piece."""
+    """Write records as JSON lines, atomically."""
     write_text(path, "".join(record.model_dump_json() + "\n" for record in records))
 
 
 def by_label(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Records by their regime's label, in the order of first occurrence."""
+    """Group records by their regime's label, in the order of first occurrence."""
     found: dict[str, list[RunRecord]] = {}
     for record in records:
         found.setdefault(record.label, []).append(record)
@@ -283,49 +282,15 @@ def _json(text: str, place: str) -> Any:
         raise ValueError(f"{place}: is not JSON: {error}") from error
 
 
-def _record(content: Any, place: str, label: str | None = None) -> RunRecord:
-    """Validate one record, of any version.
-
-    Args:
-        content: as read.
-        place: where, for errors.
-        label: for a record of a version that has none.
-    """
+def _record(content: Any, place: str) -> RunRecord:
     if not isinstance(content, dict):
         raise ValueError(f"{place}: a run record is an object, this is a {type(content).__name__}")
-    version = content.get("record_version")
-    if version not in (1, 2, RECORD_VERSION):
-        raise ValueError(f"{place}: record_version is {version!r}; this mixsize reads 1 to {RECORD_VERSION}")
+    if content.get("record_version") != RECORD_VERSION:
+        version = content.get("record_version")
+        raise ValueError(f"{place}: record_version is {version!r}; this mixsize reads {RECORD_VERSION}")
     try:
-        if version != RECORD_VERSION:
-            content = _upgraded(content, label)
         return RunRecord.model_validate(content)
-    except (ValidationError, KeyError, TypeError) as error:
-        raise ValueError(f"{place}: is no run record: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
+    except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(map(str, first["loc"]))
-        return f"{at}: {first['msg']}"
-    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-
-
-def _upgraded(old: dict[str, Any], label: str | None) -> dict[str, Any]:
-    """A record of version 1 or 2 under today's keys."""
-    kept = ("name", "recipe", "regime_digest", "steps", "epochs", "samples", "pixels", "shapes", "sequence_crc", "loss")
-    new = {key: old[key] for key in kept}
-    new["label"] = label or old["name"]
-    new["seed"] = old["recipe"]["seed"]
-    # Their "fit" was that of the last start alone, and their "evaluation" had calibration in it.
-    new["seconds"] = {key: old["seconds"].get(key) for key in ("training", "data_wait", "steps")}
-    calibrated = old["recipe"].get("calibration") is not None
-    if calibrated:
-        new["loss"] = {}
-    else:
-        new["seconds"]["evaluation"] = old["seconds"].get("evaluation")
-    new["accuracy"] = {} if calibrated else old["accuracy"]
-    new["calibrated_accuracy"] = old["accuracy"] if calibrated else None
-    new["environment"] = old["environment"]
-    return new
+        raise ValueError(f"{place}: not a valid run record: {at}: {first['msg']}") from error

@@ -41,7 +41,7 @@ class Runs:
             "demo", f"data.train={self.train}", f"data.eval={digits}/test.beton", f"output.folder={folder}/runs",
             "regime/digits_bplus", "evaluation.sizes=[8,16]", "evaluation.batch_size=100", "output.save_every=8ba",
             "max_duration=20ba", "calibration={batches: 4}", "schedule.name=constant", "progress_bar=false",
-            "loader.threads=1",
+            "loader.num_workers=1",
         ]  # fmt: skip
 
     def start(self, fault="", *items, name="faulty"):

@@ -10,7 +10,8 @@ import yaml
 from hypothesis import strategies as st
 
 from mixsize.recipes.config.compose import compose, to_yaml
-from mixsize.recipes.config.schema import Path, Section, all_keys, sections_at
+from mixsize.recipes.config.keys import all_keys, sections_at
+from mixsize.recipes.config.section import Path, Section
 
 #: Full recipes of every variant of every section.
 STARTS = [

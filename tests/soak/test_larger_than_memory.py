@@ -47,7 +47,7 @@ def bytes_read() -> int:
 def serve(group: Path, file: Path, window_mib: int | None, queue) -> None:
     group.write_text(str(os.getpid()))
     regime = Regime.fixed(Base(64, 60))
-    batches = iter(MixSizeLoader(file, regime, window_mib=window_mib, threads=2, device="cpu"))
+    batches = iter(MixSizeLoader(file, regime, window_mib=window_mib, num_workers=2, device="cpu"))
     next(batches)
     before, served = bytes_read(), 0
     while served < SERVED:

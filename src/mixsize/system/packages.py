@@ -62,7 +62,7 @@ PACKAGES = (
     Package("FFCV", "ffcv", "ffcv", system="libopencv-dev libturbojpeg0-dev pkg-config g++"),
     Package("Composer", "composer", "mosaicml"),
     Package("pydantic", "pydantic", "pydantic"),
-    Package("PyYAML", "yaml", "pyyaml"),
+    Package("ruamel.yaml", "ruamel.yaml", "ruamel.yaml"),
     Package("rich", "rich", "rich"),
     Package("safetensors", "safetensors", "safetensors"),
     Package("tqdm", "tqdm", "tqdm"),
@@ -74,7 +74,7 @@ PACKAGES = (
 )
 #: mixsize's own compiled module.
 EXTENSION = Package("JPEG decoder", "mixsize.ffcv_loaders.decode._jpegcrop", "mixsize", system="libjpeg-dev gcc")
-_BY_MODULE = {package.module: package for package in PACKAGES}
+_BY_MODULE = {package.module.partition(".")[0]: package for package in PACKAGES}
 
 
 def load(module: str, name: str) -> Any:

@@ -63,7 +63,7 @@ def items(data: Path, *more: str) -> list[str]:
     return [
         "demo", f"data.train={data}/train.beton", f"data.eval={data}/test.beton", "data.augment={name: resize}",
         "max_duration=1ep", "evaluation.sizes=[8,12]", "evaluation.every_epochs=1", "regime.base.size_px=12",
-        "regime.base.batch_size=6", "loader.threads=1", "progress_bar=false", *more,
+        "regime.base.batch_size=6", "loader.num_workers=1", "progress_bar=false", *more,
     ]  # fmt: skip
 
 

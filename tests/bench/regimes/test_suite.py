@@ -85,15 +85,15 @@ def test_further_items_reach_every_run_but_not_the_budget(tmp_path):
         ("{epochs: 2}", "{epoch: 2}", "budget.epoch: unknown key; did you mean budget.epochs?"),
         ("{epochs: 2}", "{seconds: 1.5}", "budget.seconds: must be a whole number, got 1.5"),
         ("[8, 16]", "[8, 8]", "evaluation_sizes: lists a size twice, got [8, 8]"),
-        ("[8, 16]", "[8, -1]", "evaluation_sizes.1: must be at least 1, got -1"),
+        ("[8, 16]", "[8, -1]", "evaluation_sizes.1: must be in [1, 65535], got -1"),
         ("[regime/fixed]", "regime/fixed", 'regimes.fixed: must be a list, got "regime/fixed"'),
-        ("fixed:", "a/b:", "regimes: the label must be of letters, digits and _ - . +, with a letter or digit first, "
-         "as it names files, got 'a/b'"),
+        ("fixed:", "a/b:", "regimes.a/b: the key must be of letters, digits and _ - . +, with a letter or digit first, "
+         "as it names files"),
         ("name: small", "name: ..", "name: must be of letters, digits and _ - . +, with a letter or digit first, "
          'as it names files, got ".."'),
-        ("name: small", "", "name: required"),
+        ("name: small", "", "name: required, but not given"),
         ("{demo: [demo]}", "{}", "recipes: must not be empty, got {}"),
-        ("seeds: 2", "data: {source: cifar, folder: x}", "data.source: must be 'digits', got \"cifar\""),
+        ("seeds: 2", "data: {source: cifar, folder: x}", "data.source: must be one of digits, got \"cifar\""),
     ],
 )  # fmt: skip
 def test_a_faulty_suite_gives_one_line(tmp_path, before, after, line):

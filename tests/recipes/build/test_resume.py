@@ -150,7 +150,7 @@ def test_what_differs_is_named_and_nothing_is_touched(digits, tmp_path):
 
 def test_what_does_not_decide_the_weights_may_change(digits, tmp_path):
     stop_after(build(recipe(digits, tmp_path, "max_duration=30ba", "output.save_every=5ba")), 12)
-    changed = ["loader.prefetch=1", "loader.threads=1", "evaluation.every_epochs=2", "output.save_every=never"]
+    changed = ["loader.batches_ahead=1", "loader.num_workers=1", "evaluation.every_epochs=2", "output.save_every=never"]
     run = build(recipe(digits, tmp_path, "max_duration=30ba", *changed))
     assert run.resumed.name == "ep0-ba10.pt"
     run.trainer.close()

@@ -45,7 +45,7 @@ def test_a_fit_leaves_a_record_of_what_was_drawn_and_reached(digits, tmp_path, c
 def test_the_same_recipe_trains_to_the_same_weights(digits, tmp_path):
     weights = []
     for threads in (1, 2):
-        items = ["regime/digits_bplus", "max_duration=6ba", "evaluation.sizes=[16]", f"loader.threads={threads}"]
+        items = ["regime/digits_bplus", "max_duration=6ba", "evaluation.sizes=[16]", f"loader.num_workers={threads}"]
         run = build.build(recipe(digits, tmp_path, *items))
         fit(run)
         weights.append(torch.cat([p.detach().flatten() for p in run.trainer.state.model.parameters()]))

@@ -14,7 +14,7 @@ from mixsize.algorithms.regime.plan import check_plannable
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.ffcv_loaders.conversion.convert import convert
 from mixsize.recipes.build.trainer import build
-from mixsize.recipes.config import schema
+from mixsize.recipes.config import regimes, schema
 from mixsize.recipes.config.compose import RecipeError, compose, packaged_recipes, to_yaml
 from mixsize.recipes.models import amoebanet, networks
 from mixsize.recipes.planning.regimes import build_regime
@@ -133,7 +133,7 @@ def test_resnet44_follows_the_papers_training_set_up():
     assert recipe.optimizer.weight_decay == 1e-4
     assert recipe.schedule.milestones == (81, 122, 164)
     assert recipe.schedule.factors == (0.1, 0.01, 0.001)
-    assert recipe.regime == schema.FixedRegime(base=schema.Base(size_px=32, batch_size=64))
+    assert recipe.regime == regimes.FixedRegime(base=regimes.Base(size_px=32, batch_size=64))
     assert recipe.data.augment == schema.PadCrop(name="pad_crop", padding=4, flip=True)
     assert recipe.model.kwargs == {"zero_init_last": True}
     # 156K steps in table 1: 200 * 50000 / 64
@@ -289,7 +289,7 @@ def test_every_pair_can_be_planned_at_its_own_sizes_by_common_numbers_of_ranks(n
 # ---- every recipe trains ----
 
 SMALL = ["device=cpu", "precision=fp32", "channels_last=false", "progress_bar=false", "output.save_every=never"]
-SMALL += ["loader.threads=1", "evaluation.every_epochs=1"]
+SMALL += ["loader.num_workers=1", "evaluation.every_epochs=1"]
 # For networks with a stride of 32: sizes cut down, everything else as packaged.
 SMALL_IMAGENET = {
     "regime/s144_bplus": ["regime.sizes={96: 0.2, 64: 0.2, 32: 0.6}"],
