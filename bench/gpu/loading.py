@@ -26,7 +26,7 @@ from mixsize.bench.gpu.step import (
     tuned_kernels,
 )
 from mixsize.ffcv_loaders.decode.augment import CenterCrop
-from mixsize.ffcv_loaders.decode.decode import EVALUATION_THRESHOLD
+from mixsize.ffcv_loaders.decode.decode import EVALUATION_MIN_OVERSAMPLING
 from mixsize.ffcv_loaders.loader import MixSizeLoader
 
 #: Served first, as the first images that a process decodes wait for compilation.
@@ -142,7 +142,7 @@ def open_images(setup: Setup, *, evaluation: bool = False) -> MixSizeLoader:
     """A loader of the photographs that has decoded its first images; its own regime is not used further."""
     warm_up = Regime.fixed(Base(32, 8))
     common = {"threads": setup.threads, "device": setup.device, "channels_last": True}
-    views = {"augment": CenterCrop(), "threshold": EVALUATION_THRESHOLD} if evaluation else {}
+    views = {"augment": CenterCrop(), "min_oversampling": EVALUATION_MIN_OVERSAMPLING} if evaluation else {}
     loader = MixSizeLoader(setup.images, warm_up, **common, **views)
     for _ in serve(loader, plan_epoch(warm_up, _WARM_UP_IMAGES, SEED, 0)):
         pass
