@@ -141,7 +141,7 @@ def measure_calibration(size_px: int, work: Work, setup: Setup) -> list[Row]:
 def open_images(setup: Setup, *, evaluation: bool = False) -> MixSizeLoader:
     """A loader of the photographs that has decoded its first images; its own regime is not used further."""
     warm_up = Regime.fixed(Base(32, 8))
-    common = {"threads": setup.threads, "device": setup.device, "channels_last": True}
+    common = {"num_workers": setup.threads, "device": setup.device, "channels_last": True}
     views = {"augment": CenterCrop(), "min_oversampling": EVALUATION_MIN_OVERSAMPLING} if evaluation else {}
     loader = MixSizeLoader(setup.images, warm_up, **common, **views)
     for _ in serve(loader, plan_epoch(warm_up, _WARM_UP_IMAGES, SEED, 0)):
