@@ -1,7 +1,7 @@
-"""Every code block of the documentation does what it says: Python runs, commands parse, YAML composes.
+"""Every code block of the documentation works: Python runs, commands parse, YAML composes.
 
-What a page says is for data and networks that a test has no time for, so sizes, networks and lengths are exchanged for
-small ones before a block is run, and the files that it names are scikit-learn's digits.
+Pages name large networks and data. Before a block runs, ``SMALL`` exchanges sizes, networks and lengths for small ones,
+and the files are scikit-learn's digits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")],
     key=str,
 )
-#: Pages that programs wrote, from records.
+#: Pages that a program writes from records.
 WRITTEN = {"docs/cifar10_cpu/report.md"}
 _FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]*) -->\n\n?)?^(?P<fence>`{3,})(?P<kind>\w*)\n(?P<text>.*?)^(?P=fence)$",
@@ -44,7 +44,7 @@ _FENCE = re.compile(
 )
 _NOT_RUN = re.compile(r"<!-- not run:")
 
-#: What a page says -> what a test has time for.
+#: Text on a page -> its exchange.
 SMALL = {
     '"resnet50"': '"cifar_resnet20"',
     '"90ep"': '"2ba"',
@@ -100,7 +100,7 @@ def of_kind(*kinds: str) -> list[Block]:
     return [block for block in blocks() if block.kind in kinds and block.reason is None]
 
 
-def test_every_block_is_of_a_kind_that_is_tried_and_those_that_are_not_run_are_these():
+def test_every_block_is_tried():
     assert {block.kind for block in blocks()} <= {"python", "bash", "console", "yaml"}
     assert len(of_kind("python")) >= 15
     assert [str(block) for block in blocks() if block.reason is not None] == []
@@ -109,7 +109,7 @@ def test_every_block_is_of_a_kind_that_is_tried_and_those_that_are_not_run_are_t
     assert marks == 1
 
 
-def test_links_lead_to_files_and_headings_that_are_there():
+def test_links_lead_to_files_and_headings_that_exist():
     for page in PAGES:
         text = re.sub(r"^(`{3,}).*?^\1$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -131,28 +131,35 @@ def headings(page: Path) -> set[str]:
 # ---- Python ----
 
 
-@pytest.fixture
-def workplace(digits, tmp_path, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def files(digits, tmp_path_factory) -> Path:
     """A folder with the files that pages name, all of them digits."""
+    root = tmp_path_factory.mktemp("files")
     for name in ("data/imagenet", "data/mine", "data"):
-        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (root / name).mkdir(parents=True, exist_ok=True)
         # The 360 test digits suffice to train on for a moment.
         for split in ("train", "val", "test"):
-            shutil.copy(digits / "test.beton", tmp_path / name / f"{split}.beton")
+            shutil.copy(digits / "test.beton", root / name / f"{split}.beton")
     images, labels = load_digits(return_X_y=True)
     for split, chosen in (("train", range(200)), ("test", range(200, 300))):
         for index in chosen:
-            folder = tmp_path / "path/to" / split / str(labels[index])
+            folder = root / "path/to" / split / str(labels[index])
             folder.mkdir(parents=True, exist_ok=True)
             pixels = (images[index].reshape(8, 8) * 255 / 16).astype("uint8")
             Image.fromarray(pixels).save(folder / f"{index}.png")
-    monkeypatch.chdir(tmp_path)
+    return root
+
+
+@pytest.fixture
+def workplace(files, monkeypatch) -> Path:
+    """The working directory with these files, on a machine without a GPU."""
+    monkeypatch.chdir(files)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    return tmp_path
+    return files
 
 
 def given() -> dict:
-    """What a page's first block may take for granted: a network, its optimiser and a loader."""
+    """The names that a page's first block may use: a network, its optimiser, a smoother; LOADER makes a loader."""
     assert networks.__all__
     network = timm.create_model("cifar_resnet20")
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
@@ -166,7 +173,7 @@ loader = MixSizeLoader("data/imagenet/train.beton", Regime.from_sizes({16: 0.5, 
 """
 
 
-def test_every_exchange_is_of_use():
+def test_every_exchange_is_used():
     text = "".join(block.text for block in of_kind("python"))
     assert [words for words in SMALL if words not in text] == []
 
@@ -201,7 +208,7 @@ ALL_COMMANDS = [(block, words) for block in of_kind("bash", "console") for words
 @pytest.mark.parametrize(
     ("block", "words"), ALL_COMMANDS, ids=[f"{block} {' '.join(words)[:60]}" for block, words in ALL_COMMANDS]
 )
-def test_every_command_is_one_that_there_is(block, words, workplace, monkeypatch, tmp_path):
+def test_every_command_exists_and_takes_its_arguments(block, words, workplace):
     write_yaml_files()
     program, *rest = words
     if program == "composer":
@@ -219,7 +226,7 @@ def test_every_command_is_one_that_there_is(block, words, workplace, monkeypatch
 
 
 def write_yaml_files() -> None:
-    """The files that commands name are what the pages' YAML blocks hold."""
+    """The YAML blocks of the pages, as the files that commands name."""
     for block in of_kind("yaml"):
         if is_suite(block):
             Path("my_suite.yaml").write_text(block.text)
@@ -250,7 +257,7 @@ def test_commands_that_touch_no_data_run(workplace, capsys):
 
 
 @pytest.mark.parametrize("block", of_kind("console"), ids=str)
-def test_what_a_page_shows_of_a_commands_output_is_its_output(block, workplace, capsys, monkeypatch):
+def test_the_output_on_a_page_is_the_commands_output(block, workplace, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     (words,) = commands(block)
     assert main(words[1:]) == 0
@@ -277,7 +284,7 @@ def test_yaml_is_a_suite_or_part_of_a_recipe(block, tmp_path):
     assert compose(["imagenet/resnet50", str(file)])
 
 
-def test_the_packaged_recipes_that_pages_name_are_there():
+def test_the_packaged_recipes_that_pages_name_exist():
     names = set(packaged_recipes())
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -299,10 +306,10 @@ def test_the_api_reference_shows_every_public_name_and_reads_every_table(tmp_pat
         shown = set(re.findall(r'id="(\w+)"', page))
         assert set(package.__all__) <= shown
         assert "+====" not in page
-    schema = (tmp_path / "mixsize/recipes/schema.html").read_text(encoding="utf-8")
+    schema = (tmp_path / "mixsize/recipes/config/schema.html").read_text(encoding="utf-8")
     assert 'id="Recipe.max_duration"' in schema
     assert "PydanticUndefined" not in schema
     index = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert algorithms.__doc__.splitlines()[0] in index
-    assert (tmp_path / "mixsize/algorithms/epoch_schedule.html").exists()
-    assert not (tmp_path / "mixsize/algorithms/calibration.html").exists()
+    assert (tmp_path / "mixsize/algorithms/training/epoch_schedule.html").exists()
+    assert not (tmp_path / "mixsize/algorithms/batchnorm/calibration.html").exists()

@@ -182,6 +182,21 @@ def test_a_version_outside_the_requirements_is_named_with_them(torch_package, mo
     assert doctor.package_found(torch_package) == doctor.Finding("PyTorch", "2.7.1+cu126")
 
 
+def test_commands_install_the_versions_that_mixsize_requires(monkeypatch):
+    listed = ["mosaicml[wandb]<0.33,>=0.32.1", "opencv_python>=4.6", 'pytest>=8; extra == "dev"']
+    monkeypatch.setattr(packages.metadata, "requires", lambda name: listed)
+    packages._requirements.cache_clear()
+    try:
+        commands = {package.title: package.install() for package in packages.PACKAGES}
+        assert commands["Composer"] == 'pip install "mosaicml[wandb]<0.33,>=0.32.1"'
+        assert commands["Weights & Biases"] == commands["Composer"]
+        assert commands["OpenCV"] == 'apt-get install libgl1 libglib2.0-0 && pip install "opencv_python>=4.6"'
+        assert commands["timm"] == 'pip install "timm"'
+        assert packages._requirements().keys() == {"mosaicml", "opencv-python"}
+    finally:
+        packages._requirements.cache_clear()
+
+
 def test_an_import_error_of_our_own_stays_a_traceback():
     assert packages.explain(ImportError("cannot import name 'x'", name="mixsize.algorithms")) is None
     assert packages.explain(ImportError("cannot import name 'x'")) is None
