@@ -43,7 +43,7 @@ class Work:
         sizes: the mix, as for :meth:`Regime.from_sizes`.
         base: the fixed size and its batch.
         images: of a round's epoch. Whole batches move the shares of the sizes by a few per cent.
-        rounds: of epochs; half as many of calibration.
+        rounds: of epochs. Calibration takes half as many, rounded up.
         calibration_px: sides to calibrate at.
         calibration_batches: forward passes for each, of the base's batch size.
     """
@@ -129,7 +129,7 @@ def measure_calibration(size_px: int, work: Work, setup: Setup) -> list[Row]:
         network = TrainingStep(work.network, setup.device, [shape]).network.eval()
         batch = noise_batches([shape], setup.device)[shape]
         calibrate_batch_norm(network, repeat(batch), max_batches=3)
-        for number in range(max(1, work.rounds // 2)):
+        for number in range((work.rounds + 1) // 2):
             for loads in shuffled(seconds, number):
                 plan = plan_epoch(regime, work.calibration_batches * shape.images, SEED, number)
                 batches: Iterable[Batch] = serve(loader, plan) if loads else repeat(batch)
