@@ -63,7 +63,7 @@ class Work:
 
 
 FULL = Work("resnet50", "s144", Base(224, 256), 21_600, 3, (128, 224, 288), 200)
-DRY = Work("test_resnet", {64: 0.3, 32: 0.7}, Base(64, 8), 100, 1, (32,), 2)
+DRY = Work("test_resnet", {64: 0.3, 32: 0.7}, Base(64, 8), 100, 2, (32,), 2)
 
 
 def epoch_cases(setup: Setup) -> list[Case]:
