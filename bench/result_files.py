@@ -1,4 +1,4 @@
-"""Result files: JSON that says what was measured, where, when and with which versions."""
+"""Result files: JSON with figures, the machine, the date and the versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mixsize.system.files import write_json
 
 
 def result_path(suite: str, folder: Path = Path("bench/results")) -> Path:
-    """A name that carries suite, hardware, torch version and date."""
+    """A file name from suite, hardware, PyTorch's version and date."""
     found = environment(1)
     hardware = found.gpu or found.cpu
     slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
@@ -23,7 +23,7 @@ def result_path(suite: str, folder: Path = Path("bench/results")) -> Path:
 
 
 def keep_result(path: Path | None, suite: str, result: dict[str, Any]) -> Path:
-    """Write a result to a file, by default one that is named after it, and say where; returns the file."""
+    """Write a result to ``path``, by default to :func:`result_path`, and print where; returns the file."""
     file = path or result_path(suite)
     write_result(file, suite, result)
     print(f"result: {file}")
@@ -32,6 +32,5 @@ def keep_result(path: Path | None, suite: str, result: dict[str, Any]) -> Path:
 
 def write_result(path: Path, suite: str, result: dict[str, Any]) -> None:
     """Write a result with its environment, in one piece."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     write_json(path, {"suite": suite, "measured": now, "environment": environment(1).model_dump(), **result})

@@ -239,7 +239,7 @@ def check_arguments(argv: list[str]) -> None:
     """Parse a command line with the real parser; compose the recipes and suites that it names."""
     argv = ["demo" if word == "..." else word for word in argv]
     args = _parser().parse_args(argv)
-    if argv[0] in ("train", "plan") or argv[:2] == ["bench", "interruptions"] or (argv[0] == "eval" and args.items):
+    if argv[0] in ("train", "plan") or (argv[0] == "eval" and args.items):
         compose(args.items)
     elif argv[:2] == ["bench", "regimes"]:
         runs_of(load_suite(args.suite), Path("runs"), args.seeds or 1, args.items)

@@ -6,7 +6,7 @@ from functools import partial
 
 from mixsize.bench.gpu.case import Case, Row, Setup
 from mixsize.bench.regimes.runner import Runner
-from mixsize.bench.regimes.suite import Budget, Suite, load_suite
+from mixsize.bench.regimes.suite import Budget, load_suite
 from mixsize.bench.regimes.suite_runs import SuiteRun, runs_of
 from mixsize.recipes.records.run_record import RUNS_FILE
 
@@ -26,8 +26,8 @@ _DRY_ITEMS = (
 
 
 def cases(setup: Setup) -> list[Case]:
-    """One for each run, seed by seed. A run that ended in ``mixsize bench regimes`` is not trained again."""
-    suite: Suite = load_suite(SUITE)
+    """One for each run, seed by seed. Runs that ended before are not trained again."""
+    suite = load_suite(SUITE)
     items = [f"data.train={setup.cifar}/train.beton", f"data.eval={setup.cifar}/test.beton", "progress_bar=false"]
     if setup.dry_run:
         suite = suite.model_copy(update={**_DRY_SUITE, "regimes": {_DRY_REGIME: suite.regimes[_DRY_REGIME]}})

@@ -205,10 +205,10 @@ def _measured_before(out: Path, dry_run: bool) -> Parts:
 
 
 def _free() -> None:
-    """Give back a case's networks, compiled code, graphs and device memory."""
-    if "torch._dynamo" in sys.modules:
-        # Its limit on compilations counts those of all networks of a class.
-        torch._dynamo.reset()
-    gc.collect()
+    """Give back a case's networks, compiled code, graphs and memory of the device."""
     if torch.cuda.is_available():
+        if "torch._dynamo" in sys.modules:
+            # Its limit on compilations counts those of all networks of a class.
+            torch._dynamo.reset()
+        gc.collect()
         torch.cuda.empty_cache()

@@ -43,7 +43,7 @@ class Work:
         sizes: the mix, as for :meth:`Regime.from_sizes`.
         base: the fixed size and its batch.
         images: of a round's epoch. Whole batches move the shares of the sizes by a few per cent.
-        rounds: of epochs; half as many of calibration.
+        rounds: of epochs. Calibration takes half as many, rounded up.
         calibration_px: sides to calibrate at.
         calibration_batches: forward passes for each, of the base's batch size.
     """
@@ -63,7 +63,7 @@ class Work:
 
 
 FULL = Work("resnet50", "s144", Base(224, 256), 21_600, 3, (128, 224, 288), 200)
-DRY = Work("test_resnet", {64: 0.3, 32: 0.7}, Base(64, 8), 100, 1, (32,), 2)
+DRY = Work("test_resnet", {64: 0.3, 32: 0.7}, Base(64, 8), 100, 2, (32,), 2)
 
 
 def epoch_cases(setup: Setup) -> list[Case]:
@@ -129,7 +129,7 @@ def measure_calibration(size_px: int, work: Work, setup: Setup) -> list[Row]:
         network = TrainingStep(work.network, setup.device, [shape]).network.eval()
         batch = noise_batches([shape], setup.device)[shape]
         calibrate_batch_norm(network, repeat(batch), max_batches=3)
-        for number in range(max(1, work.rounds // 2)):
+        for number in range((work.rounds + 1) // 2):
             for loads in shuffled(seconds, number):
                 plan = plan_epoch(regime, work.calibration_batches * shape.images, SEED, number)
                 batches: Iterable[Batch] = serve(loader, plan) if loads else repeat(batch)
