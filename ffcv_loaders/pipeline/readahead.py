@@ -100,7 +100,7 @@ class PageReadahead:
         self._starts = quasi_random.starts[plan.pages]
         self._page_bytes = quasi_random.page_bytes
         self._window = -(-quasi_random.window // plan.world_size)
-        self._offsets = plan.offsets
+        self._offsets = plan.offsets  # pyright: ignore[reportAttributeAccessIssue]
         self._requested: int | None = None
 
     def announce(self, index: int, step: Step, windows: np.ndarray) -> None:
