@@ -48,7 +48,7 @@ class BetonInfo:
         max_size: largest height and largest width in pixels; they may come from different images.
         source: kind of source, such as ``"image folder"`` or ``"CIFAR-10"``; never a path.
         skipped: names, relative to the source, of images that were left out.
-        levels: what is stored on each level, the full images first; empty for a file of full images alone.
+        levels: images and bytes on each level, the full images first; empty for a file of full images alone.
 
     Raises:
         ValueError: a value is of the wrong type, out of range, or contradicts another.

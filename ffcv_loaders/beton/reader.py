@@ -359,7 +359,7 @@ def _read_levels(path: Path, reader: Reader, descriptors: np.ndarray, denominato
         _refuse(path, outside, f"has bytes outside the file's data region{where}")
         wrong_size = ~is_jpeg & (data_size != (pixels * 3).astype(np.uint64))
         _refuse(path, wrong_size, f"is raw but not of height x width x 3 bytes{where}")
-        # Memory is set aside for what is declared, long before the decoder finds another size.
+        # Memory is allocated for the declared size, long before the decoder finds another one.
         too_large = is_jpeg & (pixels > data_size.astype(np.int64) * MAX_PIXELS_PER_JPEG_BYTE)
         _refuse(path, too_large, f"declares more pixels than its bytes can hold{where}")
     for level, denominator in enumerate(denominators, 1):

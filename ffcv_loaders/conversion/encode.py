@@ -223,7 +223,7 @@ def _encode_pixels(image: Image.Image, encoding: Encoding) -> tuple[EncodedImage
         data = buffer.getvalue()
     else:
         data = image.tobytes()
-    # Raw pixels are read without decoding, which is what a smaller copy spares.
+    # Raw pixels need no decoding, so a smaller copy would save nothing.
     copies: tuple[EncodedImage | None, ...] = (None,) * len(encoding.levels)
     if is_jpeg and encoding.levels:
         copies = _smaller_copies(np.asarray(image), len(data), encoding.levels)
@@ -233,7 +233,7 @@ def _encode_pixels(image: Image.Image, encoding: Encoding) -> tuple[EncodedImage
 def _smaller_copies(
     pixels: np.ndarray, num_bytes: int, denominators: tuple[int, ...]
 ) -> tuple[EncodedImage | None, ...]:
-    """Copies of a JPEG image of so many bytes; None in place of one that is too small or saves too little."""
+    """Copies of a JPEG of ``num_bytes``; None in place of a copy that is too small or saves too little."""
     copies: list[EncodedImage | None] = []
     for denominator in denominators:
         height, width = (level_side(side, denominator) for side in pixels.shape[:2])

@@ -5,7 +5,7 @@ A sample's way from file to batch, one sentence a step:
 1. ``PlannedDataset.__iter__`` asks for the epoch's plan: a table of steps, each with its size and its samples.
 2. ``Source.stream`` starts a ``_Producer`` for the plan, with a thread and a ring of ``batches_ahead + 1`` buffers.
 3. ``_Producer._announced_steps`` takes the steps in order and draws the window of each view (``draw_windows``).
-4. ``Readahead.announce`` asks the kernel for the step's bytes, where the file is larger than memory.
+4. ``ImageReadahead.announce`` asks the kernel for the step's bytes, where the file is larger than memory.
 5. ``_Producer._begin`` takes a free buffer and hands the step to ``Decoder.submit``.
 6. ``Decoder.submit`` queues the step for its threads, each of which takes a few samples at a time.
 7. ``_decode_piece``, compiled, runs over these samples without the interpreter lock.

@@ -25,7 +25,7 @@ class PlannedDataset(IterableDataset):
     """Batches of the current epoch's plan; a subclass says how a plan is served.
 
     Args:
-        regime: what is drawn.
+        regime: sizes, batch sizes and duplicates to draw from.
         seed: everything that is drawn derives from it; at least 0.
         num_samples: images in the data set.
         fingerprint: tells this data set from others when a run resumes.
