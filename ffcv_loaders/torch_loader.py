@@ -69,7 +69,7 @@ class TorchMixSizeLoader(PlannedLoader):
         ValueError: a regime that this many images or ranks cannot serve, or an augmentation with a policy or a cutout.
 
     Example:
-        >>> regime = Regime.from_sizes({32: 0.5, 16: 0.5}, Base(size_px=32, batch_size=2), "B+")
+        >>> regime = Regime.from_sizes({32: 0.5, 16: 0.5}, Base(size_px=32, batch_size=2), "D+")
         >>> loader = TorchMixSizeLoader(ImageFolder("train"), regime)
         >>> images, labels = next(iter(loader))
     """
