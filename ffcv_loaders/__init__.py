@@ -1,6 +1,6 @@
 """From a ``.beton`` file to batches whose size, batch and duplicates follow a plan.
 
-Rooms, each importing only those before it: ``beton``, ``conversion``, ``decode``, ``pipeline``, then the loaders
+Rooms, each importing only those before it: ``beton``, ``decode``, ``conversion``, ``pipeline``, then the loaders
 themselves. They import the regime from ``mixsize.algorithms`` and no Composer. Names load on first use.
 """
 

@@ -1,4 +1,4 @@
-"""The FFCV loaders, which Composer and any PyTorch loop take for ordinary ``DataLoader`` objects."""
+"""The FFCV loaders; Composer and any PyTorch loop use them like ordinary ``DataLoader`` objects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mixsize.system.ranks import process_rank
 
 
 class PlannedImages(PlannedDataset):
-    """A ``.beton`` file's images, batch by batch; see :class:`MixSizeLoader`, which is the public face of it."""
+    """The data set of a :class:`MixSizeLoader`: the images of a ``.beton`` file, batch by batch."""
 
     def __init__(
         self,
@@ -42,12 +42,12 @@ class PlannedImages(PlannedDataset):
         super().__init__(regime, seed, beton.num_samples, beton.fingerprint, rank, world_size, quasi_random)
 
     def bind(self, regime: Regime | Progression) -> None:
-        """Also refuses crop areas where the loader's views are not cut by area."""
+        """Also refuses a regime with crop areas for an augmentation without them."""
         check_crops(self.source.augment, regime)
         super().bind(regime)
 
     def serve(self, plan: EpochPlan, first_step: int) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
-        """Decode ahead of the step in use."""
+        """See :class:`PlannedDataset`; batches are decoded ahead of the one in use."""
         augment = augment_at(self.source.augment, self.regime, plan.epoch)
         return self.source.stream(
             plan, seed=self.seed, augment=augment, first_step=first_step, quasi_random=self.quasi_random
@@ -59,7 +59,7 @@ class PlannedImages(PlannedDataset):
 
 
 class EvaluationImages(IterableDataset):
-    """Every image once at one size; see :class:`EvalLoader`, which is the public face of it."""
+    """The data set of an :class:`EvalLoader`: every image once, at one size."""
 
     def __init__(self, source: Source, size_px: int, batch_size: int, rank: int | None, world_size: int | None) -> None:
         self.source = source
@@ -86,34 +86,35 @@ class MixSizeLoader(PlannedLoader):
 
     Args:
         data: a ``.beton`` file or one already open.
-        regime: what is drawn at each step.
+        regime: sizes, batch sizes and duplicates to draw from.
         augment: how views are cut; by default :class:`~mixsize.ffcv_loaders.RandomResizedCrop`.
         mean: of each channel on the 0..1 scale; by default the file's own, else ImageNet's.
-        std: likewise.
-        seed: everything that is drawn derives from it; at least 0.
-        threads: decoding threads; by default the machine's cores divided among its ranks.
-        prefetch: batches decoded ahead; memory is ``prefetch + 1`` times the regime's costliest batch.
-        threshold: a view is read from a smaller copy of its image, stored or made while decoding, where its window
-            measures ``threshold`` times the view's side or more in it, along both axes. With ``math.inf`` every view is
-            read from the full image and has, to the last bit, the pixels that FFCV's decoder and resize give.
-        window_mib: None for a wholly random order. A number gives a quasi-random order, which reads the file page after
-            page: its pages are shuffled, and samples within windows of so many MiB. For storage that is slow at reading
-            here and there; two windows should fit into memory, and samples of a class should not lie together.
+        std: standard deviation of each channel on the same scale; same default.
+        seed: all random draws derive from it; at least 0.
+        num_workers: decoding threads, at least 1; by default the machine's cores divided among its ranks.
+        batches_ahead: batches decoded ahead, at least 1; memory is ``batches_ahead + 1`` times the regime's costliest
+            batch.
+        min_oversampling: a view is read from a smaller copy of its image, stored or made while decoding, where its
+            window measures this many times the view's side or more in it, along both axes. With ``math.inf`` every view
+            is read from the full image and has, to the last bit, the pixels of FFCV's decoder and resize.
+        window_mib: None for a fully random order. A number gives a quasi-random order, which reads the file page by
+            page: pages are shuffled, and samples within windows of this many MiB. For storage with slow random access;
+            two windows should fit into memory, and samples of a class should not lie together.
         device: where batches go; by default CUDA where there is one.
         dtype: of the images.
         channels_last: memory format of the images.
         rank: by default the process group's or the launcher's.
-        world_size: likewise.
+        world_size: as for ``rank``.
 
     Raises:
         BetonError: a file that cannot be read.
         ValueError: a regime that this many images or ranks cannot serve.
 
     Example:
-        >>> base = Base(size_px=32, batch_size=64)
-        >>> loader = MixSizeLoader("train.beton", Regime.from_sizes("s28", base, "B+"), augment=PadCrop())
+        >>> regime = Regime.from_sizes({32: 0.5, 16: 0.5}, Base(size_px=32, batch_size=2), "D+")
+        >>> loader = MixSizeLoader("train.beton", regime, seed=1)
         >>> for images, labels in loader:  # (B * D, 3, S, S), (B * D,)
-        ...     ...
+        ...     assert len(images) == len(labels)
     """
 
     dataset: PlannedImages
@@ -150,20 +151,18 @@ class EvalLoader(WholeBatchLoader):
         size_px: image side S in pixels.
         batch_size: images in a batch on one rank, at most.
         augment: how the view is cut; by default the paper's for ImageNet, :class:`CenterCrop`.
-        mean: see :class:`MixSizeLoader`, as for all that follow.
-        std: likewise.
-        threads: likewise.
-        prefetch: likewise.
-        threshold: likewise.
-        device: likewise.
-        dtype: likewise.
-        channels_last: likewise.
-        rank: likewise.
-        world_size: likewise.
+        mean, std, num_workers, batches_ahead, min_oversampling, device, dtype, channels_last, rank, world_size: see
+            :class:`MixSizeLoader`.
 
     Raises:
         BetonError: a file that cannot be read.
         ValueError: a size or batch below 1, or more ranks than images.
+
+    Example:
+        >>> loader = EvalLoader("val.beton", size_px=32, batch_size=4, augment=Resize())
+        >>> images, labels = next(iter(loader))
+        >>> tuple(images.shape)
+        (4, 3, 32, 32)
     """
 
     dataset: EvaluationImages

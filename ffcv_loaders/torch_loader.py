@@ -53,24 +53,25 @@ class TorchMixSizeLoader(PlannedLoader):
 
     Args:
         data: yields (image, label) without any augmentation, for instance torchvision's ``ImageFolder``.
-        regime: what is drawn at each step.
+        regime: sizes, batch sizes and duplicates to draw from.
         augment: how views are cut.
         mean: of each channel on the 0..1 scale.
-        std: likewise.
-        seed: everything that is drawn derives from it; at least 0.
+        std: standard deviation of each channel on the same scale.
+        seed: all random draws derive from it; at least 0.
         num_workers: processes that decode; 0 decodes in this one.
         device: where batches go; by default CUDA where there is one.
         dtype: of the images.
         channels_last: memory format of the images.
         rank: by default the process group's or the launcher's.
-        world_size: likewise.
+        world_size: as for ``rank``.
 
     Raises:
         ValueError: a regime that this many images or ranks cannot serve, or an augmentation with a policy or a cutout.
 
     Example:
-        >>> regime = Regime.from_sizes("s144", Base(224, 64), "D+")
-        >>> loader = TorchMixSizeLoader(ImageFolder("train"), regime, num_workers=8)
+        >>> regime = Regime.from_sizes({32: 0.5, 16: 0.5}, Base(size_px=32, batch_size=2), "D+")
+        >>> loader = TorchMixSizeLoader(ImageFolder("train"), regime)
+        >>> images, labels = next(iter(loader))
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class TorchMixSizeLoader(PlannedLoader):
         augment = RandomResizedCrop() if augment is None else augment
         if isinstance(augment, PadCrop) and augment.changes_pixels:
             raise ValueError(
-                f"{augment} has a policy or a cutout, which MixSizeLoader alone does; give TorchMixSizeLoader neither"
+                f"{augment} has a policy or a cutout, which MixSizeLoader supports and TorchMixSizeLoader does not"
             )
         super().__init__(_MapStyleImages(data, augment, stager, num_workers, regime, seed, rank, world_size))
 

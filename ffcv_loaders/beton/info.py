@@ -1,4 +1,4 @@
-"""What the converter keeps in a ``.beton`` file beside FFCV's own format: facts about the images, and checksums."""
+"""Facts about the images, and checksums, that the converter adds to FFCV's own format."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import struct
 import zlib
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +16,13 @@ from mixsize.ffcv_loaders.beton.levels import check_denominators
 MAX_SIDE = 65_535
 
 _POINTER_FORMAT = 1
-# Files without levels are still written as before levels came, so that every version reads them.
+# Files without levels keep the first format, so that every version reads them.
 _FORMAT, _FORMAT_WITH_LEVELS = 1, 2
 
 
 @dataclass(frozen=True)
 class StoredLevel:
-    """What a file holds on one level.
+    """Images and bytes that a file holds on one level.
 
     Attributes:
         denominator: 1 for the full images, else that of a level of :mod:`~mixsize.ffcv_loaders.beton.levels`.
@@ -36,7 +37,7 @@ class StoredLevel:
 
 @dataclass(frozen=True)
 class BetonInfo:
-    """What the converter knows about a file's images and keeps inside the file.
+    """Facts about a file's images, kept inside the file.
 
     Attributes:
         classes: class names; a sample's label is an index into them.
@@ -44,13 +45,18 @@ class BetonInfo:
         mean: mean of each channel (R, G, B) over all pixels of all images, on the scale 0..1.
         std: standard deviation (of the population) of the same pixels, on the scale 0..1.
         min_size: smallest height and smallest width in pixels; they may come from different images.
-        max_size: largest height and largest width in pixels, likewise.
+        max_size: largest height and largest width in pixels; they may come from different images.
         source: kind of source, such as ``"image folder"`` or ``"CIFAR-10"``; never a path.
         skipped: names, relative to the source, of images that were left out.
-        levels: what is stored on each level, the full images first; empty for a file of full images alone.
+        levels: images and bytes on each level, the full images first; empty for a file of full images alone.
 
     Raises:
         ValueError: a value is of the wrong type, out of range, or contradicts another.
+
+    Example:
+        >>> info = Beton.open("train.beton").info
+        >>> info.classes, info.counts
+        (('cat', 'dog'), (4, 4))
     """
 
     classes: tuple[str, ...]
@@ -113,7 +119,10 @@ class BetonInfo:
             raise ValueError(f"keys missing: {sorted(known - set(values))}, unknown: {sorted(set(values) - known)}")
         if version == _FORMAT_WITH_LEVELS:
             values["levels"] = _levels_from_json(values["levels"])
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        arguments: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**arguments)
 
 
 def _levels_from_json(rows: object) -> tuple[StoredLevel, ...]:
@@ -128,13 +137,13 @@ def _require_strings(key: str, values: object) -> None:
         raise ValueError(f"{key} is not a list of texts")
 
 
-def _require_integers(key: str, values: object, length: int, low: int, high: int) -> None:
+def _require_integers(key: str, values: Any, length: int, low: int, high: int) -> None:
     whole = isinstance(values, tuple) and all(type(value) is int and low <= value <= high for value in values)
     if not whole or len(values) != length:
         raise ValueError(f"{key} is {values!r}, not {length} integers of {low}..{high}")
 
 
-def _require_unit_interval(key: str, values: object) -> None:
+def _require_unit_interval(key: str, values: Any) -> None:
     real = isinstance(values, tuple) and all(type(value) in (int, float) for value in values)
     if not real or len(values) != 3 or not all(math.isfinite(value) and 0 <= value <= 1 for value in values):
         raise ValueError(f"{key} is {values!r}, not three numbers of 0..1")
@@ -160,7 +169,7 @@ class InfoPointer:
         ptr: offset of the JSON in the file, in bytes.
         size: its length in bytes.
         info_crc: its CRC-32.
-        index_crc: CRC-32 of all that tells where and what the samples are, see :func:`index_checksum`.
+        index_crc: CRC-32 of the file's index, see :func:`index_checksum`.
     """
 
     ptr: int
@@ -203,5 +212,5 @@ def index_checksum(header: np.ndarray, descriptors: np.ndarray, metadata: np.nda
     """
     checksum = 0
     for part in (header, descriptors, metadata, table):
-        checksum = zlib.crc32(np.ascontiguousarray(part).view(np.uint8), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(part).tobytes(), checksum)
     return checksum

@@ -1,10 +1,10 @@
-"""Smaller copies of an image: which there may be, how large they are, and how they are made.
+"""Smaller copies of an image: their sizes and their making.
 
 A level is named by its denominator d: 2 for half of the full image's height and width, 4 for a quarter. Its sides are
 the full image's divided by d and rounded up, and its pixels are exact averages over areas: pixel ``(y, x)`` of a level
-of ``h x w`` averages rows ``y * H / h`` to ``(y + 1) * H / h`` of the full image's ``H`` and columns likewise, parts of
-pixels counted by their share. A position in the full image is therefore scaled by ``h / H`` and ``w / W``, with no
-offset, also where a side is odd.
+of ``h x w`` averages rows ``y * H / h`` to ``(y + 1) * H / h`` of the full image's ``H``, and columns in the same way;
+parts of pixels count by their share. A position in the full image therefore scales by ``h / H`` and ``w / W``, without
+an offset, even where a side is odd.
 """
 
 from __future__ import annotations

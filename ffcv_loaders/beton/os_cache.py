@@ -16,7 +16,7 @@ from ffcv.memory_managers import OSCacheManager
 from ffcv.pipeline.compiler import Compiler
 
 
-def _compile_reader(_: OSCacheManager) -> Callable[..., Any]:
+def _compile_reader(self: OSCacheManager) -> Callable[..., Any]:
     def read(address, state):
         mapped, starts, sizes = state
         return mapped[address : address + sizes[np.searchsorted(starts, address)]]

@@ -1,8 +1,8 @@
-"""Open and check a ``.beton`` file: FFCV's data format, with what the converter keeps beside the samples.
+"""Open and check a ``.beton`` file: FFCV's data format, with the facts that the converter adds.
 
-``docs/file-format.md`` describes the layout. Everything but the information block is FFCV's own format: where the block
-is and how it is checked stands in the first bytes of the image field's ``arguments``, which FFCV's ``RGBImageField``
-does not read. A stock FFCV reader therefore sees a plain file, and each level as an image field of its own.
+``docs/file-format.md`` describes the layout. Everything but the information block is FFCV's own format. The first bytes
+of the image field's ``arguments``, which FFCV's ``RGBImageField`` does not read, give the block's place and checksum. A
+stock FFCV reader therefore sees a plain file, and each level as an image field of its own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,13 @@ MAX_CLASSES = 2**24
 
 
 class BetonError(ValueError):
-    """A ``.beton`` file that cannot be used; the message names the file."""
+    """A ``.beton`` file that cannot be used; the message names the file.
+
+    Example:
+        >>> Beton.open("none.beton")
+        Traceback (most recent call last):
+        mixsize.ffcv_loaders.beton.reader.BetonError: none.beton: cannot be read: No such file or directory
+    """
 
 
 class Levels(NamedTuple):
@@ -212,7 +218,7 @@ class Beton:
         smaller = (self.levels.heights[1:], self.levels.widths[1:], self.levels.data_size[1:])
         checksum = 0
         for values in (self.heights, self.widths, self.data_size, self.labels, *smaller):
-            checksum = zlib.crc32(np.ascontiguousarray(values).view(np.uint8), checksum)
+            checksum = zlib.crc32(np.ascontiguousarray(values).tobytes(), checksum)
         return f"{checksum:08x}"
 
     def check_labels(self, num_classes: int) -> None:
@@ -353,7 +359,7 @@ def _read_levels(path: Path, reader: Reader, descriptors: np.ndarray, denominato
         _refuse(path, outside, f"has bytes outside the file's data region{where}")
         wrong_size = ~is_jpeg & (data_size != (pixels * 3).astype(np.uint64))
         _refuse(path, wrong_size, f"is raw but not of height x width x 3 bytes{where}")
-        # Memory is set aside for what is declared, long before the decoder finds another size.
+        # Memory is allocated for the declared size, long before the decoder finds another one.
         too_large = is_jpeg & (pixels > data_size.astype(np.int64) * MAX_PIXELS_PER_JPEG_BYTE)
         _refuse(path, too_large, f"declares more pixels than its bytes can hold{where}")
     for level, denominator in enumerate(denominators, 1):

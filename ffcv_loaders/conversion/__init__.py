@@ -1,4 +1,4 @@
 """From images to a ``.beton`` file: sources, encoding, writing, ``mixsize convert``.
 
-Imports :mod:`~mixsize.ffcv_loaders.beton`.
+Imports :mod:`~mixsize.ffcv_loaders.beton`, and of :mod:`~mixsize.ffcv_loaders.decode` the JPEG decoder alone.
 """

@@ -12,16 +12,16 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mixsize.ffcv_loaders.beton.info import BetonInfo
-from mixsize.ffcv_loaders.beton.levels import DENOMINATORS, MIN_SIDE, check_denominators, level_side
+from mixsize.ffcv_loaders.beton.levels import DENOMINATORS, MIN_SIDE, level_side
 from mixsize.ffcv_loaders.conversion.encode import DEFAULT_QUALITY, RAW_UP_TO, STORES, Encoding
 from mixsize.ffcv_loaders.conversion.sources import (
     BUILT_IN,
     SPLITS,
     ArraySource,
-    ShuffledSource,
     Source,
     check_same_classes,
     find_splits,
@@ -75,19 +75,25 @@ def convert(
         download: fetch the CIFAR files into ``root`` where they are missing.
 
     Returns:
-        What is kept in the file beside the samples.
+        The facts that the file keeps about its images.
 
     Raises:
         ValueError: the source, an option or an image cannot be used, an option does not apply, or ``out`` cannot be
             written. The message names what to change; nothing is left under the final name.
 
     EXIF orientation is ignored, as torchvision and timm ignore it.
+
+    Example:
+        >>> info = convert("train", "copy.beton", store="jpg", levels=(2,), progress=False)
+        >>> info.classes
+        ('cat', 'dog')
     """
-    check_destination(out, overwrite)
+    options = _Options(skip_broken, overwrite, workers, progress, shuffle)
     encoding = _encoding(store, quality, max_side, levels)
+    check_destination(out, overwrite)
     opened = _open(source, split, root, download)
     _refuse_idle_options(opened, encoding, quality)
-    return _write(_in_order(opened, shuffle), out, encoding, skip_broken, overwrite, workers, progress)
+    return _write(opened, Path(out), encoding, options)
 
 
 def convert_splits(
@@ -113,7 +119,7 @@ def convert_splits(
     of :func:`convert`.
 
     Returns:
-        What is kept in each file, by the file's path.
+        The facts that each file keeps about its images, by the file's path.
 
     Raises:
         ValueError: as for :func:`convert`, or the splits do not hold the same classes. All sources are opened, and all
@@ -122,53 +128,43 @@ def convert_splits(
     out = Path(out)
     if out.suffix == ".beton" or (out.exists() and not out.is_dir()):
         raise ConvertError(f"{out}: splits are written into a folder, not into a file")
+    options = _Options(skip_broken, overwrite, workers, progress, shuffle)
     encoding = _encoding(store, quality, max_side, levels)
-    sources: dict[str, Source]
-    if str(source) in BUILT_IN:
-        names = SPLITS
-    else:
-        folders = find_splits(source)
-        if not folders:
-            open_folder(source)  # says what is wrong where the folder cannot be used at all
-            raise ConvertError(
-                f"{out}: {source} has no train and test folders, so the file to write must end in .beton"
-            )
-        names = tuple(sorted(folders, key=lambda name: name != "train"))
-    files = {name: out / f"{name}.beton" for name in names}
-    for file in files.values():
-        check_destination(file, overwrite)
-    if str(source) in BUILT_IN:
-        sources = {name: _open(source, name, root, download) for name in names}
-    else:
-        sources = {name: _open(folders[name], None, root, download) for name in names}
+    folders = dict.fromkeys(SPLITS) if str(source) in BUILT_IN else find_splits(source)
+    if not folders:
+        open_folder(source)  # It raises where the folder cannot be used at all.
+        raise ConvertError(f"{out}: {source} has no train and test folders, so the file to write must end in .beton")
+    for split in folders:
+        check_destination(out / f"{split}.beton", overwrite)
+    sources = {
+        split: _open(source, split, root, download) if folder is None else _open(folder, None, root, download)
+        for split, folder in folders.items()
+    }
     check_same_classes(sources)
     for opened in sources.values():
         _refuse_idle_options(opened, encoding, quality)
-    return {
-        files[name]: _write(
-            _in_order(opened, shuffle), files[name], encoding, skip_broken, overwrite, workers, progress
-        )
-        for name, opened in sources.items()
-    }
+    files = {out / f"{split}.beton": opened for split, opened in sources.items()}
+    return {file: _write(opened, file, encoding, options) for file, opened in files.items()}
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How a file is written, whatever is in it."""
+
+    skip_broken: bool
+    overwrite: bool
+    workers: int | None
+    progress: bool
+    shuffle: int | None
 
 
 def _encoding(store: str, quality: int | None, max_side: int | None, levels: Sequence[int]) -> Encoding:
-    if store not in STORES:
-        raise ConvertError(f"--store {store}: must be one of {', '.join(STORES)}")
-    if quality is not None and not 1 <= quality <= 100:
-        raise ConvertError(f"--quality {quality}: must be 1..100")
-    if max_side is not None and max_side < 1:
-        raise ConvertError(f"--max-side {max_side}: must be at least 1")
+    encoding = Encoding(store, DEFAULT_QUALITY if quality is None else quality, max_side, tuple(levels))
     if store == "raw" and quality is not None:
         raise ConvertError("--quality has no effect with --store raw: nothing is encoded as JPEG")
-    try:
-        denominators = check_denominators(levels)
-    except ValueError as error:
-        raise ConvertError(f"--levels: {error}") from error
-    if store == "raw" and denominators:
+    if store == "raw" and levels:
         raise ConvertError("--levels has no effect with --store raw: smaller copies are kept of JPEG images only")
-    quality = DEFAULT_QUALITY if quality is None else quality
-    return Encoding(store, quality, max_side, levels=denominators)
+    return encoding
 
 
 def _refuse_idle_options(source: Source, encoding: Encoding, quality: int | None) -> None:
@@ -212,34 +208,8 @@ def _open(
     return open_cifar(name, root, split, download)
 
 
-def _in_order(source: Source, shuffle: int | None) -> Source:
-    if shuffle is None:
-        return source
-    if shuffle < 0:
-        raise ConvertError(f"--shuffle {shuffle}: must be at least 0")
-    return ShuffledSource.of(source, shuffle)
-
-
-def _write(
-    source: Source,
-    out: str | os.PathLike[str],
-    encoding: Encoding,
-    skip_broken: bool,
-    overwrite: bool,
-    workers: int | None,
-    progress: bool,
-) -> BetonInfo:
-    if workers is not None and workers < 1:
-        raise ConvertError(f"--workers {workers}: must be at least 1")
-    info, broken = write_beton(
-        source,
-        out,
-        encoding,
-        skip_broken=skip_broken,
-        overwrite=overwrite,
-        workers=workers,
-        progress=progress,
-    )
+def _write(source: Source, out: Path, encoding: Encoding, options: _Options) -> BetonInfo:
+    info, broken = write_beton(source, out, encoding, **vars(options))
     for name, reason in list(broken.items())[:_LISTED]:
         print(f"{out}: left out {name}: {reason}", file=sys.stderr)
     if len(broken) > _LISTED:
@@ -296,10 +266,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
-    """Do what the parsed options of :func:`add_arguments` ask.
+    """Convert with the parsed options of :func:`add_arguments`.
 
     Returns:
-        What prints :func:`summary` of each file written; its result is the exit status, 0.
+        A function that prints :func:`summary` of each file written and returns the exit status, 0.
 
     Raises:
         ValueError: as :func:`convert` does; the message is meant for the user.

@@ -33,7 +33,6 @@ MAX_PIXELS = 89_478_485
 
 # Never Pillow's other formats: some run outside programs (EPS), and a data set of images holds none of them.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")
-_RESULT_BYTES = 1 << 24
 
 
 class UnusableImage(ValueError):  # noqa: N818 (a finding about an image, not a failure of the program)
@@ -46,9 +45,8 @@ class Encoding:
 
     Attributes:
         store: ``raw`` (uint8 RGB pixels), ``jpg``, or ``auto``: raw up to 64 x 64 pixels in area, JPEG above.
-        quality: JPEG quality 1..100 for images that have to be encoded; Pillow's default 4:2:0 chroma subsampling.
+        quality: JPEG quality 1..100 for images that have to be encoded, with 4:2:0 chroma subsampling.
         max_side: images whose longer side exceeds it, in pixels, are shrunk to it by averaging areas; None keeps all.
-        max_pixels: images that declare more pixels are refused before they are unpacked.
         levels: denominators of the smaller copies stored beside each JPEG, ascending, see
             :mod:`~mixsize.ffcv_loaders.beton.levels`.
 
@@ -59,18 +57,15 @@ class Encoding:
     store: str = "auto"
     quality: int = DEFAULT_QUALITY
     max_side: int | None = None
-    max_pixels: int = MAX_PIXELS
     levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.store not in STORES:
-            raise ValueError(f"store is {self.store!r}, not one of {', '.join(STORES)}")
+            raise ValueError(f"store is {self.store!r}; it must be one of {', '.join(STORES)}")
         if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality is {self.quality}, not of 1..100")
+            raise ValueError(f"quality is {self.quality}; it must be from 1 to 100")
         if self.max_side is not None and not 1 <= self.max_side <= MAX_SIDE:
-            raise ValueError(f"max side is {self.max_side}, not of 1..{MAX_SIDE}")
-        if not 1 <= self.max_pixels <= MAX_PIXELS:
-            raise ValueError(f"max pixels is {self.max_pixels}, not of 1..{MAX_PIXELS}")
+            raise ValueError(f"max_side is {self.max_side}; it must be from 1 to {MAX_SIDE}")
         check_denominators(self.levels)
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
@@ -113,10 +108,10 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """Results for the first images of a chunk.
+    """Results for some images.
 
     Attributes:
-        results: an image each, or the reason why it cannot be used.
+        results: for each an image, or the reason why it cannot be used.
         histogram: ``(3, 256)`` int64, how often each value occurs in each channel of the usable images.
     """
 
@@ -125,38 +120,31 @@ class EncodedChunk:
 
 
 def encode_chunk(items: Sequence[str | np.ndarray], encoding: Encoding) -> EncodedChunk:
-    """Encode images in order, stopping early once the results hold 16 MiB, so that memory stays bounded.
+    """Encode images in order.
 
     Args:
         items: paths of image files, or ``(height, width, 3)`` uint8 RGB arrays.
         encoding: how to store them.
-
-    Returns:
-        Results for at least one item, and for fewer than ``items`` where they grew too large.
     """
     results: list[EncodedImage | str] = []
     histogram = np.zeros((3, 256), np.int64)
-    held = 0
     for item in items:
         try:
             image, image_histogram = encode_image(item, encoding)
-        except UnusableImage as error:
+        except UnusableImage as error:  # noqa: PERF203 (each image has its own reason)
             results.append(str(error))
-            continue
-        results.append(image)
-        histogram += image_histogram
-        held += image.num_bytes
-        if held > _RESULT_BYTES:
-            break
+        else:
+            results.append(image)
+            histogram += image_histogram
     return EncodedChunk(results, histogram)
 
 
 def encode_image(item: str | np.ndarray, encoding: Encoding) -> tuple[EncodedImage, np.ndarray]:
     """Encode one image, decoding it fully on the way.
 
-    A JPEG file that needs no change (8-bit, Huffman-coded, RGB, YCbCr or greyscale) keeps its bytes, provided that
-    the loader's own decoder reads it without an error or a warning. One that Pillow alone still decodes (as it does for
-    torchvision) is encoded again. EXIF orientation is ignored, as torchvision and timm ignore it.
+    A JPEG file that needs no change (8-bit RGB, YCbCr or greyscale) keeps its bytes, provided that the loader's own
+    decoder reads it without an error or a warning. One that Pillow alone still decodes (as it does for torchvision) is
+    encoded again. EXIF orientation is ignored, as torchvision and timm ignore it.
 
     Returns:
         The image, and the ``(3, 256)`` int64 histogram of its pixels before JPEG coding (after decoding, where the
@@ -181,7 +169,7 @@ def encode_image(item: str | np.ndarray, encoding: Encoding) -> tuple[EncodedIma
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             _check_declared_size(image, encoding)
-            if _may_keep_bytes(image, data, encoding):
+            if _may_keep_bytes(image, encoding):
                 kept = decode_whole(data, image.height, image.width)
                 if kept is not None:
                     copies = _smaller_copies(kept, len(data), encoding.levels)
@@ -198,40 +186,17 @@ def encode_image(item: str | np.ndarray, encoding: Encoding) -> tuple[EncodedIma
 
 
 def _check_declared_size(image: Image.Image, encoding: Encoding) -> None:
-    if image.width * image.height > encoding.max_pixels:
-        raise UnusableImage(f"declares {image.width} x {image.height} pixels, more than {encoding.max_pixels} in all")
+    if image.width * image.height > MAX_PIXELS:
+        raise UnusableImage(f"declares {image.width} x {image.height} pixels, more than {MAX_PIXELS} in all")
     if max(encoding.size_of(image.height, image.width)) > MAX_SIDE:
         raise UnusableImage(f"is {image.width} x {image.height}, the format's largest side is {MAX_SIDE}")
 
 
-def _may_keep_bytes(image: Image.Image, data: bytes, encoding: Encoding) -> bool:
+def _may_keep_bytes(image: Image.Image, encoding: Encoding) -> bool:
     size = (image.height, image.width)
     # A phone's JPEG with a second picture appended is an "MPO" to Pillow; decoders read its first picture.
     is_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
-    return (
-        is_jpeg
-        and encoding.is_jpeg(*size)
-        and encoding.size_of(*size) == size
-        and len(data) <= MAX_BYTES
-        and _is_plain_jpeg(data)
-    )
-
-
-def _is_plain_jpeg(data: bytes) -> bool:
-    """Whether the first frame is 8-bit baseline, extended or progressive with Huffman codes, which every decoder reads.
-
-    Arithmetic-coded, lossless and 12-bit JPEGs are not: whether they decode depends on how a library was built.
-    """
-    at = 2
-    while at + 5 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return marker <= 0xC2 and data[at + 4] == 8
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
+    return is_jpeg and encoding.is_jpeg(*size) and encoding.size_of(*size) == size
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -258,7 +223,7 @@ def _encode_pixels(image: Image.Image, encoding: Encoding) -> tuple[EncodedImage
         data = buffer.getvalue()
     else:
         data = image.tobytes()
-    # Raw pixels are read without decoding, which is what a smaller copy spares.
+    # Raw pixels need no decoding, so a smaller copy would save nothing.
     copies: tuple[EncodedImage | None, ...] = (None,) * len(encoding.levels)
     if is_jpeg and encoding.levels:
         copies = _smaller_copies(np.asarray(image), len(data), encoding.levels)
@@ -268,7 +233,7 @@ def _encode_pixels(image: Image.Image, encoding: Encoding) -> tuple[EncodedImage
 def _smaller_copies(
     pixels: np.ndarray, num_bytes: int, denominators: tuple[int, ...]
 ) -> tuple[EncodedImage | None, ...]:
-    """Copies of a JPEG image of so many bytes; None in place of one that is too small or saves too little."""
+    """Copies of a JPEG of ``num_bytes``; None in place of a copy that is too small or saves too little."""
     copies: list[EncodedImage | None] = []
     for denominator in denominators:
         height, width = (level_side(side, denominator) for side in pixels.shape[:2])

@@ -1,6 +1,6 @@
-"""The pages of a ``.beton`` file, and what surrounds them.
+"""The pages of a ``.beton`` file, and the index around them.
 
-FFCV reads whole pages of a power of two of bytes, and expects all that belongs to a sample on one page: its
+FFCV reads whole pages of a power of two of bytes, and expects each sample on one page with all its copies: its
 ``QUASI_RANDOM`` order would serve a sample once for each page that it lies on. A page holds as many samples as fit with
 their smaller copies: first their full images, then their copies of each level, so that training on one level reads
 unbroken stretches of the file and leaves the rest of it alone.
@@ -30,7 +30,7 @@ PAGE_SIZE = 4 * MIN_PAGE_SIZE
 
 
 class PageWriter:
-    """Writes samples, in the order in which they are added, and at the end what surrounds them.
+    """Writes samples in the order in which they are added, and the index at the end.
 
     Args:
         file: an empty file.
@@ -42,7 +42,9 @@ class PageWriter:
         self._file = file
         self._denominators = (1, *denominators)
         num_levels = len(self._denominators)
-        self._metadata = np.zeros(capacity, get_metadata_type([RGBImageField()] * num_levels + [IntField()]))
+        self._metadata = np.zeros(
+            capacity, get_metadata_type([*[RGBImageField() for _ in range(num_levels)], IntField()])
+        )
         self._table = np.zeros(capacity * num_levels, ALLOC_TABLE_TYPE)
         self._images, self._bytes = [0] * num_levels, [0] * num_levels
         self._count = 0
@@ -64,7 +66,7 @@ class PageWriter:
 
     @property
     def levels(self) -> tuple[StoredLevel, ...]:
-        """What has been written on each level, the full images first; empty where there are no others."""
+        """Images and bytes written on each level, the full images first; empty where there are no other levels."""
         rows = tuple(map(StoredLevel, self._denominators, self._images, self._bytes))
         return rows if len(rows) > 1 else ()
 
@@ -103,7 +105,7 @@ class PageWriter:
         self._page, self._page_bytes = [], 0
 
     def finish(self, info: BetonInfo) -> None:
-        """Write all that surrounds the samples; :meth:`end_page` must have been called."""
+        """Write the index; :meth:`end_page` must have been called."""
         assert not self._page
         block = info.to_json().encode("ascii")
         block_ptr = align_to_page(self._end, self._page_size)

@@ -7,10 +7,10 @@ array of pixels. Nothing is decoded here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -31,17 +31,22 @@ class SourceError(ValueError):
 
 
 class Source(Protocol):
-    """What the writer needs to know of a source.
+    """Samples as the writer takes them."""
 
-    Attributes:
-        kind: kind of source, kept in the file; never a path.
-        classes: class names, indexed by label.
-        labels: ``(N,)`` int64.
-    """
+    @property
+    def kind(self) -> str:
+        """Kind of source, kept in the file; never a path."""
+        ...
 
-    kind: str
-    classes: tuple[str, ...]
-    labels: np.ndarray
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, indexed by label."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Int64, ``(N,)``."""
+        ...
 
     def name(self, index: int) -> str:
         """Name of a sample for messages: relative, printable, the same on every machine."""
@@ -50,39 +55,6 @@ class Source(Protocol):
     def item(self, index: int) -> str | np.ndarray:
         """Path of the sample's image file, or its ``(height, width, 3)`` uint8 RGB pixels."""
         ...
-
-
-@dataclass(frozen=True)
-class ShuffledSource:
-    """Another source's samples in random order, the same wherever the seed is the same."""
-
-    source: Source
-    order: np.ndarray
-    labels: np.ndarray
-
-    @classmethod
-    def of(cls, source: Source, seed: int) -> ShuffledSource:
-        """A source shuffled by a seed of at least 0."""
-        order = np.random.default_rng(seed).permutation(len(source.labels))
-        return cls(source, order, source.labels[order])
-
-    @property
-    def kind(self) -> str:
-        """The other source's."""
-        return self.source.kind
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The other source's."""
-        return self.source.classes
-
-    def name(self, index: int) -> str:
-        """The other source's."""
-        return self.source.name(int(self.order[index]))
-
-    def item(self, index: int) -> str | np.ndarray:
-        """The other source's."""
-        return self.source.item(int(self.order[index]))
 
 
 @dataclass(frozen=True)
@@ -129,7 +101,7 @@ class ArraySource:
 
 
 def printable(name: str) -> str:
-    """``name`` with escapes for bytes that are no text and for what would act on a terminal rather than show."""
+    """``name`` with escapes for bytes that are not text and for characters that would act on a terminal."""
     text = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
@@ -219,7 +191,7 @@ class _Listing:
         return [image for folder in self._by_class[name] for image in self.images[folder]]
 
     def check(self) -> None:
-        """Refuse what cannot be converted as it is."""
+        """Refuse a layout that cannot be converted."""
         root = self.root
         layout = ", one sub-folder for each class is needed"
         if self.refused:
@@ -246,7 +218,7 @@ class _Listing:
 
 
 def find_splits(root: str | os.PathLike[str]) -> dict[str, Path]:
-    """Split folders of a folder such as ``cifar10/{train,test}``, by name; empty where it is not of that kind.
+    """Split folders of a folder such as ``cifar10/{train,test}``, train first; empty where it is not of that kind.
 
     Of that kind are folders whose only sub-folders are ``train``, ``test``, ``val`` or ``valid``, each holding folders
     and no images of its own.
@@ -257,7 +229,9 @@ def find_splits(root: str | os.PathLike[str]) -> dict[str, Path]:
     root = Path(root)
     if not root.is_dir():
         return {}
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    folders = sorted(
+        (path for path in root.iterdir() if path.is_dir()), key=lambda path: (path.name != "train", path.name)
+    )
     if not folders or any(path.name not in (*TRAIN_NAMES, *TEST_NAMES) for path in folders):
         return {}
     for folder in folders:
@@ -279,7 +253,7 @@ def _lies_in(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> bool
     return os.path.commonpath([top, os.path.realpath(path)]) == top
 
 
-def check_same_classes(sources: dict[str, Source]) -> None:
+def check_same_classes(sources: Mapping[str, Source]) -> None:
     """Require that all splits name the same classes, so that a label means the same in each.
 
     Raises:
@@ -332,7 +306,7 @@ def open_digits(split: str) -> ArraySource:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    digits = load_digits()
+    digits = cast(Any, load_digits())  # A mapping, which the stubs take for a pair of arrays.
     train, test = train_test_split(
         np.arange(len(digits.target)),
         test_size=DIGITS_TEST_SHARE,

@@ -2,8 +2,8 @@
 
 Why not FFCV's ``DatasetWriter``: it waits for ever when a worker dies or raises, leaves shared memory behind when it is
 killed, writes under the final name from the start, and its bytes depend on which worker was faster. Here workers only
-read, check and encode; this process writes what they return, in order, so that a source gives the same bytes for any
-number of workers, and the final name only ever holds a whole file.
+read, check and encode. This process writes their results in order, so a source gives the same bytes for any number of
+workers, and the final name only ever holds a whole file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -29,8 +29,10 @@ from mixsize.ffcv_loaders.beton.info import BetonInfo
 from mixsize.ffcv_loaders.conversion.encode import EncodedChunk, Encoding, encode_chunk, start_worker
 from mixsize.ffcv_loaders.conversion.pages import PageWriter
 from mixsize.ffcv_loaders.conversion.sources import Source
+from mixsize.system.files import in_one_piece
 
-CHUNK = 64
+#: Images that a worker encodes at a time.
+CHUNK = 16
 _LISTED = 20
 
 
@@ -58,21 +60,23 @@ def write_beton(
     out: str | os.PathLike[str],
     encoding: Encoding,
     *,
+    shuffle: int | None = None,
     skip_broken: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> tuple[BetonInfo, dict[str, str]]:
-    """Write a source's samples, in order, to ``out``.
+    """Write a source's samples to ``out``.
 
     Args:
         source: where the images come from.
         out: the file to write, ending in ``.beton``; its folder is made where it is missing.
         encoding: how images are stored.
+        shuffle: seed of a random order of the samples, at least 0; by default the source's order.
         skip_broken: leave unusable images out instead of refusing the source.
         overwrite: replace ``out`` where it exists; until the new file is whole the old one stays.
         workers: processes that read and encode; with 1 it is done in this process. Default: one for each core this
-            process may use, at most one for each chunk of 64 images.
+            process may use, at most one for each chunk of 16 images.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -90,18 +94,25 @@ def write_beton(
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)), -(-total // CHUNK))
     if workers < 1:
-        raise ConvertError(f"workers is {workers}, at least 1 is needed")
+        raise ConvertError(f"workers is {workers}; it must be at least 1")
+    if shuffle is not None and shuffle < 0:
+        raise ConvertError(f"shuffle is {shuffle}; it must be at least 0")
+    order = np.arange(total) if shuffle is None else np.random.default_rng(shuffle).permutation(total)
     broken: dict[str, str] = {}
     try:
-        with _partial_file(out, overwrite) as file:
+        with _new_file(out, overwrite) as file:
             pages = PageWriter(file, total, encoding.levels)
             histogram = np.zeros((3, 256), np.int64)
             with (
-                closing(_encoded(source, encoding, workers)) as chunks,
+                closing(_encoded(source, order, encoding, workers)) as chunks,
                 tqdm(total=total, unit="img", desc=out.name, file=sys.stderr, disable=not progress) as bar,
             ):
-                for start, chunk in chunks:
-                    _add_chunk(pages, source, start, chunk, broken, skip_broken)
+                for samples, chunk in chunks:
+                    for sample, result in zip(samples.tolist(), chunk.results, strict=True):
+                        if isinstance(result, str):
+                            broken[source.name(sample)] = result
+                        elif skip_broken or not broken:
+                            pages.add(result, int(source.labels[sample]))
                     histogram += chunk.histogram
                     bar.update(len(chunk.results))
             _refuse_broken(broken, total, skip_broken)
@@ -114,18 +125,9 @@ def write_beton(
             ' `if __name__ == "__main__":` guard, unable to start); fewer --workers need less memory'
         ) from error
     except OSError as error:
-        raise ConvertError(f"{out}: cannot be written: {error.strerror or error}") from error
+        reason = (error.strerror or str(error)).removeprefix("cannot be written: ")
+        raise ConvertError(f"{out}: cannot be written: {reason}") from error
     return info, broken
-
-
-def _add_chunk(
-    pages: PageWriter, source: Source, start: int, chunk: EncodedChunk, broken: dict[str, str], skip_broken: bool
-) -> None:
-    for index, result in enumerate(chunk.results, start):
-        if isinstance(result, str):
-            broken[source.name(index)] = result
-        elif skip_broken or not broken:
-            pages.add(result, int(source.labels[index]))
 
 
 def _refuse_broken(broken: dict[str, str], total: int, skip_broken: bool) -> None:
@@ -166,28 +168,15 @@ def _mean_and_std(histogram: np.ndarray) -> tuple[tuple[float, float, float], tu
 
 
 @contextmanager
-def _partial_file(out: Path, overwrite: bool) -> Iterator[BinaryIO]:
-    """A file beside ``out`` that takes its name at the end of the block, and is removed if the block raises."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+def _new_file(out: Path, overwrite: bool) -> Iterator[BinaryIO]:
+    """A file that takes the name ``out`` at the end of the block, and is removed if the block raises."""
     _remove_stale(out)
-    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
-    with open(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666), "w+b") as file:
-        try:
-            # Held until the file is closed, however this process ends: it tells a later run that the file is in use.
+    with in_one_piece(out) as partial:
+        with open(partial, "w+b") as file:
+            # Until the file is closed, however this process ends, the lock tells a later run that it is in use.
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-            check_destination(out, overwrite)
-            os.replace(partial, out)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    folder = os.open(out.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        check_destination(out, overwrite)
 
 
 def _remove_stale(out: Path) -> None:
@@ -201,36 +190,31 @@ def _remove_stale(out: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _encoded(source: Source, encoding: Encoding, workers: int) -> Iterator[tuple[int, EncodedChunk]]:
-    """Results in order, each with the index of its first sample."""
-    total = len(source.labels)
+def _encoded(
+    source: Source, order: np.ndarray, encoding: Encoding, workers: int
+) -> Generator[tuple[np.ndarray, EncodedChunk]]:
+    """Chunks of sample indices, in order, with their results."""
+    chunks = (order[start : start + CHUNK] for start in range(0, len(order), CHUNK))
 
-    def items(start: int, stop: int) -> list[str | np.ndarray]:
-        return [source.item(index) for index in range(start, stop)]
+    def items(samples: np.ndarray) -> list[str | np.ndarray]:
+        return [source.item(sample) for sample in samples.tolist()]
 
     if workers == 1:
-        start = 0
-        while start < total:
-            chunk = encode_chunk(items(start, min(start + CHUNK, total)), encoding)
-            yield start, chunk
-            start += len(chunk.results)
+        for samples in chunks:
+            yield samples, encode_chunk(items(samples), encoding)
         return
     # Not "fork": this process may hold threads (FFCV's, PyTorch's), whose locks a forked child would inherit locked.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=start_worker)
-    waiting: deque[tuple[int, int, Future[EncodedChunk]]] = deque()
+    waiting: deque[tuple[np.ndarray, Future[EncodedChunk]]] = deque()
     try:
-        submitted = 0
-        while waiting or submitted < total:
-            while submitted < total and len(waiting) < 2 * workers:
-                stop = min(submitted + CHUNK, total)
-                waiting.append((submitted, stop, pool.submit(encode_chunk, items(submitted, stop), encoding)))
-                submitted = stop
-            start, stop, future = waiting.popleft()
-            chunk = future.result()
-            done = start + len(chunk.results)
-            if done < stop:
-                waiting.appendleft((done, stop, pool.submit(encode_chunk, items(done, stop), encoding)))
-            yield start, chunk
+        for samples in chunks:
+            waiting.append((samples, pool.submit(encode_chunk, items(samples), encoding)))
+            # A bound on the results that wait in memory.
+            if len(waiting) >= 2 * workers:
+                samples, future = waiting.popleft()
+                yield samples, future.result()
+        for samples, future in waiting:
+            yield samples, future.result()
     finally:
         pool.shutdown(cancel_futures=True)

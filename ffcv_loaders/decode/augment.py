@@ -2,10 +2,10 @@
 
 A view is a window ``(top, left, height, width)`` of the stored frame, resized to the step's side and
 perhaps mirrored. Where a frame size is given as well, the frame is resized to it first, and the window
-counts in its pixels. A window may reach over the border: what lies outside is black.
+counts in its pixels. A window may reach over the border; beyond the border is black.
 
-Every draw is a hash of (seed, epoch, sample, duplicate), so it depends neither on threads, ranks and
-batches nor on what was drawn before.
+Every draw is a hash of (seed, epoch, sample, duplicate), so it does not depend on threads, ranks, batches or earlier
+draws.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MULTIPLY_2 = np.uint64(0x94D049BB133111EB)
 TOP, LEFT, HEIGHT, WIDTH, FLIP, FRAME_HEIGHT, FRAME_WIDTH = range(7)
 _ATTEMPTS = 10
 
-#: What may change a view beyond its crop; see :mod:`mixsize.ffcv_loaders.decode.policy`.
+#: Policies that change a view beyond its crop; see :mod:`mixsize.ffcv_loaders.decode.policy`.
 Policy = Literal["none", "cifar10"]
 
 
@@ -40,6 +40,10 @@ class RandomResizedCrop:
         scale: least and greatest area, as fractions of the frame's area.
         ratio: least and greatest width / height.
         flip: mirror half of the views left to right.
+
+    Example:
+        >>> RandomResizedCrop(scale=(0.25, 1.0))
+        RandomResizedCrop(scale=(0.25, 1.0), ratio=(0.75, 1.3333333333333333), flip=True)
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -68,6 +72,10 @@ class PadCrop:
         policy: ``cifar10`` is AutoAugment's (Cubuk et al. 2019).
         cutout_px: side of the square about a random pixel that is filled with the mean colour (DeVries and Taylor
             2017), in pixels of the stored image; 0 for none.
+
+    Example:
+        >>> PadCrop(policy="cifar10", cutout_px=16).changes_pixels
+        True
     """
 
     padding: int = 4
@@ -98,6 +106,10 @@ class Resize:
 
     Args:
         flip: mirror half of the views left to right.
+
+    Example:
+        >>> Resize()
+        Resize(flip=False)
     """
 
     flip: bool = False
@@ -114,6 +126,10 @@ class CenterCrop:
 
     Args:
         fraction: S over the shorter side after resizing; the paper's is 7/8.
+
+    Example:
+        >>> CenterCrop(fraction=1.0)
+        CenterCrop(fraction=1.0)
     """
 
     fraction: float = 7 / 8
@@ -207,7 +223,7 @@ def _mix(z):
 
 @numba.njit(nogil=True)
 def view_key(seed, epoch, sample, duplicate):
-    """What all draws of a view derive from."""
+    """The key that all draws of a view derive from."""
     key = _mix(seed + _GOLDEN)
     key = _mix((key ^ epoch) + _GOLDEN)
     key = _mix((key ^ sample) + _GOLDEN)

@@ -81,8 +81,16 @@ class Decoder:
         # Pages that no image reaches are never touched, so the largest image costs memory only once it comes up.
         self._scratch: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
         for _ in range(num_workers):
-            buffers = (np.empty(size, dtype=np.uint8) for size in (stored, decoded, decoded, 0))
-            self._scratch.put(Scratch(*buffers, np.zeros(2, np.int64), np.zeros(MESSAGE_BYTES, np.uint8)))
+            self._scratch.put(
+                Scratch(
+                    stored=np.empty(stored, np.uint8),
+                    decoded=np.empty(decoded, np.uint8),
+                    padded=np.empty(decoded, np.uint8),
+                    resized=np.empty(0, np.uint8),
+                    placed=np.zeros(2, np.int64),
+                    message=np.zeros(MESSAGE_BYTES, np.uint8),
+                )
+            )
 
     def decode(self, samples: np.ndarray, duplicates: int, windows: np.ndarray, out: np.ndarray) -> None:
         """Fill a batch.

@@ -6,9 +6,9 @@
  *   mixsize_area       resizes as OpenCV's INTER_AREA does, bit for bit, and only the part that is asked for;
  *   mixsize_resample   resizes a fractional window of an image that is itself a reduced copy.
  *
- * They keep no state between calls, so that what a call returns depends on its arguments alone: a decompressor that is
- * used again would hand one file's tables to the next, and setting one up takes 5 microseconds. They write nowhere but to
- * the buffers they are given.
+ * They keep no state between calls, so a result depends on the call's arguments alone: a decompressor that is used again
+ * would hand one file's tables to the next, and setting one up takes 5 microseconds. They write only to the buffers that
+ * they are given.
  */
 
 #ifndef MIXSIZE_WITHOUT_PYTHON

@@ -11,7 +11,7 @@ import ctypes
 import numpy as np
 
 try:
-    from mixsize.ffcv_loaders.decode import _jpegcrop
+    from mixsize.ffcv_loaders.decode import _jpegcrop  # pyright: ignore[reportAttributeAccessIssue]
 except ImportError as error:
     raise ImportError(
         "mixsize's JPEG decoder is not built: install a wheel of mixsize, or install libjpeg-turbo's header"

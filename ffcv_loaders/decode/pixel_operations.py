@@ -13,7 +13,7 @@ import math
 import numba
 import numpy as np
 
-#: What an operation does to the pixels; `operate` takes one of these.
+#: Kinds of change to the pixels; `operate` takes one of these.
 (AFFINE, AUTO_CONTRAST, BRIGHTNESS, COLOUR, CONTRAST, EQUALIZE, INVERT, POSTERIZE, SHARPNESS, SOLARIZE) = range(10)
 #: Operations that move pixels by a matrix; all are AFFINE.
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -63,11 +63,11 @@ def operate(image, kind, parameters, fill, scratch):
 
     Args:
         image: uint8, shape ``(H, W, 3)``, RGB.
-        kind: what to do: AFFINE and so on.
+        kind: AFFINE and so on.
         parameters: float64, shape ``(6,)``: the entries of :func:`fixed_point` for AFFINE; for the others the first
             alone: the factor of BRIGHTNESS, COLOUR, CONTRAST and SHARPNESS (1 changes nothing), the bits that POSTERIZE
             keeps, the value that SOLARIZE inverts from.
-        fill: uint8, shape ``(3,)``: colour of what AFFINE moves in from outside.
+        fill: uint8, shape ``(3,)``: colour of the pixels that AFFINE moves in from outside.
         scratch: uint8, of the image's shape; overwritten.
     """
     strength = parameters[0]

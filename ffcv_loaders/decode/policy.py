@@ -1,4 +1,4 @@
-"""AutoAugment's CIFAR-10 policy and cutout: what happens to a view between its crop and its resize.
+"""AutoAugment's CIFAR-10 policy and cutout, applied to a view between its crop and its resize.
 
 The paper's order for CIFAR is pad, crop, flip, policy, cutout, then resize to the step's side, so a view is first cut
 at its stored size. Every draw is a hash of (seed, epoch, sample, duplicate), see ``augment``:
@@ -71,7 +71,7 @@ CIFAR10: tuple[SubPolicy, ...] = (
     (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 1)),
 )
 _POLICIES: dict[Policy, tuple[SubPolicy, ...]] = {"none": (), "cifar10": CIFAR10}
-#: AutoAugment's name of an operation -> what it does to the pixels.
+#: AutoAugment's name of an operation -> its kind of change to the pixels.
 KINDS = {
     **dict.fromkeys(GEOMETRIC, AFFINE),
     "AutoContrast": AUTO_CONTRAST,
@@ -87,7 +87,7 @@ KINDS = {
 # The largest translation, as a fraction of the side: 150 pixels of the 331 that the policies were searched at.
 _TRANSLATION = 150 / 331
 _STEPS = 9
-# Columns of a table row: which operation, how likely, and what `operate` takes.
+# Columns of a table row: operation, probability, parameters of `operate`.
 _KIND, _PROBABILITY, _PARAMETERS = range(3)
 # Draws of a view's key that are not those of its crop.
 _SUB_POLICY, _APPLIED, _SIGN, _CUTOUT_Y, _CUTOUT_X = 64, 65, 67, 69, 70
@@ -95,7 +95,7 @@ _PIECES_PER_THREAD = 4
 
 
 def magnitude_of(name: str, level: int, height: int, width: int) -> float:
-    """What a magnitude from 0 to 9 stands for, for an image of this size; the operation may use its negative."""
+    """The value of a magnitude from 0 to 9 for an image of this size; the operation may use its negative."""
     part = level / _STEPS
     ranges = {
         "ShearX": 0.3 * part,
@@ -113,7 +113,7 @@ def magnitude_of(name: str, level: int, height: int, width: int) -> float:
 
 
 def operation_parameters(name: str, magnitude: float, height: int, width: int) -> tuple[float, ...]:
-    """What :func:`~mixsize.ffcv_loaders.decode.pixel_operations.operate` takes for an operation of this magnitude."""
+    """The parameters of :func:`~mixsize.ffcv_loaders.decode.pixel_operations.operate` for an operation."""
     if name in GEOMETRIC:
         return fixed_point(affine_matrix(name, magnitude, height, width))
     if name in ("Brightness", "Color", "Contrast", "Sharpness"):
@@ -182,8 +182,8 @@ class PolicyStage:
     Args:
         augment: names the policy and the cutout's side.
         beton: the data set, all of one stored size.
-        mean: of each channel on the 0..1 scale. Rounded to 8 bits it fills what a policy moves in from outside and what
-            cutout removes, as it does where cutout follows normalisation (the paper's released code).
+        mean: of each channel on the 0..1 scale. Rounded to 8 bits it fills the pixels that a policy moves in from
+            outside and those that cutout removes, as where cutout follows normalisation (the paper's released code).
         num_workers: threads, at least 1.
 
     Raises:
@@ -272,7 +272,7 @@ def _finish_piece(views, samples, duplicates, seed, epoch, table, cutout_px, fil
 
 @numba.njit(nogil=True)
 def _cut_out(view, y, x, side, fill):
-    """A square about a pixel of the view, drawn from all alike; what of it lies outside is lost."""
+    """Fill a square about a pixel of the view; its part outside the view is lost."""
     top = int(y * view.shape[0]) - side // 2
     left = int(x * view.shape[1]) - side // 2
     for row in range(max(top, 0), min(top + side, view.shape[0])):

@@ -1,4 +1,4 @@
-"""What every loader of planned batches has in common: epochs, length, resume, and what Composer must know."""
+"""The common part of all loaders of planned batches: epochs, length, resume, and Composer's ``DataSpec``."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class PlannedDataset(IterableDataset):
     """Batches of the current epoch's plan; a subclass says how a plan is served.
 
     Args:
-        regime: what is drawn.
+        regime: sizes, batch sizes and duplicates to draw from.
         seed: everything that is drawn derives from it; at least 0.
         num_samples: images in the data set.
         fingerprint: tells this data set from others when a run resumes.
         rank: by default the process group's or the launcher's.
-        world_size: likewise.
-        quasi_random: how the file is gone through; by default in wholly random order.
+        world_size: as for ``rank``.
+        quasi_random: the pages of the file, for a quasi-random order; by default the order is fully random.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class PlannedDataset(IterableDataset):
         self._delivered = False
 
     def identity(self) -> dict[str, Any]:
-        """What a run must not change when it resumes: plain values, comparable one by one."""
+        """The settings that a run must keep when it resumes: plain values, comparable one by one."""
         regime = asdict(self.regime)
         del regime["stride_px"]
         identity = {"regime": regime, "images": self.num_samples, "data": self.fingerprint, "seed": self.seed}
@@ -114,7 +114,7 @@ class PlannedDataset(IterableDataset):
             yield images, labels
 
     def state_dict(self, num_samples: int, from_beginning: bool = True) -> dict[str, Any]:
-        """Where the run stands, in plain values.
+        """The run's position, in plain values.
 
         Args:
             num_samples: distinct images trained on in this epoch, over all ranks.
@@ -130,7 +130,7 @@ class PlannedDataset(IterableDataset):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where :meth:`state_dict` stood; the next iteration starts there without decoding what came before.
+        """Continue from :meth:`state_dict`; the next iteration starts there and decodes nothing before it.
 
         Raises:
             ValueError: a state of another version.
@@ -143,7 +143,7 @@ class PlannedDataset(IterableDataset):
         self._restored = state
 
     def _take_restored(self, plan: EpochPlan) -> int:
-        """The first step to serve; a restored position counts once and only for the epoch it was taken in."""
+        """The first step to serve; a restored position counts once, and only in its own epoch."""
         state, self._restored = self._restored, None
         if state is None:
             return 0
@@ -170,15 +170,15 @@ class WholeBatchLoader(DataLoader):
         return self._max_images()
 
     @batch_size.setter
-    def batch_size(self, value: None) -> None:
-        assert value is None
+    def batch_size(self, value: int | None) -> None:
+        """Ignored: Composer reads the property, and ``DataLoader.__init__`` sets None for data in batches."""
 
     def _max_images(self) -> int:
         raise NotImplementedError
 
 
 class PlannedLoader(WholeBatchLoader):
-    """A loader of planned batches: what :class:`~mixsize.algorithms.MixSizeSampling` binds a regime to."""
+    """A loader of planned batches, to which :class:`~mixsize.algorithms.MixSizeSampling` binds a regime."""
 
     dataset: PlannedDataset
 
@@ -212,9 +212,9 @@ class PlannedLoader(WholeBatchLoader):
         self.dataset.set_epoch(epoch)
 
     def data_spec(self) -> DataSpec:
-        """What Composer must know beside the batches; give this to the Trainer.
+        """The loader as Composer's Trainer takes it.
 
-        Time in samples counts distinct images, and microbatches, where asked for, never part an image's duplicates.
+        Time in samples counts distinct images, and microbatches never separate an image's duplicates.
         """
         from composer.core import DataSpec
 
@@ -230,7 +230,9 @@ class PlannedLoader(WholeBatchLoader):
         assert step is not None
         return len(batch[1]) // step.duplicates
 
-    def _split_batch(self, batch: Sequence[torch.Tensor], microbatch_images: int) -> list[Sequence[torch.Tensor]]:
+    def _split_batch(
+        self, batch: Sequence[torch.Tensor], microbatch_images: int | float
+    ) -> list[Sequence[torch.Tensor]]:
         step = self.dataset.current_step
         assert step is not None
         images, labels = batch
@@ -246,7 +248,7 @@ def _as_is(batch: Any) -> Any:
 
 
 def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
-    """What two nested mappings of plain values do not agree on, a line each, with dotted keys."""
+    """The differences of two nested mappings of plain values, a line each, with dotted keys."""
     lines = []
     for key in sorted(saved.keys() | current.keys()):
         before, now = saved.get(key), current.get(key)

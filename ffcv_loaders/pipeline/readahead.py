@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Protocol
 
 import numba
 import numpy as np
@@ -34,22 +33,9 @@ if HAS_FADVISE:
     _fadvise.restype = ctypes.c_int
 
 
-class Readahead(Protocol):
-    """Requests bytes ahead of a step.
-
-    Attributes:
-        images_ahead: distinct images by which steps are announced before they are decoded.
-    """
-
-    images_ahead: int
-
-    def announce(self, index: int, step: Step, windows: np.ndarray) -> None:
-        """Request the bytes of step ``index`` of the plan; ``windows`` are its views', ``(B * D, 7)``."""
-
-
 def open_readahead(
     beton: Beton, plan: EpochPlan, quasi_random: QuasiRandom | None, min_oversampling: float
-) -> Readahead | None:
+) -> ImageReadahead | PageReadahead | None:
     """The kind that suits a file and its plan; None where the kernel does as well alone, or takes no requests."""
     if not HAS_FADVISE:
         return None
@@ -62,6 +48,8 @@ def open_readahead(
 
 class ImageReadahead:
     """Requests the stored copies that the coming views will be decoded from, and switches the kernel's own guess off.
+
+    Steps are announced ``images_ahead`` distinct images before they are decoded.
 
     Args:
         beton: the file.
@@ -77,7 +65,7 @@ class ImageReadahead:
         os.posix_fadvise(self._file.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def announce(self, index: int, step: Step, windows: np.ndarray) -> None:
-        """See :class:`Readahead`."""
+        """Request the bytes of step ``index`` of the plan; ``windows`` are its views', ``(B * D, 7)``."""
         views = (step.samples, step.duplicates, windows, step.size_px)
         copies = copies_to_read(self._levels, *views, self._min_oversampling)
         _request(self._file.descriptor, copies, os.POSIX_FADV_WILLNEED)
@@ -100,11 +88,11 @@ class PageReadahead:
         self._starts = quasi_random.starts[plan.pages]
         self._page_bytes = quasi_random.page_bytes
         self._window = -(-quasi_random.window // plan.world_size)
-        self._offsets = plan.offsets
+        self._offsets = plan.offsets  # pyright: ignore[reportAttributeAccessIssue]
         self._requested: int | None = None
 
     def announce(self, index: int, step: Step, windows: np.ndarray) -> None:
-        """See :class:`Readahead`."""
+        """Request the pages up to a window ahead of step ``index`` of the plan; ``windows`` are not needed."""
         pages = len(self._starts)
         at = int(pages * self._offsets[index] / self._offsets[-1])
         if self._requested is None:

@@ -16,12 +16,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass
 class Staged:
-    """A batch under way to its device.
+    """A batch on its way to its device.
 
     Args:
         images: normalised, shape ``(N, 3, S, S)``.
         labels: int64, shape ``(N,)``.
-        arrived: recorded once the batch is complete; None where it already is.
+        arrived: recorded when the batch is complete; None where it is complete already.
     """
 
     images: torch.Tensor
@@ -32,7 +32,7 @@ class Staged:
         """The batch, safe to use on the current stream; does not block the host."""
         if self.arrived is not None:
             stream = torch.cuda.current_stream(self.images.device)
-            stream.wait_event(self.arrived)
+            stream.wait_event(self.arrived)  # pyright: ignore[reportArgumentType]
             # Without this the allocator could hand the memory to the side stream while this one still reads it.
             self.images.record_stream(stream)
             self.labels.record_stream(stream)
@@ -76,7 +76,7 @@ class Stager:
 
     @property
     def lookahead(self) -> int:
-        """Batches worth having under way while the one before is in use."""
+        """Batches to keep on their way while the one before is in use."""
         return 1 if self._stream is not None else 0
 
     def buffer(self, num_bytes: int) -> torch.Tensor:
@@ -92,12 +92,12 @@ class Stager:
         """
         if self._stream is None:
             return Staged(self._normalize(pixels), labels)
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream):  # pyright: ignore[reportArgumentType]
             images = self._normalize(pixels.to(self.device, non_blocking=True))
             labels = labels.to(self.device, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record(self._stream)
-        return Staged(images, labels, arrived)
+        return Staged(images, labels, arrived)  # pyright: ignore[reportArgumentType]
 
     def _normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         if pixels.device.type != "cpu":

@@ -18,6 +18,7 @@ from mixsize.algorithms.regime.regime import Base, Choice, Regime
 from mixsize.ffcv_loaders.beton.reader import Beton, BetonError
 from mixsize.ffcv_loaders.decode.augment import PadCrop, RandomResizedCrop, Resize
 from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
+from mixsize.ffcv_loaders.pipeline import stream
 
 MIX = {20: 0.2, 16: 0.3, 12: 0.3, 8: 0.2}
 B_PLUS = Regime.from_sizes(MIX, Base(16, 32), "B+", batch_multiple=4)
@@ -225,6 +226,16 @@ def test_iterations_leave_nothing_behind_for_the_interpreters_end(digits):
     assert atexit._ncallbacks() == before
 
 
+def test_a_half_used_iterator_ends_with_the_interpreter(digits):
+    before = set(threading.enumerate())
+    iterator = iter(make(digits / "train.beton"))
+    next(iterator)
+    assert {thread.name for thread in set(threading.enumerate()) - before} == {"mixsize-prefetch"}
+    stream._end_all()  # As the interpreter does at its exit.
+    assert not set(threading.enumerate()) - before
+
+
+@pytest.mark.soak  # A process of its own, which imports and compiles everything again: 15 s of CPU time.
 def test_a_half_used_iterator_kept_to_the_end_of_a_program_ends_with_it(digits):
     program = (
         "import atexit, os, threading\n"

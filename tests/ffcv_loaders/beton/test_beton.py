@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import shutil
-import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -318,27 +317,6 @@ def test_labels_outside_the_wanted_range_are_named(written):
     beton.check_labels(10)
     with pytest.raises(BetonError, match=r"data\.beton: sample 2 has label 2, allowed are 0\.\.1 \(2 classes\)"):
         beton.check_labels(2)
-
-
-def test_a_million_samples_open_quickly(tmp_path, plain):
-    count = 1_000_000
-    metadata = np.zeros(count, ROW)
-    start = 1 << 26
-    ptr = start + 12 * np.random.default_rng(0).permutation(count)
-    metadata["f0"]["mode"], metadata["f0"]["width"], metadata["f0"]["height"] = 1, 2, 2
-    metadata["f0"]["data_ptr"] = ptr
-    table = np.zeros(count, ALLOC_TABLE_TYPE)
-    table["sample_id"], table["ptr"], table["size"] = np.arange(count), ptr, 12
-    set_header(plain, num_samples=count, alloc_table_ptr=start + 12 * count)
-    patch(plain, METADATA, metadata.tobytes())
-    with open(plain, "r+b") as file:
-        file.seek(start + 12 * count)
-        file.write(table.tobytes())
-    before = time.process_time()
-    beton = Beton.open(plain)
-    assert time.process_time() - before < 5
-    assert beton.num_samples == count
-    assert np.array_equal(beton.data_ptr, ptr.astype(np.uint64))
 
 
 def test_info_survives_json():

@@ -100,7 +100,7 @@ def quiet():
 def command(*arguments):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return prepare(parser.parse_args([*map(str, arguments), "--no-progress", "--workers", "1"]))()
+    return prepare(parser.parse_args(["--no-progress", "--workers", "1", *map(str, arguments)]))()
 
 
 # ---- what is stored
@@ -170,7 +170,7 @@ def test_ffcvs_own_loader_reads_the_images(tmp_path):
             assert np.abs(images[index].astype(int) - np.asarray(image)).max() <= 16
 
 
-def test_bytes_are_the_same_for_any_number_of_workers(tmp_path, monkeypatch):
+def test_bytes_are_the_same_for_any_number_of_workers(tmp_path):
     root = tmp_path / "images"
     for index in range(140):
         save(
@@ -178,31 +178,12 @@ def test_bytes_are_the_same_for_any_number_of_workers(tmp_path, monkeypatch):
         )
     (root / "class0" / "0bad.png").write_bytes(b"")
     outputs = []
-    for workers in (1, 2, 3):
+    for workers in (1, 2):
         out = tmp_path / f"{workers}.beton"
         convert(root, out, skip_broken=True, workers=workers, progress=False)
         outputs.append(out.read_bytes())
-    monkeypatch.setattr(encode, "_RESULT_BYTES", 20_000)
-    convert(root, tmp_path / "1.beton", skip_broken=True, workers=1, progress=False, overwrite=True)
-    outputs.append((tmp_path / "1.beton").read_bytes())
     assert all(output == outputs[0] for output in outputs)
     assert Beton.open(tmp_path / "1.beton").num_samples == 140
-
-
-def test_chunks_stop_where_their_results_grow_large(monkeypatch):
-    monkeypatch.setattr(encode, "_RESULT_BYTES", 500)
-    chunk = encode.encode_chunk([picture(10, 10, index) for index in range(5)], Encoding())
-    assert len(chunk.results) == 2
-    assert chunk.histogram.sum() == 2 * 300
-
-
-def test_large_results_come_back_in_parts(tmp_path):
-    """60 images of 480,000 bytes: a chunk of 64 exceeds the 16 MiB that a worker may return at once."""
-    source = array_source([np.full((400, 400, 3), index, np.uint8) for index in range(60)])
-    write_beton(source, tmp_path / "out.beton", Encoding("raw"), workers=2, progress=False)
-    beton = Beton.open(tmp_path / "out.beton")
-    assert beton.num_samples == 60
-    assert [stored(beton, index)[399, 399, 2] for index in range(60)] == list(range(60))
 
 
 def test_pages_grow_to_the_largest_image(tmp_path, quiet):
@@ -257,6 +238,8 @@ def test_jpegs_that_need_no_change_keep_their_bytes(tmp_path):
     pixels = picture(90, 100)
     for options in ({}, {"progressive": True}, {"mode": "L"}, {"subsampling": 0}, {"quality": 30}):
         content = bytes_of(pixels, **options)
+        if not options:  # Bytes that belong to nothing, before the end marker: every pixel is there.
+            content = content[:-2] + bytes(500) + content[-2:]
         path = tmp_path / "x.jpg"
         path.write_bytes(content)
         image, histogram = encode_image(str(path), Encoding())
@@ -264,13 +247,12 @@ def test_jpegs_that_need_no_change_keep_their_bytes(tmp_path):
         assert histogram.sum() == 90 * 100 * 3
 
 
-def test_jpegs_that_ffcv_cannot_read_are_encoded_again(tmp_path):
+def test_jpegs_that_the_decoder_refuses_are_encoded_again(tmp_path):
     pixels = picture(90, 100)
     plain = bytes_of(pixels, quality=95)
     middle = plain.index(b"\xff\xda") + 500
     contents = {
         "CMYK": bytes_of(pixels, mode="CMYK", quality=95),
-        "bytes before the end marker": plain[:-2] + bytes(500) + plain[-2:],
         "damaged in the middle": plain[:middle] + b"\xff\x00" * 10 + plain[middle + 20 :],
     }
     for what, content in contents.items():
@@ -282,17 +264,6 @@ def test_jpegs_that_ffcv_cannot_read_are_encoded_again(tmp_path):
         if what != "damaged in the middle":
             with Image.open(io.BytesIO(image.data)) as again:
                 assert np.abs(np.asarray(again).astype(int) - pixels).mean() < 10, what
-
-
-@pytest.mark.parametrize(
-    ("frame", "plain"),
-    [(b"\xff\xc0", True), (b"\xff\xc1", True), (b"\xff\xff\xc2", True), (b"\xff\xc3", False), (b"\xff\xc9", False)],
-)
-def test_only_frames_that_every_decoder_reads_count_as_plain(frame, plain):
-    tables = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xc4\x00\x03\xc0"
-    assert encode._is_plain_jpeg(tables + frame + b"\x00\x11\x08rest") is plain
-    assert not encode._is_plain_jpeg(tables + frame + b"\x00\x11\x0crest"), "12 bit"
-    assert not encode._is_plain_jpeg(tables)
 
 
 def test_files_are_read_by_content_whatever_they_are_called(tmp_path):
@@ -388,11 +359,13 @@ def test_unusable_images_are_refused_with_a_reason(kind, store, tmp_path):
         encode_image(str(path), Encoding(store))
 
 
-def test_a_limit_on_pixels_can_be_set(tmp_path):
+def test_images_of_more_pixels_than_the_limit_are_refused(tmp_path, monkeypatch):
     content = bytes_of(picture(10, 11), "PNG")
-    assert raw(content, tmp_path, max_pixels=110).shape == (10, 11, 3)
+    monkeypatch.setattr(encode, "MAX_PIXELS", 110)
+    assert raw(content, tmp_path).shape == (10, 11, 3)
+    monkeypatch.setattr(encode, "MAX_PIXELS", 109)
     with pytest.raises(UnusableImage, match="declares 11 x 10 pixels, more than 109"):
-        raw(content, tmp_path, max_pixels=109)
+        raw(content, tmp_path)
 
 
 def test_all_unusable_images_are_listed_in_one_error(folder, tmp_path, quiet):
@@ -796,9 +769,10 @@ def test_no_split_is_written_where_one_exists(tmp_path, quiet):
         (["digits", "o", "--quality", "80"], "--quality has no effect here: .* digits have 8 x 8; add --store jpg"),
         (["cifar10", "o"], "cifar10: needs --root"),
         (["SOURCE", "o.beton", "--store", "raw", "--quality", "80"], "--quality has no effect with --store raw"),
-        (["SOURCE", "o.beton", "--quality", "0"], "--quality 0: must be 1..100"),
-        (["SOURCE", "o.beton", "--max-side", "0"], "--max-side 0: must be at least 1"),
+        (["SOURCE", "o.beton", "--quality", "0"], "quality is 0; it must be from 1 to 100"),
+        (["SOURCE", "o.beton", "--max-side", "0"], "max_side is 0; it must be from 1 to 65535"),
         (["SOURCE", "o"], "has no train and test folders, so the file to write must end in .beton"),
+        (["SOURCE", "o.beton", "--workers", "0"], "workers is 0; it must be at least 1"),
         (["nowhere", "o"], "nowhere: no such folder"),
         (["nowhere", "o.beton"], "nowhere: no such folder"),
     ],
@@ -810,14 +784,9 @@ def test_options_that_do_not_apply_are_refused(arguments, message, folder, tmp_p
     assert leftovers(tmp_path) == []
 
 
-def test_the_number_of_workers_is_checked(folder, tmp_path):
-    with pytest.raises(ConvertError, match="--workers 0: must be at least 1"):
-        convert(folder, tmp_path / "out.beton", workers=0)
-
-
-@pytest.mark.parametrize("values", [{"store": "png"}, {"quality": 101}, {"max_side": 70_000}, {"max_pixels": 0}])
+@pytest.mark.parametrize("values", [{"store": "png"}, {"quality": 101}, {"max_side": 70_000}])
 def test_impossible_encodings_are_refused(values):
-    with pytest.raises(ValueError, match=next(iter(values)).replace("_", " ")):
+    with pytest.raises(ValueError, match=next(iter(values))):
         Encoding(**values)
 
 

@@ -244,7 +244,7 @@ def test_a_cutout_larger_than_the_images_is_refused():
 
 def test_the_loader_without_ffcv_refuses_what_it_does_not_do():
     for augment in (PadCrop(policy="cifar10"), PadCrop(cutout_px=4)):
-        with pytest.raises(ValueError, match="MixSizeLoader alone"):
+        with pytest.raises(ValueError, match="which MixSizeLoader supports and TorchMixSizeLoader does not"):
             TorchMixSizeLoader([], Regime.fixed(Base(8, 4)), augment=augment)
 
 

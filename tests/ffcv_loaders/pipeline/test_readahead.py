@@ -196,5 +196,5 @@ def test_shuffled_files_hold_the_same_images_in_another_order(levels_file):
         assert np.array_equal(shuffled.labels, plain.labels[order])
         assert np.array_equal(shuffled.data_size, plain.data_size[order])
         assert shuffled.info.classes == plain.info.classes
-    with pytest.raises(ValueError, match="--shuffle -1: must be at least 0"):
+    with pytest.raises(ValueError, match="shuffle is -1; it must be at least 0"):
         convert(images, out, shuffle=-1, overwrite=True)
