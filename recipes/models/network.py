@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from mixsize.recipes.config import schema
 from mixsize.recipes.models import amoebanet, networks
 
-# What the name of a parameter or buffer says about why a network is tied to one size, the most telling first.
+# Parts of parameter and buffer names -> the layers that tie a network to one size, the most specific first.
 _TIES = (
     ("relative_position", "attention windows and relative position biases"),
     ("relative_coordinates", "attention windows and relative position biases"),
@@ -28,17 +29,17 @@ _TIES = (
     ("linear_tokens", "token mixing layers"),
     ("gate.proj", "token mixing layers"),
 )
-# timm's arguments that make such a network take other sizes, the best first.
+# timm's arguments that make such a network take other sizes, the preferred one first.
 _FLEXIBLE = {"dynamic_img_size": True, "strict_img_size": False}
-# Networks that accept timm's img_size and make no use of it.
+# Networks that accept timm's img_size and ignore it.
 _IGNORE_IMG_SIZE = frozenset({"EfficientFormer"})
 
 
 def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
-    """The timm network of a recipe.
+    """Return the timm network of a recipe.
 
     Raises:
-        ValueError: an unknown name, arguments that the network does not take, or a checkpoint that is none of its own.
+        ValueError: an unknown name, arguments that the network does not take, or a checkpoint of another network.
     """
     assert networks.__all__  # Importing them registers the CIFAR networks with timm.
     assert amoebanet.__all__
@@ -50,11 +51,12 @@ def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
     if model.checkpoint is not None and not Path(model.checkpoint).is_file():
         raise ValueError(f"model.checkpoint: no file {model.checkpoint}")
     try:
-        network = timm.create_model(model.name, pretrained=model.pretrained, num_classes=num_classes, **model.kwargs)
+        kwargs: dict[str, Any] = {"pretrained": model.pretrained, "num_classes": num_classes, **model.kwargs}
+        network = timm.create_model(model.name, **kwargs)
     except TypeError as error:
         raise ValueError(f"model.kwargs: {model.name} cannot be made with {model.kwargs}: {error}") from error
     if model.checkpoint is not None:
-        # Needs Composer, which a plan does without.
+        # Needs Composer, and a plan does not.
         from mixsize.recipes.models.weights import load_weights, read_weights
 
         path = Path(model.checkpoint)
@@ -66,9 +68,9 @@ def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
 
 
 def network_stride(module: torch.nn.Module) -> int:
-    """Pixels of the input to one position of the network's last feature map; 1 where timm does not know.
+    """Return the input pixels for one position of the last feature map; 1 if timm does not know it.
 
-    A vision transformer's is the side of its patches.
+    The stride of a vision transformer is the side of its patches.
     """
     info = getattr(module, "feature_info", None)
     reductions = [stage["reduction"] for stage in info or () if "reduction" in stage]
@@ -79,26 +81,26 @@ def network_stride(module: torch.nn.Module) -> int:
 
 
 def planned_network(recipe: schema.Recipe) -> nn.Module:
-    """The network without its weights, on the meta device; of two classes where the recipe does not say how many."""
+    """Return the network without weights, on the meta device; with two classes if the recipe does not give a number."""
     classes = recipe.model.num_classes or recipe.data.classes or 2
     with torch.device("meta"):
         return create_network(recipe.model.model_copy(update={"pretrained": False, "checkpoint": None}), classes)
 
 
 def check_sizes(module: nn.Module, name: str, sizes_px: Iterable[int]) -> None:
-    """Refuse image sizes that the network cannot take, before training meets them.
+    """Refuse image sizes that the network cannot take.
 
-    What decides is a forward pass at each size on the meta device: at most half a second for common networks, without
-    memory or random numbers. timm marks more networks as made for one size than are (XCiT, Twins, SwiftFormer and
-    others take any), so its mark decides only for a network that fails on the meta device even at its own size.
+    Runs a forward pass at each size on the meta device: at most half a second for common networks, without memory or
+    random numbers. timm's mark `fixed_input_size` decides only for a network that fails on the meta device even at its
+    own size, because timm marks networks that take any size too (XCiT, Twins, SwiftFormer).
 
     Args:
-        module: a timm network on any device, the meta device included; it stays as it was.
-        name: what messages call it.
+        module: a timm network on any device, the meta device included; it is not changed.
+        name: of the network, for messages.
         sizes_px: sides of the square images in pixels.
 
     Raises:
-        ValueError: a size that the network cannot take; the message says why, and which of timm's arguments helps.
+        ValueError: a size that the network cannot take; the message gives the reason and the timm argument that helps.
 
     Example:
         >>> check_sizes(timm.create_model("resnet18"), "resnet18", [64, 96])
@@ -145,7 +147,7 @@ def _side(size: list[int]) -> str:
 
 
 def _arguments(network: type) -> set[str]:
-    """Names that a constructor takes, with those that it hands on to the constructors above it."""
+    """Names that a constructor takes, with those that it passes on to its base classes."""
     names: set[str] = set()
     for cls in network.__mro__:
         if "__init__" not in vars(cls):
@@ -158,10 +160,10 @@ def _arguments(network: type) -> set[str]:
 
 
 def _forward_problem(module: nn.Module, size: list[int]) -> str:
-    """Why the network cannot take two images of this height and width; "" where it can."""
+    """Return why the network cannot take two images of this height and width; "" if it can."""
     channels, *own = get_model_input_config(module)["input_size"]
     if hasattr(module, "img_size_scaled") and size != own:
-        # CrossViT: every size would cost, and teach, what its own does.
+        # CrossViT: training at any size would have the cost and the effect of its own size.
         return "it resizes its images to its own size"
     tensors = chain(module.named_parameters(), module.named_buffers())
     meta = {key: torch.empty_like(tensor, device="meta") for key, tensor in tensors}
