@@ -17,18 +17,6 @@ from torch import nn
 from mixsize.recipes.config import schema
 from mixsize.recipes.models import amoebanet, networks
 
-# Parts of parameter and buffer names -> the layers that tie a network to one size, the most specific first.
-_TIES = (
-    ("relative_position", "attention windows and relative position biases"),
-    ("relative_coordinates", "attention windows and relative position biases"),
-    ("rel_pos", "relative position biases"),
-    ("attention_bias", "attention biases"),
-    ("pos_embed", "learned position embeddings"),
-    ("patch_pos", "learned position embeddings"),
-    ("mlp_tokens", "token mixing layers"),
-    ("linear_tokens", "token mixing layers"),
-    ("gate.proj", "token mixing layers"),
-)
 # timm's arguments that make such a network take other sizes, the preferred one first.
 _FLEXIBLE = {"dynamic_img_size": True, "strict_img_size": False}
 # Networks that accept timm's img_size and ignore it.
@@ -107,8 +95,7 @@ def check_sizes(module: nn.Module, name: str, sizes_px: Iterable[int]) -> None:
         >>> check_sizes(timm.create_model("vit_tiny_patch16_224"), "vit_tiny_patch16_224", [192, 224])
         Traceback (most recent call last):
             ...
-        ValueError: vit_tiny_patch16_224 takes 224 px only, not 192 px: its learned position embeddings are made for
-        224 px; model.kwargs: {dynamic_img_size: true} lifts this
+        ValueError: vit_tiny_patch16_224 takes 224 px only, not 192 px; model.kwargs: {dynamic_img_size: true} lifts ...
     """
     sizes = sorted(set(sizes_px))
     config = get_model_input_config(module)
@@ -125,8 +112,6 @@ def check_sizes(module: nn.Module, name: str, sizes_px: Iterable[int]) -> None:
 
 
 def _fixed_message(module: nn.Module, name: str, own: list[int], sizes: list[int], refused: list[int]) -> str:
-    keys = [key for key, _ in chain(module.named_parameters(), module.named_buffers())]
-    tie = next((text for part, text in _TIES if any(part in key for key in keys)), "layers")
     arguments = _arguments(type(module))
     helps = [f"{{{key}: {str(value).lower()}}}" for key, value in _FLEXIBLE.items() if key in arguments][:1]
     if len(sizes) == 1 and "img_size" in arguments and type(module).__name__ not in _IGNORE_IMG_SIZE:
@@ -135,10 +120,7 @@ def _fixed_message(module: nn.Module, name: str, own: list[int], sizes: list[int
         advice = f"model.kwargs: {' or '.join(helps)} lifts this"
     else:
         advice = "timm has no argument that lifts this; train at one size or choose another network"
-    return (
-        f"{name} takes {_side(own)} px only, not {', '.join(map(str, refused))} px: "
-        f"its {tie} are made for {_side(own)} px; {advice}"
-    )
+    return f"{name} takes {_side(own)} px only, not {', '.join(map(str, refused))} px; {advice}"
 
 
 def _side(size: list[int]) -> str:

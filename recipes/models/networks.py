@@ -192,6 +192,10 @@ class CifarNet(nn.Module):
             x = F.dropout(x, p=float(self.drop_rate), training=self.training)
         return x if pre_logits else self.fc(x)
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map images to the last feature maps, before pooling."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
         """Map images `(N, in_chans, H, W)` to logits `(N, num_classes)`."""
         return self.forward_head(self.forward_features(x))
