@@ -1,10 +1,10 @@
-"""The network of a recipe, without its data or Trainer."""
+"""The network of a recipe: created, with weights from a file, and the image sizes that it takes."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ import torch
 from timm.models import get_model_input_config
 from torch import nn
 
-from mixsize.recipes.config import schema
+from mixsize.recipes.config.compose import compose
+from mixsize.recipes.config.schema import Model, Recipe
 from mixsize.recipes.models import amoebanet, networks
+from mixsize.recipes.models.weights import find_recipe, load_weights, read_weights
 
 # timm's arguments that make such a network take other sizes, the preferred one first.
 _FLEXIBLE = {"dynamic_img_size": True, "strict_img_size": False}
@@ -23,7 +25,7 @@ _FLEXIBLE = {"dynamic_img_size": True, "strict_img_size": False}
 _IGNORE_IMG_SIZE = frozenset({"EfficientFormer"})
 
 
-def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
+def create_network(model: Model, num_classes: int) -> torch.nn.Module:
     """Return the timm network of a recipe.
 
     Raises:
@@ -44,9 +46,6 @@ def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
     except TypeError as error:
         raise ValueError(f"model.kwargs: {model.name} cannot be made with {model.kwargs}: {error}") from error
     if model.checkpoint is not None:
-        # Needs Composer, and a plan does not.
-        from mixsize.recipes.models.weights import load_weights, read_weights
-
         path = Path(model.checkpoint)
         try:
             load_weights(network, read_weights(path), path, model.name)
@@ -68,11 +67,39 @@ def network_stride(module: torch.nn.Module) -> int:
     return patch if isinstance(patch, int) else max(patch)
 
 
-def planned_network(recipe: schema.Recipe) -> nn.Module:
+def planned_network(recipe: Recipe) -> nn.Module:
     """Return the network without weights, on the meta device; with two classes if the recipe does not give a number."""
     classes = recipe.model.num_classes or recipe.data.classes or 2
     with torch.device("meta"):
         return create_network(recipe.model.model_copy(update={"pretrained": False, "checkpoint": None}), classes)
+
+
+def recipe_for(weights: Path, items: Sequence[str]) -> Recipe:
+    """Return the recipe of the run that wrote the weights with items applied, or of the items alone without one.
+
+    Raises:
+        ValueError: neither a run's recipe nor items, or a recipe that is not valid.
+    """
+    own_recipe = find_recipe(weights)
+    if own_recipe is None and not items:
+        raise ValueError(
+            f"there is no recipe.yaml beside {weights} or one folder up; give the recipe after the checkpoint, for "
+            "instance cifar10/resnet20"
+        )
+    return compose([*([str(own_recipe)] if own_recipe else []), *items])
+
+
+def trained_network(recipe: Recipe, weights: Path, num_classes: int) -> nn.Module:
+    """Return the recipe's network on the CPU, with the weights of a file instead of its initial ones.
+
+    Raises:
+        OSError: a file that cannot be read.
+        ValueError: a file without weights, or with the weights of another network.
+    """
+    model = recipe.model.model_copy(update={"pretrained": False, "checkpoint": None})
+    network = create_network(model, num_classes)
+    load_weights(network, read_weights(weights), weights, model.name)
+    return network
 
 
 def check_sizes(module: nn.Module, name: str, sizes_px: Iterable[int]) -> None:

@@ -156,6 +156,7 @@ class CifarNet(nn.Module):
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
 
     def _init_convolutions(self) -> None:
+        """Draw the convolutions from Kaiming's normal distribution (fan out)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -231,14 +232,10 @@ class CifarResNet(CifarNet):
         self.feature_info.append({"num_chs": stem_chs, "reduction": 1, "module": "act1"})
         self._add_stages(ResidualBlock, stem_chs, RESNET_WIDTHS, blocks)
         self._add_head(global_pool)
-        self.init_weights(zero_init_last)
-
-    def init_weights(self, zero_init_last: bool = True) -> None:
-        """Draw the convolutions from Kaiming's normal distribution (fan out) and set the blocks' last gammas."""
         self._init_convolutions()
         for module in self.modules():
-            if isinstance(module, ResidualBlock):
-                nn.init.constant_(module.bn2.weight, 0.0 if zero_init_last else 1.0)
+            if zero_init_last and isinstance(module, ResidualBlock):
+                nn.init.zeros_(module.bn2.weight)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map `(N, in_chans, H, W)` to `(N, 64, ceil(H / 4), ceil(W / 4))`."""
@@ -282,10 +279,6 @@ class WideResNet(CifarNet):
         self._add_stages(block, stem_chs, tuple(widen * width for width in RESNET_WIDTHS), blocks)
         self.norm = nn.BatchNorm2d(self.num_features)
         self._add_head(global_pool)
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Draw the convolutions from Kaiming's normal distribution (fan out)."""
         self._init_convolutions()
 
     def forward_features(self, x: Tensor) -> Tensor:
