@@ -31,8 +31,7 @@ from mixsize.recipes.build.trainer import build_augment, torch_device
 from mixsize.recipes.commands.arguments import add_checkpoint
 from mixsize.recipes.commands.evaluate import parse_sizes
 from mixsize.recipes.config import schema
-from mixsize.recipes.models.network import check_sizes, network_stride
-from mixsize.recipes.models.trained import recipe_for, trained_network
+from mixsize.recipes.models.network import check_sizes, network_stride, recipe_for, trained_network
 from mixsize.recipes.models.weights import find_weights, sha256
 from mixsize.recipes.records.run_folder import CHECKPOINT_FOLDER, saved_checkpoints
 

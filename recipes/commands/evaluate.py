@@ -39,8 +39,7 @@ from mixsize.recipes.commands.train import share_cores
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.models.flops import count_macs
-from mixsize.recipes.models.network import check_sizes, network_stride
-from mixsize.recipes.models.trained import recipe_for, trained_network
+from mixsize.recipes.models.network import check_sizes, network_stride, recipe_for, trained_network
 from mixsize.recipes.models.weights import find_recipe, find_weights, sha256
 from mixsize.recipes.planning.regimes import build_regime
 from mixsize.recipes.records.environment import environment

@@ -17,6 +17,7 @@ Items apply from left to right. Mappings merge key by key, with these exceptions
 A null counts as not given. Nothing is interpolated: `${HOME}` is text.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from mixsize.recipes.config import yamltext
-from mixsize.recipes.config.errors import RecipeError, dotted, error_lines, nearest, printable
+from mixsize.recipes.config.errors import RecipeError, dotted, error_lines, printable
 from mixsize.recipes.config.keys import DEFAULT_VARIANTS, LEAF_MAPPINGS, VARIANT_KEYS, variants_at, without_nulls
 from mixsize.recipes.config.schema import Recipe
 from mixsize.recipes.config.section import Path
@@ -187,13 +188,9 @@ def _no_such_recipe(item: str, names: list[str]) -> str:
         return f"{item!r}: is a folder of packaged recipes: {', '.join(inside)}"
     if item and os.path.isdir(item):
         return f"{item!r}: is a directory, not a recipe file"
-    by_stem: dict[str, list[str]] = {}
-    for name in names:
-        by_stem.setdefault(name.rpartition("/")[2], []).append(name)
     stem = item.rpartition("/")[2]
-    close = " or ".join(by_stem.get(stem, ())) or nearest(item, names)
-    close = close or " or ".join(by_stem.get(nearest(item, list(by_stem)) or "", ()))
-    hint = f"did you mean {close}?" if close else f"the packaged recipes are {', '.join(names)}"
+    close = [name for name in names if name.rpartition("/")[2] == stem] or difflib.get_close_matches(item, names, n=1)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"the packaged recipes are {', '.join(names)}"
     return f"{item!r}: no packaged recipe has this name, and a file's path ends in .yaml; {hint}"
 
 

@@ -140,7 +140,9 @@ class MixedRegime(_DrawnRegime):
     """Sizes drawn at random; `B+` fills the budget of a smaller size with samples, `D+` with duplicates."""
 
     mode: Literal["B+", "D+"] = Field(description="variant")
-    sizes: Sizes = Field(description="pixels -> share, or the name of one of the paper's tables")
+    sizes: Sizes = Field(  # pyright: ignore[reportInvalidTypeForm]
+        description="pixels -> share, or the name of one of the paper's tables"
+    )
     rounding: Rounding = Field(
         "nearest",
         description="rounding of the batch or the duplicates: to the nearest integer, to a power of two (the paper's"

@@ -5,7 +5,7 @@ chosen variant of their section (`betas` with `name: sgd`).
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -385,13 +385,13 @@ class Recipe(Section):
     regime: Regime = Field(description="image sizes, batch sizes and duplicates")
     optimizer: Optimizer = Field(description="the optimiser")
     schedule: Schedule = Field(description="the learning rate over time")
-    loss: Loss = Field(Loss(), description="the loss")
+    loss: Loss = Field(Loss.model_validate({}), description="the loss")
     smoothing: Smoothing | None = Field(None, description="gradient smoothing; null: none")
     calibration: Calibration | None = Field(None, description="batch-norm calibration at evaluation; null: none")
-    loader: Loader = Field(Loader(), description="the training loader")
-    execution: Execution = Field(Execution(), description="execution of the forward and backward pass")
+    loader: Loader = Field(Loader.model_validate({}), description="the training loader")
+    execution: Execution = Field(Execution.model_validate({}), description="execution of the forward and backward pass")
     evaluation: Evaluation = Field(description="when and at which sizes accuracy is measured")
-    output: Output = Field(Output(), description="files and logs")
+    output: Output = Field(Output.model_validate({}), description="files and logs")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -426,4 +426,4 @@ class Recipe(Section):
         """`max_duration` as (count, unit)."""
         match = _DURATION.fullmatch(self.max_duration)
         assert match is not None
-        return int(match[1]), match[2]
+        return int(match[1]), cast(Literal["ep", "ba", "sec"], match[2])

@@ -53,7 +53,7 @@ def _yaml() -> YAML:
     yaml.max_depth = MAX_DEPTH
     yaml.width = 120
     yaml.allow_unicode = False  # ruamel.yaml would write some line breaks as they are and read them as blanks.
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
     yaml.representer.ignore_aliases = lambda *_: True
     return yaml
 

@@ -1,9 +1,9 @@
 """AmoebaNet-A for CIFAR, registered with timm when this module is imported.
 
 The cell of Real et al. 2019, "Regularized evolution for image classifier architecture search", in the network around it
-that Liu et al. 2019 (DARTS) train and that the MixSize paper's released code takes over: a stem of three times the
-width, `layers` cells of which two halve the maps and double the width, pooling and one linear layer. It is fully
-convolutional with a stride of 4. The auxiliary classifier of both is left out: it is made for maps of 8 x 8.
+of Liu et al. 2019 (DARTS), which the released code of the MixSize paper uses too: a stem of three times the width,
+`layers` cells of which two halve the maps and double the width, pooling and one linear layer. It is fully
+convolutional with a stride of 4. Their auxiliary classifier, made for maps of 8 x 8, is left out.
 
     >>> import timm
     >>> import mixsize.recipes.models.amoebanet
@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
-from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.layers.drop import DropPath
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from mixsize.recipes.models.networks import CIFAR_CFG, CifarNet
 
 __all__ = ["AmoebaNet", "cifar_amoebanet_a"]
 
-# A node adds the results of two operations, each on one of the states so far; states 0 and 1 are the cell's inputs.
+# A node adds the results of two operations on earlier states; states 0 and 1 are the inputs of the cell.
 Node = tuple[tuple[str, int], tuple[str, int]]
 NORMAL: tuple[Node, ...] = (
     (("avg", 0), ("max", 1)),
@@ -39,7 +39,7 @@ REDUCTION: tuple[Node, ...] = (
     (("max", 0), ("max", 1)),
     (("conv7", 0), ("sep3", 5)),
 )
-# States that make up a cell's output, side by side.
+# States that are concatenated to the output of a cell.
 NORMAL_OUTPUT, REDUCTION_OUTPUT = (4, 5, 6), (3, 4, 6)
 _OUTPUTS = 3
 
@@ -82,7 +82,7 @@ def _operation(name: str, chs: int, stride: int) -> nn.Module:
 
 
 class Halving(nn.Module):
-    """Halves maps without losing pixels: 1 x 1 convolutions of the even and of the odd ones, side by side.
+    """Halves maps without losing pixels: concatenates 1 x 1 convolutions of the even and of the odd pixels.
 
     Maps `(N, in_chs, H, W)` to `(N, out_chs, ceil(H / 2), ceil(W / 2))`.
     """
@@ -96,20 +96,20 @@ class Halving(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the halved maps."""
         x = F.relu(x)
-        # Where a side is odd there is one odd pixel fewer: the border is filled up with zeros.
+        # An odd side has one odd pixel less than even ones: pad the border with a zero.
         shifted = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))[:, :, 1:, 1:]
         return self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
 
 
 class Cell(nn.Module):
-    """Five nodes on the outputs of the two cells before; three of them are its own output.
+    """Five nodes on the outputs of the two previous cells; three of the nodes are its output.
 
     Args:
-        before: channels of the output of the cell before the last.
-        last: channels of the last cell's.
+        before: output channels of the cell before the previous one.
+        last: output channels of the previous cell.
         chs: channels of each node.
         reduce: halve the maps.
-        last_reduced: the last cell did, so that what came before it must be halved to fit.
+        last_reduced: the previous cell halved its maps, so the earlier output must be halved too.
         drop_path_rate: probability that an operation's result is dropped for a sample, in training.
     """
 
@@ -127,7 +127,7 @@ class Cell(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, before: Tensor, last: Tensor) -> Tensor:
-        """Map the outputs of the two cells before to `(N, 3 * chs, H, W)`, or half of H and W."""
+        """Map the outputs of the two previous cells to `(N, 3 * chs, H, W)`, or half of H and W."""
         states = [self.before(before), self.last(last)]
         for index, node in enumerate(self.nodes):
             terms = []
@@ -142,7 +142,7 @@ class AmoebaNet(CifarNet):
     """Cells of AmoebaNet-A for CIFAR.
 
     Args:
-        layers: cells; those a third and two thirds of the way halve the maps.
+        layers: number of cells; the ones at a third and two thirds halve the maps.
         width: channels of a node in the first cells.
         num_classes: outputs; 0 for pooled features.
         in_chans: image channels.
@@ -184,10 +184,7 @@ class AmoebaNet(CifarNet):
         """Map `(N, in_chans, H, W)` to `(N, 12 * width, ceil(H / 4), ceil(W / 4))`."""
         before = last = self.bn1(self.conv1(x))
         for cell in self.cells:
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                before, last = last, checkpoint(cell, before, last)
-            else:
-                before, last = last, cell(before, last)
+            before, last = last, cell(before, last)
         return last
 
 

@@ -1,23 +1,25 @@
-"""Training a part of a network, the rest kept as its checkpoint has it."""
+"""Training only the last layer and the batch norms of a network."""
 
 from __future__ import annotations
+
+from typing import Any, cast
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def train_head_and_batch_norm(network: nn.Module) -> None:
-    """Freeze every parameter but those of a timm network's last layer and of its batch norms.
+    """Freeze every parameter of a timm network except those of its last layer and its batch norms.
 
-    Batch norm's running statistics are no parameters: they go on moving in training mode. This is what adapts a
-    network to the image size that it is tested at (Touvron et al. 2019, "Fixing the train-test resolution discrepancy",
-    who adapt the last batch norm alone).
+    The running statistics of batch norm are still updated in training mode. This adapts a network to the image size
+    that it is tested at (Touvron et al. 2019, "Fixing the train-test resolution discrepancy", who adapt only the last
+    batch norm).
 
     Args:
         network: with timm's ``get_classifier``.
     """
     network.requires_grad_(False)
-    head = network.get_classifier()
+    head = cast(Any, network).get_classifier()
     for module in head if isinstance(head, tuple) else (head,):
         module.requires_grad_(True)
     for module in network.modules():

@@ -1,44 +1,35 @@
-"""The network of a recipe, without its data or Trainer."""
+"""The network of a recipe: created, with weights from a file, and the image sizes that it takes."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from timm.models import get_model_input_config
 from torch import nn
 
-from mixsize.recipes.config import schema
+from mixsize.recipes.config.compose import compose
+from mixsize.recipes.config.schema import Model, Recipe
 from mixsize.recipes.models import amoebanet, networks
+from mixsize.recipes.models.weights import find_recipe, load_weights, read_weights
 
-# What the name of a parameter or buffer says about why a network is tied to one size, the most telling first.
-_TIES = (
-    ("relative_position", "attention windows and relative position biases"),
-    ("relative_coordinates", "attention windows and relative position biases"),
-    ("rel_pos", "relative position biases"),
-    ("attention_bias", "attention biases"),
-    ("pos_embed", "learned position embeddings"),
-    ("patch_pos", "learned position embeddings"),
-    ("mlp_tokens", "token mixing layers"),
-    ("linear_tokens", "token mixing layers"),
-    ("gate.proj", "token mixing layers"),
-)
-# timm's arguments that make such a network take other sizes, the best first.
+# timm's arguments that make such a network take other sizes, the preferred one first.
 _FLEXIBLE = {"dynamic_img_size": True, "strict_img_size": False}
-# Networks that accept timm's img_size and make no use of it.
+# Networks that accept timm's img_size and ignore it.
 _IGNORE_IMG_SIZE = frozenset({"EfficientFormer"})
 
 
-def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
-    """The timm network of a recipe.
+def create_network(model: Model, num_classes: int) -> torch.nn.Module:
+    """Return the timm network of a recipe.
 
     Raises:
-        ValueError: an unknown name, arguments that the network does not take, or a checkpoint that is none of its own.
+        ValueError: an unknown name, arguments that the network does not take, or a checkpoint of another network.
     """
     assert networks.__all__  # Importing them registers the CIFAR networks with timm.
     assert amoebanet.__all__
@@ -50,13 +41,11 @@ def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
     if model.checkpoint is not None and not Path(model.checkpoint).is_file():
         raise ValueError(f"model.checkpoint: no file {model.checkpoint}")
     try:
-        network = timm.create_model(model.name, pretrained=model.pretrained, num_classes=num_classes, **model.kwargs)
+        kwargs: dict[str, Any] = {"pretrained": model.pretrained, "num_classes": num_classes, **model.kwargs}
+        network = timm.create_model(model.name, **kwargs)
     except TypeError as error:
         raise ValueError(f"model.kwargs: {model.name} cannot be made with {model.kwargs}: {error}") from error
     if model.checkpoint is not None:
-        # Needs Composer, which a plan does without.
-        from mixsize.recipes.models.weights import load_weights, read_weights
-
         path = Path(model.checkpoint)
         try:
             load_weights(network, read_weights(path), path, model.name)
@@ -66,9 +55,9 @@ def create_network(model: schema.Model, num_classes: int) -> torch.nn.Module:
 
 
 def network_stride(module: torch.nn.Module) -> int:
-    """Pixels of the input to one position of the network's last feature map; 1 where timm does not know.
+    """Return the input pixels for one position of the last feature map; 1 if timm does not know it.
 
-    A vision transformer's is the side of its patches.
+    The stride of a vision transformer is the side of its patches.
     """
     info = getattr(module, "feature_info", None)
     reductions = [stage["reduction"] for stage in info or () if "reduction" in stage]
@@ -78,35 +67,62 @@ def network_stride(module: torch.nn.Module) -> int:
     return patch if isinstance(patch, int) else max(patch)
 
 
-def planned_network(recipe: schema.Recipe) -> nn.Module:
-    """The network without its weights, on the meta device; of two classes where the recipe does not say how many."""
+def planned_network(recipe: Recipe) -> nn.Module:
+    """Return the network without weights, on the meta device; with two classes if the recipe does not give a number."""
     classes = recipe.model.num_classes or recipe.data.classes or 2
     with torch.device("meta"):
         return create_network(recipe.model.model_copy(update={"pretrained": False, "checkpoint": None}), classes)
 
 
-def check_sizes(module: nn.Module, name: str, sizes_px: Iterable[int]) -> None:
-    """Refuse image sizes that the network cannot take, before training meets them.
+def recipe_for(weights: Path, items: Sequence[str]) -> Recipe:
+    """Return the recipe of the run that wrote the weights with items applied, or of the items alone without one.
 
-    What decides is a forward pass at each size on the meta device: at most half a second for common networks, without
-    memory or random numbers. timm marks more networks as made for one size than are (XCiT, Twins, SwiftFormer and
-    others take any), so its mark decides only for a network that fails on the meta device even at its own size.
+    Raises:
+        ValueError: neither a run's recipe nor items, or a recipe that is not valid.
+    """
+    own_recipe = find_recipe(weights)
+    if own_recipe is None and not items:
+        raise ValueError(
+            f"there is no recipe.yaml beside {weights} or one folder up; give the recipe after the checkpoint, for "
+            "instance cifar10/resnet20"
+        )
+    return compose([*([str(own_recipe)] if own_recipe else []), *items])
+
+
+def trained_network(recipe: Recipe, weights: Path, num_classes: int) -> nn.Module:
+    """Return the recipe's network on the CPU, with the weights of a file instead of its initial ones.
+
+    Raises:
+        OSError: a file that cannot be read.
+        ValueError: a file without weights, or with the weights of another network.
+    """
+    model = recipe.model.model_copy(update={"pretrained": False, "checkpoint": None})
+    network = create_network(model, num_classes)
+    load_weights(network, read_weights(weights), weights, model.name)
+    return network
+
+
+def check_sizes(module: nn.Module, name: str, sizes_px: Iterable[int]) -> None:
+    """Refuse image sizes that the network cannot take.
+
+    Runs a forward pass at each size on the meta device: at most half a second for common networks, without memory or
+    random numbers. timm's mark `fixed_input_size` decides only for a network that fails on the meta device even at its
+    own size, because timm marks networks that take any size too (XCiT, Twins, SwiftFormer).
 
     Args:
-        module: a timm network on any device, the meta device included; it stays as it was.
-        name: what messages call it.
+        module: a timm network on any device, the meta device included; it is not changed.
+        name: of the network, for messages.
         sizes_px: sides of the square images in pixels.
 
     Raises:
-        ValueError: a size that the network cannot take; the message says why, and which of timm's arguments helps.
+        ValueError: a size that the network cannot take; the message gives the reason and the timm argument that helps.
 
     Example:
         >>> check_sizes(timm.create_model("resnet18"), "resnet18", [64, 96])
         >>> check_sizes(timm.create_model("vit_tiny_patch16_224"), "vit_tiny_patch16_224", [192, 224])
         Traceback (most recent call last):
             ...
-        ValueError: vit_tiny_patch16_224 takes 224 px only, not 192 px: its learned position embeddings are made for
-        224 px; model.kwargs: {dynamic_img_size: true} lifts this
+        ValueError: vit_tiny_patch16_224 takes 224 px only, not 192 px; model.kwargs: {dynamic_img_size: true} lifts ...
     """
     sizes = sorted(set(sizes_px))
     config = get_model_input_config(module)
@@ -123,8 +139,6 @@ def check_sizes(module: nn.Module, name: str, sizes_px: Iterable[int]) -> None:
 
 
 def _fixed_message(module: nn.Module, name: str, own: list[int], sizes: list[int], refused: list[int]) -> str:
-    keys = [key for key, _ in chain(module.named_parameters(), module.named_buffers())]
-    tie = next((text for part, text in _TIES if any(part in key for key in keys)), "layers")
     arguments = _arguments(type(module))
     helps = [f"{{{key}: {str(value).lower()}}}" for key, value in _FLEXIBLE.items() if key in arguments][:1]
     if len(sizes) == 1 and "img_size" in arguments and type(module).__name__ not in _IGNORE_IMG_SIZE:
@@ -133,10 +147,7 @@ def _fixed_message(module: nn.Module, name: str, own: list[int], sizes: list[int
         advice = f"model.kwargs: {' or '.join(helps)} lifts this"
     else:
         advice = "timm has no argument that lifts this; train at one size or choose another network"
-    return (
-        f"{name} takes {_side(own)} px only, not {', '.join(map(str, refused))} px: "
-        f"its {tie} are made for {_side(own)} px; {advice}"
-    )
+    return f"{name} takes {_side(own)} px only, not {', '.join(map(str, refused))} px; {advice}"
 
 
 def _side(size: list[int]) -> str:
@@ -145,7 +156,7 @@ def _side(size: list[int]) -> str:
 
 
 def _arguments(network: type) -> set[str]:
-    """Names that a constructor takes, with those that it hands on to the constructors above it."""
+    """Names that a constructor takes, with those that it passes on to its base classes."""
     names: set[str] = set()
     for cls in network.__mro__:
         if "__init__" not in vars(cls):
@@ -158,10 +169,10 @@ def _arguments(network: type) -> set[str]:
 
 
 def _forward_problem(module: nn.Module, size: list[int]) -> str:
-    """Why the network cannot take two images of this height and width; "" where it can."""
+    """Return why the network cannot take two images of this height and width; "" if it can."""
     channels, *own = get_model_input_config(module)["input_size"]
     if hasattr(module, "img_size_scaled") and size != own:
-        # CrossViT: every size would cost, and teach, what its own does.
+        # CrossViT: training at any size would have the cost and the effect of its own size.
         return "it resizes its images to its own size"
     tensors = chain(module.named_parameters(), module.named_buffers())
     meta = {key: torch.empty_like(tensor, device="meta") for key, tensor in tensors}

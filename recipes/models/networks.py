@@ -12,12 +12,12 @@ convolutional with a stride of 4 and take any input size; a size that is no mult
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
-from timm.layers import create_classifier
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from timm.layers.classifier import create_classifier
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 __all__ = ["CifarResNet", "WideResNet", "cifar_resnet20", "cifar_resnet44", "wrn16_2", "wrn28_10"]
@@ -120,18 +120,25 @@ def _stage(block: Callable[..., nn.Module], in_chs: int, out_chs: int, blocks: i
 
 
 class CifarNet(nn.Module):
-    """What both families share: three stages at strides 1, 2 and 4, timm's pooling and classifier interface.
+    """A network for CIFAR with stages at strides 1, 2 and 4 and timm's pooling and classifier interface.
 
     Subclasses set `conv1` first, so that timm's `features_only` finds the modules in the order of their use, then
     call `_add_stages`, then `_add_head`.
     """
+
+    conv1: nn.Conv2d
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    global_pool: SelectAdaptivePool2d
+    fc: nn.Module
+    num_features: int
 
     def __init__(self, num_classes: int, in_chans: int, drop_rate: float):
         super().__init__()
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
-        self.grad_checkpointing = False
         self.feature_info: list[dict[str, Any]] = []
 
     def _add_stages(self, block: Callable[..., nn.Module], stem_chs: int, widths: tuple[int, ...], blocks: int) -> None:
@@ -144,41 +151,35 @@ class CifarNet(nn.Module):
         self.num_features = in_chs
 
     def _add_head(self, global_pool: str) -> None:
-        self.global_pool, self.fc = create_classifier(self.num_features, self.num_classes, pool_type=global_pool)
+        head = create_classifier(self.num_features, self.num_classes, pool_type=global_pool)
+        self.global_pool, self.fc = cast(tuple[SelectAdaptivePool2d, nn.Module], head)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
 
     def _init_convolutions(self) -> None:
+        """Draw the convolutions from Kaiming's normal distribution (fan out)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block's activations in the backward pass instead of keeping them."""
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
     def get_classifier(self, name_only: bool = False) -> nn.Module | str:
         """Return the last layer, or its attribute name."""
         return "fc" if name_only else self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the last layer by a fresh one of `num_classes` outputs; 0 leaves the pooled features.
+        """Replace the last layer by a new one with `num_classes` outputs; 0 returns the pooled features.
 
         Args:
             num_classes: outputs of the new layer.
-            global_pool: timm's pooling type, `""` for none; None keeps the present one.
+            global_pool: timm's pooling type, `""` for none; None keeps the current one.
         """
         self.num_classes = num_classes
-        here = self.conv1.weight
+        weight = self.conv1.weight
         self._add_head(self.global_pool.pool_type if global_pool is None else global_pool)
-        self.fc.to(device=here.device, dtype=here.dtype)
+        self.fc.to(device=weight.device, dtype=weight.dtype)
         self.global_pool.train(self.training)
         self.fc.train(self.training)
 
     def _forward_stages(self, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq([self.layer1, self.layer2, self.layer3], x, flatten=True)
         return self.layer3(self.layer2(self.layer1(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -191,6 +192,10 @@ class CifarNet(nn.Module):
         if self.drop_rate:
             x = F.dropout(x, p=float(self.drop_rate), training=self.training)
         return x if pre_logits else self.fc(x)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map images to the last feature maps, before pooling."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images `(N, in_chans, H, W)` to logits `(N, num_classes)`."""
@@ -207,7 +212,7 @@ class CifarResNet(CifarNet):
         global_pool: timm's pooling type.
         drop_rate: dropout before the last layer, in training.
         zero_init_last: start the last batch norm of each block at gamma = 0, so that every block begins as its
-            shortcut. The mixed-size paper trains this way; He et al. did not.
+            shortcut. The MixSize paper trains this way; He et al. did not.
     """
 
     def __init__(
@@ -227,15 +232,10 @@ class CifarResNet(CifarNet):
         self.feature_info.append({"num_chs": stem_chs, "reduction": 1, "module": "act1"})
         self._add_stages(ResidualBlock, stem_chs, RESNET_WIDTHS, blocks)
         self._add_head(global_pool)
-        self.init_weights(zero_init_last)
-
-    @torch.jit.ignore
-    def init_weights(self, zero_init_last: bool = True) -> None:
-        """Draw the convolutions from Kaiming's normal distribution (fan out) and set the blocks' last gammas."""
         self._init_convolutions()
         for module in self.modules():
-            if isinstance(module, ResidualBlock):
-                nn.init.constant_(module.bn2.weight, 0.0 if zero_init_last else 1.0)
+            if zero_init_last and isinstance(module, ResidualBlock):
+                nn.init.zeros_(module.bn2.weight)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map `(N, in_chans, H, W)` to `(N, 64, ceil(H / 4), ceil(W / 4))`."""
@@ -245,8 +245,8 @@ class CifarResNet(CifarNet):
 class WideResNet(CifarNet):
     """The pre-activation wide residual network WRN-(6n+4)-k of Zagoruyko and Komodakis 2016.
 
-    There is no `zero_init_last`: the last batch norm of a pre-activation block is followed by a ReLU, and with gamma
-    and beta at zero neither would ever receive a gradient.
+    It has no `zero_init_last`: the last batch norm of a pre-activation block is followed by a ReLU, and with gamma and
+    beta at zero neither would receive a gradient.
 
     Args:
         blocks: n, the residual blocks in each of the three stages.
@@ -279,11 +279,6 @@ class WideResNet(CifarNet):
         self._add_stages(block, stem_chs, tuple(widen * width for width in RESNET_WIDTHS), blocks)
         self.norm = nn.BatchNorm2d(self.num_features)
         self._add_head(global_pool)
-        self.init_weights()
-
-    @torch.jit.ignore
-    def init_weights(self) -> None:
-        """Draw the convolutions from Kaiming's normal distribution (fan out)."""
         self._init_convolutions()
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -311,7 +306,7 @@ def cifar_resnet44(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register_model
 def wrn16_2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """WRN-16-2, 0.69 M parameters: a wide network small enough for a processor."""
+    """WRN-16-2, 0.69 M parameters: a wide network small enough for a CPU."""
     return _create(WideResNet, "wrn16_2", pretrained, **{"blocks": 2, "widen": 2, **kwargs})
 
 

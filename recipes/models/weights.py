@@ -1,4 +1,4 @@
-"""Trained weights, from any of the files that they usually come in, read without running what a file holds."""
+"""Trained weights from the usual kinds of files, read without running code from the file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from torch.torch_version import TorchVersion
 
 from mixsize.recipes.records.run_folder import CHECKPOINT_FOLDER, RECIPE_FILE, WEIGHTS_FILE, latest_checkpoint
 
-# What a training state of Composer holds besides plain values and tensors: its version, times, and numpy's random state
-# as an array of uint32. The array's maker is private and moved between numpy 1 and 2.
+# Types in a training state of Composer besides plain values and tensors: its version, times, and numpy's random state
+# as an array of uint32. The array's constructor is private and moved between numpy 1 and 2.
 _make_array = np.empty(0).__reduce__()[0]
 _COMPOSERS: list[Any] = [
     TorchVersion,
@@ -37,7 +37,7 @@ _FORCED, _UNFORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ON
 
 
 def find_weights(checkpoint: Path) -> Path:
-    """The file of weights that a path stands for: itself, or of a run's folder the run's last.
+    """Return the file of weights for a path: itself, or the last weights in a run's folder.
 
     Raises:
         ValueError: a path that does not exist, or a folder without weights.
@@ -49,39 +49,39 @@ def find_weights(checkpoint: Path) -> Path:
     final, latest = checkpoint / WEIGHTS_FILE, latest_checkpoint(checkpoint / CHECKPOINT_FOLDER)
     if not final.is_file() and latest is None:
         raise ValueError(
-            f"{checkpoint} is no folder of a run with weights: it has neither {WEIGHTS_FILE} nor a checkpoint "
+            f"{checkpoint} is not a run's folder with weights: it has neither {WEIGHTS_FILE} nor a checkpoint "
             f"{CHECKPOINT_FOLDER}/ep*-ba*.pt"
         )
     if latest is None:
         return final
-    # A run that is being extended has checkpoints beyond the weights that it first ended with.
+    # A run that is being extended has checkpoints newer than its first final weights.
     extended = final.is_file() and latest.stat().st_mtime > final.stat().st_mtime
     return final if final.is_file() and not extended else latest
 
 
 def find_recipe(weights: Path) -> Path | None:
-    """The recipe of the run that a file of weights belongs to: beside it or one folder up; None where there is none."""
+    """Return the recipe of the run that wrote the weights: beside the file or one folder up; None if there is none."""
     folder = weights.absolute().parent
     return next((path for path in (folder / RECIPE_FILE, folder.parent / RECIPE_FILE) if path.is_file()), None)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The network's weights in a file, under the network's own names.
+    """Read the network's weights from a file, under the network's own names.
 
-    Reads training states of Composer, timm's and other scripts' checkpoints (of their keys ``state_dict_ema``,
-    ``model_ema``, ``state_dict`` and ``model`` the first that is there, so averaged weights before others), plain state
-    dictionaries, and safetensors. Prefixes that DDP, ``torch.compile`` and Composer put before names are taken off.
+    Reads training states of Composer, checkpoints of timm and other scripts (the first of their keys
+    ``state_dict_ema``, ``model_ema``, ``state_dict`` and ``model``, so averaged weights come first), plain state
+    dictionaries, and safetensors. Removes the prefixes that DDP, ``torch.compile`` and Composer add to names.
 
     Raises:
         OSError: a file that cannot be read.
         ValueError: a file that would run code when loaded, is damaged, or holds no weights.
     """
-    with open(path, "rb"):  # timm's reader logs an absent file, and names none.
+    with open(path, "rb"):  # timm's reader does not name an absent file.
         pass
     try:
         with torch.serialization.safe_globals(_COMPOSERS):
             found: Mapping[str, Any] = load_state_dict(str(path))
-    except Exception as error:  # Of bytes that are no checkpoint, unpickling may end in any exception.
+    except Exception as error:  # Unpickling bytes of another kind can raise any exception.
         raise ValueError(_unreadable(path, error)) from error
     training = found.get("state")
     if isinstance(training, Mapping) and isinstance(training.get("model"), Mapping):
@@ -97,13 +97,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def running_nothing(checkpoint: Path | None) -> Iterator[None]:
-    """Let a Trainer load a training state in this block without running what the file holds.
+    """Let a Trainer load a training state in this block without running code from the file.
 
-    Composer 0.32 asks PyTorch to unpickle whatever is there. What PyTorch's own switch turns that into takes tensors,
-    plain values and what Composer itself writes, and refuses the rest before any of it is called.
+    Composer 0.32 asks PyTorch to unpickle everything. PyTorch's own environment switch limits that to tensors, plain
+    values and the types that Composer writes, and refuses all others before they are called.
 
     Args:
-        checkpoint: for messages; None where nothing is loaded.
+        checkpoint: for messages; None if nothing is loaded.
 
     Raises:
         ValueError: a file that would run code when loaded.
@@ -115,24 +115,24 @@ def running_nothing(checkpoint: Path | None) -> Iterator[None]:
             yield
     except pickle.UnpicklingError as error:
         assert checkpoint is not None
-        raise ValueError(_refused(checkpoint, error) or f"{checkpoint} is no training state of Composer") from error
+        raise ValueError(_refused(checkpoint, error) or f"{checkpoint} is not a training state of Composer") from error
     finally:
         del os.environ[_FORCED]
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Give a network its weights, all of them.
+    """Load all weights of a network.
 
     Args:
         network: a timm network.
         weights: by name, as :func:`read_weights` finds them.
         path: their file, for messages.
-        name: what messages call the network.
+        name: of the network, for messages.
 
     Raises:
-        ValueError: weights of another network; the message names what is missing, unexpected or of another shape. The
-            network is then as it was.
+        ValueError: weights of another network; the message names missing and unexpected keys and other shapes. The
+            network is not changed.
     """
     own = network.state_dict()
     # PyTorch supplies the counters, which its early versions did not save.
@@ -156,7 +156,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, 
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
@@ -169,7 +169,7 @@ def _unreadable(path: Path, error: Exception) -> str:
     if refused:
         return f"{refused}; where you trust it, save its state dictionary alone"
     if isinstance(error.__cause__, pickle.UnpicklingError):
-        return f"{path} is no file of tensors and plain values"
+        return f"{path} is not a file of tensors and plain values"
     if isinstance(error, AttributeError):
         return f"{path} holds no dictionary of weights"
     words = str(error).strip().split("\n")[0]
@@ -177,7 +177,7 @@ def _unreadable(path: Path, error: Exception) -> str:
 
 
 def _refused(path: Path, error: BaseException | None) -> str | None:
-    """What PyTorch would not load, where that is why it failed."""
+    """Return the name that PyTorch refused to load, as a message; None if it failed for another reason."""
     found = re.search(r"GLOBAL (\S+)", str(error))
     return found and f"{path} holds more than weights: {found[1]}, which could run code when loaded"
 

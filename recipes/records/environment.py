@@ -1,4 +1,4 @@
-"""Where a figure was measured: versions, hardware and the state of the source."""
+"""Versions, hardware and source state of a measurement."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PATIENCE_SECONDS = 20
 
 
 def environment(world_size: int) -> Environment:
-    """Versions and hardware of this process, one of ``world_size``."""
+    """Return the versions and hardware of this process, one of ``world_size``."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return Environment(
         python=platform.python_version(),
@@ -37,9 +37,9 @@ def environment(world_size: int) -> Environment:
 
 
 def source_version() -> tuple[str | None, bool | None]:
-    """The commit of the source tree that this package is run from, and whether tracked files differ from it.
+    """Return the commit of the package's source tree, and whether tracked files differ from it.
 
-    Both None for an installed package, also one installed inside of another repository.
+    Both are None for an installed package, even inside another repository.
     """
     here = Path(__file__).resolve()
     if _output("git", "-C", str(here.parent), "ls-files", "--error-unmatch", here.name) is None:
@@ -50,14 +50,14 @@ def source_version() -> tuple[str | None, bool | None]:
 
 
 def peak_memory() -> PeakMemory:
-    """The most memory that this process has held so far."""
+    """Return the peak memory of this process so far."""
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return PeakMemory(host=_peak_resident_bytes(), gpu=gpu)
 
 
 def _peak_resident_bytes() -> int:
     if sys.platform == "linux":
-        # Not getrusage's figure, which a process takes over from the one that started it.
+        # getrusage is of no use here: a process inherits the figure of its parent.
         for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -79,7 +79,7 @@ def _cpu_name() -> str:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints; None where it is not there or fails."""
+    """Return the output of a command; None if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):

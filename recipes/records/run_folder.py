@@ -1,4 +1,4 @@
-"""The files of a run's folder, and the newest whole checkpoint among them."""
+"""The files of a run's folder, and its newest complete checkpoint."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ RECORD_FILE = "record.json"
 CHECKPOINT_FOLDER = "checkpoints"
 WEIGHTS_FILE = "model.safetensors"
 BATCH_LOGS = "batches-rank*.csv"
-#: Holds the id of the run at Weights & Biases.
+#: The id of the run at Weights & Biases.
 WANDB_ID_FILE = "wandb-id.txt"
 
 _NAME = re.compile(r"ep(\d+)-ba(\d+)\.pt")
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints by the steps they have behind them, the fewest first."""
+    """Return the checkpoints in the order of their steps."""
     names = [match for path in folder.glob("ep*-ba*.pt") if (match := _NAME.fullmatch(path.name))]
     return [folder / match[0] for match in sorted(names, key=lambda match: (int(match[2]), int(match[1])))]
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in a folder, or None."""
+    """Return the newest complete checkpoint in a folder, or None."""
     for path in reversed(saved_checkpoints(folder)):
         if zipfile.is_zipfile(path):
             return path
@@ -37,6 +37,6 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def clear_checkpoints(folder: Path) -> None:
-    """Remove a run's checkpoints, whole or not."""
+    """Remove a run's checkpoints, complete or partial."""
     for path in [*saved_checkpoints(folder), *folder.glob(".partial-ep*.pt")]:
         path.unlink(missing_ok=True)

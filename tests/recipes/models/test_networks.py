@@ -38,21 +38,15 @@ def test_the_module_registers_four_networks_with_timm():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("cifar_resnet20", 464 + 14_016 + 51_072 + 203_520 + 650),
-        ("cifar_resnet44", 464 + 32_704 + 125_312 + 499_456 + 650),
-        ("wrn28_10", 432 + 1_640_672 + 6_968_000 + 27_862_400 + 1_280 + 6_410),
-        ("wrn16_2", 432 + 32_992 + 131_520 + 525_184 + 256 + 1_290),
+        ("cifar_resnet20", 269_722),
+        ("cifar_resnet44", 658_586),
+        ("wrn28_10", 36_479_194),
+        ("wrn16_2", 691_674),
     ],
 )
 def test_parameter_count_is_the_hand_count(name, expected):
-    assert parameters(timm.create_model(name, num_classes=10)) == expected
-
-
-def test_hand_counts_agree_with_the_literature():
-    counts = {name: parameters(timm.create_model(name)) for name in ALL}
-    assert counts["cifar_resnet20"] == 269_722
-    assert counts["cifar_resnet44"] == 658_586
-    assert counts["wrn28_10"] == 36_479_194
+    with torch.device("meta"):
+        assert parameters(timm.create_model(name)) == expected
 
 
 # He et al. count 6n + 1 convolutions and the last layer; Zagoruyko and Komodakis 6n + 1 and three shortcuts.
@@ -200,15 +194,6 @@ def test_block_dropout_of_a_wide_resnet_sits_in_every_block_and_acts_in_training
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_gradient_checkpointing_changes_no_output(name):
-    model = timm.create_model(name).eval()
-    images = torch.randn(1, 3, 16, 16)
-    plain = model(images)
-    model.set_grad_checkpointing()
-    assert torch.equal(model(images), plain)
-
-
-@pytest.mark.parametrize("name", ALL)
 def test_pretrained_weights_give_timms_own_error(name):
     with torch.device("meta"), pytest.raises(RuntimeError, match=f"No pretrained weights exist for {name}"):
         timm.create_model(name, pretrained=True)

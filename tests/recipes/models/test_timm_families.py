@@ -1,4 +1,7 @@
-"""Every family of timm networks that takes several image sizes trains at them, one small member of each."""
+"""Families of timm networks train at several image sizes, one small member of each.
+
+Eight families of different make run always. All hundred take minutes and run under the marker `soak`.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ SHALLOW = {**DYNAMIC, "depths": (1, 1, 2, 1)}
 class Family:
     """A family and the member that stands for it.
 
-    `module` is the file `timm.models.<module>`; `least_px` the least multiple of the stride that the network takes;
-    `kwargs` make it small, or its sizes free.
+    `module` is the file `timm.models.<module>`; `least_px` is the least multiple of the stride that the network takes;
+    `kwargs` make it small, or let it take several sizes.
     """
 
     family: str
@@ -150,7 +153,7 @@ FAMILIES = [
     Family("SwinV2", "swinv2_tiny_window8_256", "swin_transformer_v2", 32, 32, False, SHALLOW),
     Family("SwinV2-CR", "swinv2_cr_tiny_224", "swin_transformer_v2_cr", 32, 32, False, SHALLOW),
 ]
-# Files of networks that take one size only, or, as CrossViT, make one of all sizes; test_model.py has members of them.
+# Files of networks that take one size only, or resize to it, as CrossViT does; test_network.py has members of them.
 ONE_SIZE = {
     *("beit", "cait", "coat", "convit", "crossvit", "efficientformer", "efficientformer_v2", "gcvit", "hiera", "levit"),
     *("maxxvit", "mlp_mixer", "nest", "pit", "tnt", "visformer", "vision_transformer_relpos", "volo"),
@@ -158,7 +161,15 @@ ONE_SIZE = {
 # Vision transformers for any size of which timm has no member below 85 million parameters.
 TOO_LARGE = {"deepseek_vit", "gemma4_vit", "naflexvit", "qwen3_vit"}
 
-each = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+# With residuals, dense connections, squeeze and excitation, without batch norm, with a least size, and attention.
+ALWAYS = {"ResNet", "DenseNet", "EfficientNet", "MobileNetV3", "RepVGG", "ConvNeXt", "GhostNetV2", "ViT"}
+each = pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, id=family.name, marks=() if family.family in ALWAYS else pytest.mark.soak)
+        for family in FAMILIES
+    ],
+)
 
 
 @each
@@ -211,7 +222,7 @@ def test_a_family_has_its_stride_and_its_least_size(family):
             check_sizes(network, family.name, [below, family.least_px])
 
 
-def test_every_family_stands_for_itself():
+def test_every_family_has_one_member_of_its_file():
     assert len({family.family for family in FAMILIES}) == len(FAMILIES)
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
     for module in {family.module for family in FAMILIES}:

@@ -125,7 +125,7 @@ def test_a_whole_network_is_refused(tmp_path):
 )
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path, file, content):
     (tmp_path / file).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{file} (cannot be read as weights: \w+|is no file of tensors)"):
+    with pytest.raises(ValueError, match=rf"{file} (cannot be read as weights: \w+|is not a file of tensors)"):
         read_weights(tmp_path / file)
 
 

@@ -1,4 +1,4 @@
-"""One table of all packaged networks and regimes, and its place in the README."""
+"""The table of all packaged networks and regimes, and its place in the docs."""
 
 from __future__ import annotations
 
