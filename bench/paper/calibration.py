@@ -15,7 +15,8 @@ from mixsize.bench.result_files import keep_result
 from mixsize.display.console import plain_console, print_table
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.loader import EvalLoader
-from mixsize.recipes.build.trainer import build, build_augment, build_calibration_loader
+from mixsize.recipes.build.data import build_augment, build_calibration_loader
+from mixsize.recipes.build.trainer import build
 from mixsize.recipes.commands.arguments import add_items
 from mixsize.recipes.commands.train import fit
 from mixsize.recipes.config.compose import compose
@@ -61,7 +62,10 @@ def train_and_evaluate(recipe: Recipe, sizes: list[int], batches: int) -> dict[s
         accuracy: dict[str, dict[str, float]] = {"own": {}, "calibrated": {}}
         for size_px in sizes:
             bank.calibrate(
-                network, size_px, build_calibration_loader(recipe, train, size_px, device), max_batches=batches
+                network,
+                size_px,
+                build_calibration_loader(recipe, train, size_px, recipe.evaluation.batch_size, device),
+                max_batches=batches,
             )
             accuracy["own"][str(size_px)] = evaluate(network, recipe, train, size_px)
             with bank.use(network, size_px):
