@@ -107,12 +107,14 @@ def test_two_ranks_evaluate_each_image_once(pair, tmp_path):
     assert output.count("top-5 %") == 1, output
     two = read_record(folder / "eval/model.json")
     assert main([*evaluate(folder)[:-1], str(tmp_path)]) == 0
-    one = read_record(tmp_path / "model.json")
+    one, trained = read_record(tmp_path / "model.json"), record_of(folder)
     assert (one.environment["ranks"], two.environment["ranks"]) == (1, 2)
     for single, together in zip(one.sizes, two.sizes, strict=True):
         assert together.own.top1 == single.own.top1
         assert together.own.top5 == single.own.top5
         assert together.own.loss == pytest.approx(single.own.loss, rel=1e-5)
+        # Both ranks evaluated with the statistics of rank zero, which the weights hold, at the end of training as well.
+        assert trained["loss"][str(together.size_px)] == pytest.approx(together.own.loss, rel=1e-5)
         # Each rank normalises by its half of a batch, so that statistics behind the first layer differ a little.
         assert (single.calibration_images, together.calibration_images) == (4 * 77, 4 * 76)
         assert together.calibrated is not None
