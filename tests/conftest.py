@@ -18,43 +18,12 @@ from wandb.sdk.internal.datastore import DataStore
 
 from mixsize.ffcv_loaders.conversion.convert import convert, convert_splits
 
-#: Files whose tests start many processes: run first, so that no worker is left alone with them at the end.
-_LONGEST = ("test_launcher.py", "test_regimes.py", "test_peers.py", "test_loader.py", "test_evaluate.py")
-_FAULTS_HEAD = """# Faults
-
-Each line is a test that injects the fault and looks at what comes of it. Written by
-`script/test -m fault --fault-table=docs/faults.md`.
-
-| fault | what happens | test |
-| --- | --- | --- |
-"""
-_faults: list[tuple[str, str, str]] = []
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fault-table", type=Path, help="write the table of faults, of the tests that ran and passed")
+#: Files that start processes: they run first, so that no worker is left alone with them at the end.
+_LONGEST = ("test_launcher.py", "test_kills.py", "test_regimes.py", "test_peers.py", "test_loader.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _LONGEST)
-    for item in items:
-        mark = item.get_closest_marker("fault")
-        if mark is not None:
-            item.user_properties.append(("fault", mark.args))
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    told = dict(report.user_properties).get("fault")
-    if told is not None and report.when == "call" and report.passed:
-        _faults.append((*told, report.nodeid.split("[")[0]))
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    path = session.config.getoption("--fault-table")
-    # Of a run that failed or was broken off, the table would lack what did not pass.
-    if path is not None and exitstatus == pytest.ExitCode.OK and not hasattr(session.config, "workerinput"):
-        rows = [f"| {what} | {outcome} | `{test}` |\n" for what, outcome, test in dict.fromkeys(sorted(_faults))]
-        path.write_text(_FAULTS_HEAD + "".join(rows), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

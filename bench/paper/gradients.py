@@ -27,9 +27,9 @@ from mixsize.bench.result_files import keep_result
 from mixsize.display.console import plain_console, print_table
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.loader import MixSizeLoader
-from mixsize.recipes.build.trainer import build_augment, torch_device
-from mixsize.recipes.commands.arguments import add_checkpoint
-from mixsize.recipes.commands.evaluate import parse_sizes
+from mixsize.recipes.build.data import build_augment
+from mixsize.recipes.build.devices import torch_device
+from mixsize.recipes.commands.arguments import add_checkpoint, parse_sizes
 from mixsize.recipes.config import schema
 from mixsize.recipes.models.network import check_sizes, network_stride, recipe_for, trained_network
 from mixsize.recipes.models.weights import find_weights, sha256

@@ -35,17 +35,10 @@ from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.bench.peers.loaders import normalisation, timm_loader, torchvision_augment, torchvision_loader
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD
-from mixsize.recipes.build.trainer import (
-    ACCURACY,
-    build_evaluators,
-    build_model,
-    build_optimizer,
-    build_schedule,
-    epochs_of,
-    evaluator_label,
-    open_data,
-    torch_device,
-)
+from mixsize.recipes.build.data import build_evaluators, evaluator_label, open_data
+from mixsize.recipes.build.devices import torch_device
+from mixsize.recipes.build.model import ACCURACY, build_model
+from mixsize.recipes.build.optimisation import build_optimizer, build_schedule, epochs_of
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.config.regimes import FixedRegime

@@ -1,1 +1,1 @@
-"""Composer callbacks and loggers that watch a run and save it. Imports ``records`` and the algorithms."""
+"""Composer callbacks and loggers of a run. Imports ``records`` and the algorithms."""

@@ -1,4 +1,4 @@
-"""What each step was trained on, for telling whether two runs saw the same."""
+"""A log of the batches of a run, to compare the batches of two runs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ HEADER = "step,size_px,images,checksum\n"
 
 
 class BatchLog(Callback):
-    """Appends a line for every batch to ``batches-rank{r}.csv``: step, side, images, CRC-32 of pixels and labels.
+    """Appends a line for every batch to ``batches-rank{r}.csv``: step, size, images, CRC-32 of pixels and labels.
 
-    A run that was killed has lines for steps that its next start repeats. Each line reaches the system before its
-    step is trained on.
+    Each line is flushed before its step is trained on. After a kill the file also holds the steps that the next start
+    repeats.
 
     Args:
-        folder: where the file goes, one for each rank.
+        folder: where the file of each rank goes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,12 +29,12 @@ class BatchLog(Callback):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Open the file."""
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 -- it is closed with the Trainer
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 -- closed with the Trainer
         if self._file.tell() == 0:
             self._file.write(HEADER)
 
     def after_dataloader(self, state: State, logger: Logger) -> None:
-        """Note the batch as it came."""
+        """Write the line of a batch."""
         assert self._file is not None
         images, labels = (part.cpu().contiguous() for part in state.batch)
         checksum = zlib.crc32(labels.numpy(), zlib.crc32(images.numpy()))

@@ -1,10 +1,8 @@
-"""Checkpoints that a kill at any moment leaves whole, and the newest of them."""
+"""Checkpoints that are whole after a kill at any moment."""
 
 from __future__ import annotations
 
-import errno
-import logging
-import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,17 +12,15 @@ from composer.utils import create_interval_scheduler, dist
 from composer.utils.checkpoint import save_checkpoint
 
 from mixsize.algorithms.execution.composer_model import network_of
-from mixsize.recipes.callbacks.lost_ranks import is_lost_rank
 from mixsize.recipes.records.run_folder import saved_checkpoints
-
-log = logging.getLogger(__name__)
+from mixsize.system.files import in_one_piece
 
 
 class Checkpoints(Callback):
-    """Saves the training state at an interval and at the end, and removes what is older.
+    """Saves the training state at an interval and at the end of the run, and removes older checkpoints.
 
-    Composer's own saver writes under the final name, and takes the mark of the latest away before it sets the new
-    one: a kill at the wrong moment leaves half a file, or none to find. Here a name only ever holds a whole file.
+    Composer's own saver writes under the final name, so a kill can leave half a file. Here each file gets its name once
+    it is complete.
 
     Args:
         folder: where they go, as ``ep{epochs}-ba{steps}.pt``.
@@ -32,8 +28,8 @@ class Checkpoints(Callback):
         keep: how many to keep; 0 keeps all.
 
     Raises:
-        OSError: a file that cannot be written, or a folder that was removed meanwhile; the one before stays.
-        FloatingPointError: weights that are no longer finite, which would take the place of those that are.
+        OSError: a file cannot be written; the checkpoint before it stays.
+        FloatingPointError: weights are not finite; the checkpoint before stays the newest.
     """
 
     def __init__(self, folder: Path, interval: str, keep: int = 1) -> None:
@@ -43,46 +39,29 @@ class Checkpoints(Callback):
         self.keep = keep
         self._due = create_interval_scheduler(interval, include_end_of_training=True)
 
-    def fit_start(self, state: State, logger: Logger) -> None:
-        """Make the folder."""
-        if dist.get_global_rank() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Save where the interval counts steps, or the run ends inside an epoch."""
+        """Save if the interval counts steps, or the run ends inside an epoch."""
         if self._due(state, Event.BATCH_CHECKPOINT):
             self._save(state)
 
     def epoch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Save where the interval counts epochs, or the run ends with one."""
+        """Save if the interval counts epochs, or the run ends with one."""
         if self._due(state, Event.EPOCH_CHECKPOINT):
             self._save(state)
 
     def _save(self, state: State) -> None:
         time = state.timestamp
         path = self.folder / f"ep{int(time.epoch)}-ba{int(time.batch)}.pt"
-        # Saved twice at one step, after its batch and after its epoch, the later one tells more: the epoch has ended.
-        partial = self.folder / f".partial-{path.name}"  # Composer compresses by the ending.
         check_finite(network_of(state), path, "; the checkpoint before stays the newest")
-        if dist.get_global_rank() == 0 and not self.folder.is_dir():
-            # Composer would make it, and a run could not go on from a checkpoint alone.
-            raise FileNotFoundError(
-                errno.ENOENT, "the folder of the checkpoint was removed while the run went on", str(path)
-            )
+        is_writer = dist.get_global_rank() == 0
         try:
-            save_checkpoint(state, str(partial).replace("{", "{{").replace("}", "}}"))  # It fills in placeholders.
-            if dist.get_global_rank() == 0:
-                with open(partial, "rb") as file:
-                    os.fsync(file.fileno())
-                partial.replace(path)
-        except (OSError, RuntimeError) as error:  # PyTorch's writer has no other word for a full disk.
-            partial.unlink(missing_ok=True)
-            if is_lost_rank(error):
-                raise
-            raise OSError(f"{path}: the checkpoint cannot be written, the one before stays: {error}") from error
-        if dist.get_global_rank() == 0:
+            with in_one_piece(path) if is_writer else nullcontext(path) as partial:
+                save_checkpoint(state, str(partial).replace("{", "{{").replace("}", "}}"))  # It fills in placeholders.
+        except (OSError, RuntimeError) as error:  # PyTorch's writer raises RuntimeError when the disk is full.
+            raise OSError(f"{path}: the checkpoint is not saved, the one before stays: {error}") from error
+        if is_writer:
             self._remove_older(path)
-        dist.barrier()  # No rank goes on, and perhaps fails, before the others may rely on the file.
+        dist.barrier()  # No rank continues, and perhaps fails, before the file exists.
 
     def _remove_older(self, newest: Path) -> None:
         if self.keep == 0:
@@ -93,18 +72,16 @@ class Checkpoints(Callback):
 
 
 def check_finite(network: torch.nn.Module, path: Path, hint: str = "") -> None:
-    """Refuse to save weights or statistics that training has spoilt.
+    """Refuse to save weights or batch-norm statistics that are not finite.
 
     Args:
-        network: whose parameters and buffers they are.
-        path: the file that they would go to.
+        network: its parameters and buffers are checked.
+        path: the file they would be saved to, for the message.
         hint: ends the message.
 
     Raises:
-        FloatingPointError: naming the file and the first tensor that is not finite.
+        FloatingPointError: the message names the file and the first tensor that is not finite.
     """
     for name, values in (*network.named_parameters(), *network.named_buffers()):
         if not bool(torch.isfinite(values).all()):
-            raise FloatingPointError(
-                f"{path} is not written, as {name} is no longer finite: training has diverged{hint}"
-            )
+            raise FloatingPointError(f"{path} is not written: {name} is not finite; training has diverged{hint}")

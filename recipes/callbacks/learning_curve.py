@@ -1,4 +1,4 @@
-"""What a run's accuracy was, and what it had cost by then, at each evaluation."""
+"""Accuracy and cost of a run at each evaluation."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mixsize.recipes.records.run_record import CurvePoint
 
 
 class LearningCurve(Callback):
-    """Notes accuracies, steps, seconds and pixels at every evaluation during training; survives a resume.
+    """Records accuracies, steps, seconds and pixels at every evaluation during training; kept in checkpoints.
 
     Args:
-        sampling: what counts the shapes trained on.
-        clock: what counts the seconds.
+        sampling: counts the shapes trained on.
+        clock: counts the seconds.
         accuracy: name of the evaluation metric, a fraction.
-        labels: evaluator's label -> image side in pixels, for those that are noted.
+        labels: evaluator's label -> image size in pixels.
 
     Attributes:
-        points: in order, one for each evaluation.
+        points: one for each evaluation, in order.
     """
 
     def __init__(self, sampling: MixSizeSampling, clock: TrainingClock, accuracy: str, labels: dict[str, int]) -> None:
@@ -35,18 +35,18 @@ class LearningCurve(Callback):
         self._loss_steps = 0
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Add up the losses that Composer has read off the device anyway."""
+        """Add up the losses, which Composer has already read off the device."""
         loss = (state.total_loss_dict or {}).get("loss/train/total")
         if loss is not None:
             self._loss_sum += float(loss)
             self._loss_steps += 1
 
     def eval_after_all(self, state: State, logger: Logger) -> None:
-        """Note where the run stands."""
+        """Add a point."""
         self.note(state)
 
     def note(self, state: State) -> None:
-        """Add a point for the evaluation that the run has just had; one at the same step takes the other's place."""
+        """Add a point for the last evaluation; it replaces a point of the same step."""
         time = state.timestamp
         metrics = state.eval_metrics
         point = CurvePoint(
@@ -66,7 +66,7 @@ class LearningCurve(Callback):
         self._loss_sum, self._loss_steps = 0.0, 0
 
     def replace_last_accuracy(self, accuracy: dict[str, float]) -> None:
-        """Put another accuracy in the place of the last evaluation's."""
+        """Replace the accuracies of the last point."""
         self.points[-1] = self.points[-1].model_copy(update={"accuracy": accuracy})
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,6 +78,6 @@ class LearningCurve(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on noting."""
+        """Restore the points."""
         self.points = [CurvePoint.model_validate(point) for point in state["points"]]
         self._loss_sum, self._loss_steps = state["loss_sum"], state["loss_steps"]

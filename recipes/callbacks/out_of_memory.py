@@ -1,4 +1,4 @@
-"""A run that needs more memory than there is says at which shape."""
+"""Names the step and the shape at which a run ran out of memory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mixsize.recipes.records.step_times import describe_shape
 
 @contextmanager
 def naming_shape_that_does_not_fit(state: State, sampling: MixSizeSampling) -> Iterator[None]:
-    """Add step and shape to PyTorch's error of too little memory.
+    """Turn PyTorch's out-of-memory errors into one that names the step and its shape.
 
     Args:
         state: the Trainer's.
-        sampling: what knows the shape of the step at hand.
+        sampling: gives the shape of the current step.
 
     Raises:
-        MemoryError: in place of PyTorch's error, which is its cause.
+        MemoryError: its cause is PyTorch's error.
     """
     try:
         yield
@@ -36,7 +36,7 @@ def naming_shape_that_does_not_fit(state: State, sampling: MixSizeSampling) -> I
 
 def _place(state: State, sampling: MixSizeSampling) -> str:
     done = int(state.timestamp.batch)
-    if sampling.shapes.total() > done:  # The batch has come, and its step has not ended.
+    if sampling.shapes.total() > done:  # Inside a step.
         assert sampling.last_shape is not None
         return f"in step {done + 1}, in epoch {int(state.timestamp.epoch)}, at {describe_shape(sampling.last_shape)}"
     return f"after step {done}, with the batches of {state.dataloader_label}"

@@ -1,4 +1,4 @@
-"""What a person watching a run sees: one bar that shows each step's shape, and a line for each evaluation."""
+"""The progress bar of a run."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from composer.loggers import Logger
 from composer.utils import dist
 from tqdm import tqdm
 
-from mixsize.algorithms.regime.plan import Step
+from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
+from mixsize.recipes.records.step_times import describe_shape
 
 
 class Progress(Callback):
-    """A bar over the run's steps on standard error, of rank zero.
+    """One bar over the steps of the run that shows each step's shape, and a line for each evaluation.
 
-    Composer's own bar draws one more for each evaluation size and epoch.
+    Rank zero draws it on standard error. Composer's bar draws another bar for each evaluation size and epoch.
 
     Args:
+        sampling: gives the shape of the current step.
         accuracy: name of the evaluation metric to print, a fraction.
-        elapsed: the part of the run that is over, of a run whose length is a time.
+        elapsed: gives the elapsed fraction of a run whose length is a time; None for other runs.
     """
 
-    def __init__(self, accuracy: str, elapsed: Callable[[State], float] | None = None) -> None:
+    def __init__(
+        self, sampling: MixSizeSampling, accuracy: str, elapsed: Callable[[State], float] | None = None
+    ) -> None:
+        self._sampling = sampling
         self._accuracy = accuracy
         self._elapsed = elapsed
         self._bar: tqdm | None = None
@@ -36,14 +41,14 @@ class Progress(Callback):
                 file=sys.stderr,
                 dynamic_ncols=True,
                 initial=int(state.timestamp.batch),
-                mininterval=0.1 if sys.stderr.isatty() else 10,  # A log file wants a line now and then, no animation.
+                mininterval=0.1 if sys.stderr.isatty() else 10,  # seconds; a log file gets few lines
             )
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Move on, naming the shape that was trained on."""
+        """Advance the bar and show the shape of the step."""
         if self._bar is None:
             return
-        # Epochs may differ in length, so the total is an estimate from the current one's.
+        # Epochs may differ in length, so the total is estimated from the current epoch.
         assert state.max_duration is not None
         if self._elapsed is not None:
             self._bar.total = max(int(state.timestamp.batch), round(int(state.timestamp.batch) / self._elapsed(state)))
@@ -53,11 +58,10 @@ class Progress(Callback):
             left = int(state.max_duration) - int(state.timestamp.epoch)
             done_before = int(state.timestamp.batch) - int(state.timestamp.batch_in_epoch)
             self._bar.total = done_before + left * int(state.dataloader_len or 0)
-        step = state.train_dataloader.dataset.current_step
+        assert self._sampling.last_shape is not None
+        shape = describe_shape(self._sampling.last_shape)
         self._bar.set_description(f"epoch {int(state.timestamp.epoch)}", refresh=False)
-        self._bar.set_postfix_str(
-            f"{_shape(step)}, loss {state.total_loss_dict['loss/train/total']:.3f}", refresh=False
-        )
+        self._bar.set_postfix_str(f"{shape}, loss {state.total_loss_dict['loss/train/total']:.3f}", refresh=False)
         self._bar.update()
 
     def eval_after_all(self, state: State, logger: Logger) -> None:
@@ -71,7 +75,7 @@ class Progress(Callback):
         self._bar.write(f"epoch {int(state.timestamp.epoch)}: top-1 % at {', '.join(results)}", file=sys.stderr)
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        """Leave the bar as it stands; the last evaluation still prints."""
+        """Draw the bar a last time; the last evaluation still prints above it."""
         if self._bar is not None:
             self._bar.refresh()
 
@@ -80,8 +84,3 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-def _shape(step: Step) -> str:
-    batch = step.batch_size * dist.get_world_size()
-    return f"{step.size_px} px x {batch}" + (f" x {step.duplicates} copies" if step.duplicates > 1 else "")

@@ -1,4 +1,4 @@
-"""One set of batch-norm statistics for an evaluation on several ranks."""
+"""The same batch-norm statistics on every rank in an evaluation."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from mixsize.algorithms.execution.composer_model import network_of
 
 
 class SharedStatistics(Callback):
-    """Gives every rank the buffers of rank zero before an evaluation.
+    """Copies the buffers of rank zero to every rank before an evaluation.
 
-    Each rank keeps running statistics of its own part of the batches, and PyTorch evens them out only when the next
-    training step begins. Evaluated as they are, a run on several ranks would have accuracies that belong to no set of
-    weights, and not to the ones in its checkpoint, which are rank zero's.
+    Each rank keeps running statistics of its own part of the batches, and PyTorch synchronises them only when the next
+    training step begins. Checkpoints hold those of rank zero, so the evaluation must use them as well.
     """
 
     def eval_start(self, state: State, logger: Logger) -> None:
-        """Send them round."""
+        """Broadcast the buffers."""
         if dist.get_world_size() > 1:
             for buffer in network_of(state).buffers():
                 dist.broadcast(buffer, src=0)

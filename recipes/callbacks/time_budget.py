@@ -1,4 +1,4 @@
-"""Training for a length of time."""
+"""Training for a given time."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from composer.loggers import Logger
 
 from mixsize.algorithms.training.training_clock import TrainingClock
 
-#: What Composer, which takes no length in seconds, is told instead: more than any run comes to.
+#: Composer takes no length in seconds; it gets this one, which no run reaches.
 NO_END = "1000000ep"
 
 
 class TimeBudget(Callback):
-    """Ends training with the step that reaches a wall-clock time, evaluations not counted, over all starts of a run.
+    """Ends training with the step that reaches a wall-clock time.
 
-    The evaluation and the checkpoint of the end follow as after any other.
+    All starts of a run count together; evaluations do not count. The last evaluation and checkpoint follow as in any
+    other run.
 
     Args:
         seconds: of training.
-        clock: that counts them, where ranks agree.
+        clock: counts the seconds; the ranks must agree on them.
     """
 
     def __init__(self, seconds: int, clock: TrainingClock) -> None:
@@ -26,7 +27,7 @@ class TimeBudget(Callback):
         self._clock = clock
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Stop where the time is up."""
+        """Stop if the time is up."""
         if self.is_over():
             state.stop_training()
 

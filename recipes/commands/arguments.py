@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
+
+_SIZES = re.compile(r"(\d+)(?::(\d+):(\d+))?")
 
 
 def add_items(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """The items that a recipe is composed from, read with :func:`mixsize.recipes.config.compose.compose`.
+    """Add the items of a recipe; :func:`mixsize.recipes.config.compose.compose` reads them.
 
     Args:
-        parser: takes them.
-        optional: none need be given.
+        parser: the command's.
+        optional: accept no item at all.
     """
     parser.add_argument(
         "items",
@@ -23,7 +26,7 @@ def add_items(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Trained weights, as ``find_weights`` takes them, and items on top of their recipe."""
+    """Add a checkpoint, which ``find_weights`` looks up, and items on top of its recipe."""
     parser.add_argument(
         "checkpoint",
         type=Path,
@@ -36,3 +39,34 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         metavar="ITEM",
         help="as for mixsize train; applied on top of the run's own recipe.yaml, where there is one",
     )
+
+
+def parse_sizes(text: str) -> list[int]:
+    """Read image sizes in pixels: ``32:416:32``, ``160,224,288`` or both, separated by commas.
+
+    Returns:
+        Each size once, ascending.
+
+    Raises:
+        argparse.ArgumentTypeError: another form, a size below 1, or a range that does not end in its stop.
+    """
+    sizes: set[int] = set()
+    for part in text.split(","):
+        match = _SIZES.fullmatch(part.strip())
+        if match is None:
+            raise argparse.ArgumentTypeError(
+                f"{part.strip()!r} is neither a number of pixels nor START:STOP:STEP, as in 32:416:32"
+            )
+        start, stop, step = (int(number) if number else None for number in match.groups())
+        assert start is not None
+        if stop is None or step is None:
+            stop, step = start, 1
+        if start < 1 or step < 1 or stop < start:
+            raise argparse.ArgumentTypeError(f"{part.strip()!r}: needs START and STEP of at least 1 and STOP >= START")
+        if (stop - start) % step:
+            last = stop - (stop - start) % step
+            raise argparse.ArgumentTypeError(
+                f"{part.strip()!r} does not end in {stop}: write {start}:{last}:{step} or {start}:{last + step}:{step}"
+            )
+        sizes.update(range(start, stop + 1, step))
+    return sorted(sizes)

@@ -1,4 +1,4 @@
-"""What an evaluation over image sizes found: its record, and the table, CSV file and plot made from one."""
+"""The record of an evaluation over image sizes, and the table, CSV file and plot made from it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from rich.table import Table
 from mixsize.display.figures import COLOURS, MARKERS, new_figure, with_plain_text
 
 RECORD_VERSION = 1
-# More would run into each other; the paper's sweep has 13.
+#: More ticks would overlap; the paper evaluates at 13 sizes.
 _MAX_TICKS = 15
+_LINE_STYLES = {"own": {"linestyle": "--", "markerfacecolor": "white"}, "calibrated": {}}
 
 
 class _Part(BaseModel):
@@ -27,12 +28,12 @@ class _Part(BaseModel):
 
 
 class Accuracy(_Part):
-    """At one size, by one set of batch-norm statistics.
+    """Accuracy at one size with one set of batch-norm statistics.
 
     Attributes:
-        top1: fraction of the images whose own class has the highest output.
-        top5: fraction of those whose own class is among the five highest; None where there are no more classes.
-        loss: mean cross-entropy in nats; None where it is not finite.
+        top1: fraction of the images whose class has the highest output.
+        top5: fraction of the images whose class is among the five highest; None with five classes or fewer.
+        loss: mean cross-entropy in nats; None if it is not finite.
     """
 
     top1: float
@@ -41,14 +42,14 @@ class Accuracy(_Part):
 
 
 class SizeRow(_Part):
-    """One size.
+    """Results at one size.
 
     Attributes:
-        size_px: image side S in pixels.
+        size_px: image size S in pixels.
         macs: multiply-accumulates of one image's forward pass.
-        own: by the batch-norm statistics in the checkpoint.
-        calibrated: by statistics measured at this size; None where they were not.
-        calibration_images: images that those were measured on.
+        own: with the batch-norm statistics of the checkpoint.
+        calibrated: with statistics measured at this size; None without calibration.
+        calibration_images: images that these were measured on.
     """
 
     size_px: int
@@ -59,22 +60,22 @@ class SizeRow(_Part):
 
 
 class EvalRecord(_Part):
-    """One checkpoint over image sizes, in plain values.
+    """The evaluation of one checkpoint, in plain values.
 
     Attributes:
-        record_version: of these keys.
-        measured: when, in UTC, as ISO 8601 has it.
+        record_version: version of these keys.
+        measured: time in UTC, ISO 8601.
         name: of the recipe.
-        checkpoint: the file's name, without its folder.
+        checkpoint: name of the file, without its folder.
         sha256: of the file.
-        recipe: that it was evaluated under.
-        trained_sizes_px: image sides that the run trained at, rising; empty where no run's recipe says them.
-        images: that each size was evaluated on.
+        recipe: the resolved recipe of the evaluation.
+        trained_sizes_px: image sizes of the training, ascending; empty if there is no recipe beside the checkpoint.
+        images: number of images evaluated at each size.
         data: fingerprint of these images.
         calibration_batches: forward passes that calibrated a size, on each rank, at most; None without calibration.
         seconds: wall-clock time of all sizes.
-        sizes: in the order of their sides.
-        environment: where it was measured.
+        sizes: ascending.
+        environment: versions and hardware.
     """
 
     record_version: Literal[1]
@@ -93,11 +94,11 @@ class EvalRecord(_Part):
 
 
 def read_record(path: Path) -> EvalRecord:
-    """Read a record that ``mixsize eval`` wrote.
+    """Read a record of ``mixsize eval``.
 
     Raises:
-        OSError: a file that cannot be read.
-        ValueError: another kind of file.
+        OSError: the file cannot be read.
+        ValueError: the file holds something else.
     """
     try:
         return EvalRecord.model_validate_json(path.read_bytes())
@@ -105,12 +106,12 @@ def read_record(path: Path) -> EvalRecord:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise ValueError(
-            f"{path} is no record of mixsize eval: {place + ': ' if place else ''}{first['msg']}"
+            f"{path} is not a record of mixsize eval: {place + ': ' if place else ''}{first['msg']}"
         ) from error
 
 
 def make_table(record: EvalRecord) -> Table:
-    """For the terminal: a row for each size and set of batch-norm statistics."""
+    """A table for the terminal with a row for each size and set of batch-norm statistics."""
     kinds = record.calibration_batches is not None
     in_five = record.sizes[0].own.top5 is not None
     table = Table(title=f"{record.name}: {record.checkpoint} on {record.images:,} images")
@@ -129,15 +130,13 @@ def make_table(record: EvalRecord) -> Table:
 
 
 def to_csv(record: EvalRecord) -> str:
-    """A line for each size and set of batch-norm statistics; accuracies are fractions."""
+    """A line for each size and set of batch-norm statistics; accuracies are fractions, None is an empty field."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["size_px", "macs", "batch_norm", "top1", "top5", "loss", "images"])
     for row in record.sizes:
-        for line, accuracy in _accuracies(row):
-            # csv writes None as nothing.
-            values = (accuracy.top1, accuracy.top5, accuracy.loss)
-            writer.writerow([row.size_px, row.macs, line, *values, record.images])
+        for kind, found in _accuracies(row):
+            writer.writerow([row.size_px, row.macs, kind, found.top1, found.top5, found.loss, record.images])
     return text.getvalue()
 
 
@@ -145,25 +144,19 @@ def to_csv(record: EvalRecord) -> str:
 def draw(records: Sequence[EvalRecord]) -> Figure:
     """Top-1 accuracy by size and by computation, as in figures 1 and 3 of the MixSize paper.
 
-    Each record has its colour; dashed lines are its own batch-norm statistics, solid ones calibrated. Ticks above
-    the axis of sizes are those that it trained at.
+    Each record has a colour. Dashed lines show its own batch-norm statistics, solid lines calibrated ones. Ticks above
+    the axis of sizes mark the sizes of its training.
     """
     figure, (by_size, by_macs) = new_figure(columns=2, width=6.0, height=4.4)
     for index, (record, label) in enumerate(zip(records, _labels(records), strict=True)):
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        for line in _statistics(record):
-            style = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.6}
-            if line == "own":
-                style |= {"linestyle": "--", "markerfacecolor": "white"}
-            rows = [
-                (row, accuracy.top1 * 100)
-                for row in record.sizes
-                for kind, accuracy in _accuracies(row)
-                if kind == line
-            ]
-            top1 = [value for _, value in rows]
-            by_size.plot([row.size_px for row, _ in rows], top1, label=f"{label}, {line}", **style)
-            by_macs.plot([row.macs / 1e9 for row, _ in rows], top1, **style)
+        colour = COLOURS[index % len(COLOURS)]
+        common = {"color": colour, "marker": MARKERS[index % len(MARKERS)], "markersize": 5, "linewidth": 1.6}
+        for kind in ["own"] if record.calibration_batches is None else ["own", "calibrated"]:
+            points = [(row, 100 * found.top1) for row in record.sizes for k, found in _accuracies(row) if k == kind]
+            top1 = [value for _, value in points]
+            style: dict[str, Any] = {**common, **_LINE_STYLES[kind]}
+            by_size.plot([row.size_px for row, _ in points], top1, label=f"{label}, {kind}", **style)
+            by_macs.plot([row.macs / 1e9 for row, _ in points], top1, **style)
         if record.trained_sizes_px:
             _mark_trained(by_size, record.trained_sizes_px, index, colour, f"{label}, sizes trained at")
     sizes = sorted({row.size_px for record in records for row in record.sizes})
@@ -177,7 +170,7 @@ def draw(records: Sequence[EvalRecord]) -> Figure:
     by_macs.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     by_macs.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     by_macs.xaxis.set_minor_formatter(NullFormatter())
-    # Entries fill a column before the next: one column for each record.
+    # matplotlib fills the columns of a legend one after the other: one for each record.
     figure.legend(loc="outside lower center", ncols=3 if len(records) == 1 else len(records), frameon=False)
     return figure
 
@@ -186,7 +179,7 @@ def _mark_trained(axes: Axes, sizes_px: Sequence[int], index: int, colour: str, 
     axes.plot(
         sizes_px,
         [0.02 + 0.04 * index] * len(sizes_px),
-        # Heights count in parts of the axes: just above the axis, whatever the accuracies are.
+        # Heights are fractions of the axes, so the marks stand above the axis at any accuracy.
         transform=axes.get_xaxis_transform(),
         linestyle="none",
         marker="|",
@@ -197,10 +190,6 @@ def _mark_trained(axes: Axes, sizes_px: Sequence[int], index: int, colour: str, 
     )
 
 
-def _statistics(record: EvalRecord) -> list[str]:
-    return ["own"] if record.calibration_batches is None else ["own", "calibrated"]
-
-
 def _accuracies(row: SizeRow) -> Iterator[tuple[str, Accuracy]]:
     yield "own", row.own
     if row.calibrated is not None:
@@ -208,6 +197,6 @@ def _accuracies(row: SizeRow) -> Iterator[tuple[str, Accuracy]]:
 
 
 def _labels(records: Sequence[EvalRecord]) -> list[str]:
-    """Names, and for runs of one name their files' first digits."""
+    """Names; the runs of a name that occurs twice also get the first digits of their files."""
     names = Counter(record.name for record in records)
     return [r.name if names[r.name] == 1 else f"{r.name} {r.sha256[:6]}" for r in records]

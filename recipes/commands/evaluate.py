@@ -1,4 +1,4 @@
-"""Evaluate trained weights over image sizes."""
+"""``mixsize eval``: evaluate trained weights over image sizes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import argparse
 import copy
 import datetime
 import math
-import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,11 @@ from mixsize.display.console import plain_console
 from mixsize.display.figures import save
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
-from mixsize.recipes.build.trainer import (
-    build_calibration_loader,
-    build_eval_loader,
-    join_ranks,
-    open_data,
-    torch_device,
-)
-from mixsize.recipes.callbacks.lost_ranks import naming_lost_ranks
+from mixsize.recipes.build.data import build_calibration_loader, build_eval_loader, count_classes, open_data
+from mixsize.recipes.build.devices import join_ranks, torch_device
+from mixsize.recipes.build.model import sizes_drawn
 from mixsize.recipes.commands import eval_report
-from mixsize.recipes.commands.arguments import add_checkpoint
+from mixsize.recipes.commands.arguments import add_checkpoint, parse_sizes
 from mixsize.recipes.commands.eval_report import Accuracy, EvalRecord, SizeRow
 from mixsize.recipes.commands.train import share_cores
 from mixsize.recipes.config import schema
@@ -50,22 +44,21 @@ from mixsize.system.ranks import process_rank
 PAPER_SIZES = tuple(range(32, 417, 32))
 #: The paper's.
 CALIBRATION_BATCHES = 200
-_SIZES = re.compile(r"(\d+)(?::(\d+):(\d+))?")
 
 
 @dataclass(frozen=True)
 class Job:
-    """An evaluation whose parts were found to fit together.
+    """An evaluation that is ready to run.
 
     Attributes:
-        recipe: that it goes by.
-        weights: the file.
-        network: with these weights, on its device.
-        images: that it is evaluated on.
-        loaders: image side -> evaluation batches on this rank, sides rising.
-        calibration: image side -> training batches that calibrate it; None to leave calibration out.
-        calibration_batches: of those, how many to use, at most.
-        trained_sizes_px: image sides that the run trained at; empty where no run's recipe says them.
+        recipe: the recipe of the evaluation.
+        weights: the file of the weights.
+        network: has these weights, and is on its device.
+        images: the evaluation file.
+        loaders: image size -> evaluation batches of this rank, sizes ascending.
+        calibration: image size -> training batches that calibrate batch norm; None without calibration.
+        calibration_batches: batches of these to use for a size, at most.
+        trained_sizes_px: image sizes of the training; empty if there is no recipe of a run beside the weights.
     """
 
     recipe: schema.Recipe
@@ -79,7 +72,7 @@ class Job:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return next(self.network.parameters()).device
 
 
@@ -90,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sizes",
         type=parse_sizes,
         metavar="LIST",
-        help="START:STOP:STEP in pixels, STOP included, or sides with commas between, or both; by default 32:416:32 "
+        help="START:STOP:STEP in pixels, STOP included, or sizes separated by commas, or both; by default 32:416:32 "
         "for centre crops and else the recipe's evaluation.sizes",
     )
     parser.add_argument(
@@ -124,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
-    """Bring everything together; what is returned evaluates it."""
+    """Read and check everything; the function returned evaluates."""
     others = [eval_report.read_record(path) for path in args.compare]
     share_cores()
     job = build_job(
@@ -134,7 +127,6 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         calibrate=args.calibrate,
         calibration_batches=args.calibration_batches,
     )
-    out = args.out or default_folder(job.weights)
     if process_rank()[0] == 0:
         print(f"{job.weights}: {job.recipe.model.name}, {job.images.num_samples:,} images of {job.images.path}")
         if args.calibrate and job.calibration is None:
@@ -143,37 +135,10 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     def evaluated() -> int:
         record = measure(job)
         if record is not None:
-            report(record, others, out)
+            report(record, others, args.out or _default_folder(job.weights))
         return 0
 
     return evaluated
-
-
-def parse_sizes(text: str) -> list[int]:
-    """Image sides in pixels, rising, each once, out of ``32:416:32``, ``160,224,288`` or both with commas between.
-
-    Raises:
-        argparse.ArgumentTypeError: another form, a side below 1, or a range that does not end in its stop.
-    """
-    sizes: set[int] = set()
-    for part in text.split(","):
-        match = _SIZES.fullmatch(part.strip())
-        if match is None:
-            raise argparse.ArgumentTypeError(
-                f"{part.strip()!r} is neither a number of pixels nor START:STOP:STEP, as in 32:416:32"
-            )
-        start, stop, step = (int(number) if number else None for number in match.groups())
-        if stop is None or step is None:
-            stop, step = start, 1
-        if start < 1 or step < 1 or stop < start:
-            raise argparse.ArgumentTypeError(f"{part.strip()!r}: needs START and STEP of at least 1 and STOP >= START")
-        if (stop - start) % step:
-            last = stop - (stop - start) % step
-            raise argparse.ArgumentTypeError(
-                f"{part.strip()!r} does not end in {stop}: write {start}:{last}:{step} or {start}:{last + step}:{step}"
-            )
-        sizes.update(range(start, stop + 1, step))
-    return sorted(sizes)
 
 
 def build_job(
@@ -184,19 +149,19 @@ def build_job(
     calibrate: bool = True,
     calibration_batches: int | None = None,
 ) -> Job:
-    """Read weights and recipe, open the data, and see that all of it fits.
+    """Read the weights and the recipe, open the data, and check that they fit together.
 
     Args:
         checkpoint: a run's folder, one of its checkpoints, or any other file of weights.
-        items: see :func:`~mixsize.recipes.config.compose.compose`; on top of the run's own recipe where there is one.
-        sizes_px: image sides in pixels; by default the paper's sweep for centre crops, else the recipe's.
-        calibrate: whether to evaluate with calibrated batch norm too; has no effect on a network without.
+        items: see :func:`~mixsize.recipes.config.compose.compose`; on top of the run's own recipe if there is one.
+        sizes_px: image sizes in pixels; by default the paper's for centre crops, else the recipe's.
+        calibrate: also evaluate with calibrated batch norm, if the network has batch norm.
         calibration_batches: forward passes that calibrate a size, on each rank, at most; by default the recipe's, else
             the paper's 200.
 
     Raises:
-        ValueError: parts that do not fit each other, or this machine.
-        OSError: a file that cannot be read.
+        ValueError: the parts do not fit each other, or this machine.
+        OSError: a file cannot be read.
     """
     if calibration_batches is not None and (not calibrate or calibration_batches < 1):
         raise ValueError(
@@ -204,65 +169,75 @@ def build_job(
             "calibration"
         )
     weights = find_weights(checkpoint)
-    own_recipe = find_recipe(weights)
     recipe = recipe_for(weights, items)
     device = torch_device(recipe.device)
     if device.type == "cpu" and recipe.precision != "fp32":
         raise ValueError(f"precision: {recipe.precision} needs a GPU, and this runs on the CPU; give precision=fp32")
     train, images = _open(recipe.data, calibrate)
-    num_classes = recipe.model.num_classes or (train or images).num_classes
-    for beton in filter(None, (train, images)):
-        beton.check_labels(num_classes)
-    network = trained_network(recipe, weights, num_classes)
+    network = trained_network(recipe, weights, count_classes(recipe, *([train] if train else []), images))
     sizes = sorted(set(sizes_px or _default_sizes(recipe)))
     check_sizes(network, recipe.model.name, sizes)
-    loaders = {
-        size_px: build_eval_loader(recipe, train, images, size_px, _batch_size(recipe, size_px), device)
-        for size_px in sizes
-    }
+    memory_format = torch.channels_last if recipe.channels_last else torch.preserve_format
+    network.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    batches = {size_px: _batch_size(recipe, size_px) for size_px in sizes}
     calibration = None
     if calibrate and batch_norm_layers(network):
         assert train is not None
-        calibration = {size_px: _calibration_loader(recipe, train, size_px, device) for size_px in sizes}
-    network.to(device, memory_format=torch.channels_last if recipe.channels_last else torch.preserve_format)
-    batches = calibration_batches or (recipe.calibration.batches if recipe.calibration else CALIBRATION_BATCHES)
-    trained = _trained_sizes(own_recipe, network_stride(network)) if own_recipe else []
-    return Job(recipe, weights, network, images, loaders, calibration, batches, trained)
+        # Batch norm behind a global pooling sees one value of each image, and needs two to have a variance.
+        least = 2 * process_rank()[1]
+        calibration = {
+            size_px: build_calibration_loader(recipe, train, size_px, max(least, batch), device)
+            for size_px, batch in batches.items()
+        }
+    return Job(
+        recipe=recipe,
+        weights=weights,
+        network=network,
+        images=images,
+        loaders={s: build_eval_loader(recipe, train, images, s, batch, device) for s, batch in batches.items()},
+        calibration=calibration,
+        calibration_batches=calibration_batches
+        or (recipe.calibration.batches if recipe.calibration else CALIBRATION_BATCHES),
+        trained_sizes_px=_trained_sizes(weights, network),
+    )
 
 
 def measure(job: Job) -> EvalRecord | None:
     """Evaluate at every size, over all ranks.
 
     Returns:
-        the record, on the first rank; None on the others.
-
-    Raises:
-        ConnectionError: another rank has ended.
+        The record on rank zero; None on the others.
     """
     rank, world_size = process_rank()
+    is_shown = rank == 0 and job.recipe.progress_bar
     started = time.perf_counter()
-    # They stay joined to the process's end: gloo deadlocks where its group is destroyed soon after a collective.
-    with naming_lost_ranks():
-        join_ranks(job.device)
-    bar = _Bar(_passes(job), shown=rank == 0 and job.recipe.progress_bar)
-    rows = evaluate_sizes(
-        job.network,
-        lambda size_px: bar.over(job.loaders[size_px], f"{size_px} px"),
-        list(job.loaders),
-        calibration_loader_for=_calibration_at(job, bar),
-        calibration_batches=job.calibration_batches,
-        device=job.device,
-    )
+    # The ranks stay joined until the process ends: gloo can deadlock if its group is destroyed after a collective.
+    join_ranks(job.device)
+
+    def counted(batches: EvalLoader | MixSizeLoader, words: str, most: int | None = None) -> Iterable[Any]:
+        total = min(len(batches), most or len(batches))
+        hidden = not (is_shown and sys.stderr.isatty())
+        return tqdm(batches, words, total, leave=False, unit="batch", dynamic_ncols=True, disable=hidden)
+
+    def calibrating(size_px: int) -> Iterable[Any]:
+        assert job.calibration is not None
+        return counted(job.calibration[size_px], f"{size_px} px, calibrating", job.calibration_batches)
+
     scores = []
-    try:
-        # As the Trainer evaluates, and calibrates.
-        with naming_lost_ranks(), get_precision_context(job.recipe.precision):
-            for score in rows:
-                assert score.own.images == job.images.num_samples
-                scores.append(score)
-                bar.tell(score)
-    finally:
-        bar.close()
+    # The Trainer evaluates and calibrates in this precision as well.
+    with get_precision_context(job.recipe.precision):
+        for score in evaluate_sizes(
+            job.network,
+            lambda size_px: counted(job.loaders[size_px], f"{size_px} px"),
+            list(job.loaders),
+            calibration_loader_for=None if job.calibration is None else calibrating,
+            calibration_batches=job.calibration_batches,
+            device=job.device,
+        ):
+            assert score.own.images == job.images.num_samples
+            scores.append(score)
+            if is_shown:
+                tqdm.write(_line(score), file=sys.stderr)
     return _record(job, scores, time.perf_counter() - started, world_size) if rank == 0 else None
 
 
@@ -271,12 +246,12 @@ def report(record: EvalRecord, others: Sequence[EvalRecord], folder: Path) -> No
 
     Args:
         record: of this evaluation.
-        others: further ones, drawn into the same plot.
-        folder: where files named after the checkpoint go.
+        others: of other evaluations, drawn into the same plot.
+        folder: the files go here, named after the checkpoint.
     """
-    stem = folder / Path(record.checkpoint).stem
-    paths = {"record": stem.with_name(f"{stem.name}.json"), "csv": stem.with_name(f"{stem.name}.csv")}
-    paths["plot"] = stem.with_name(f"{stem.name}.png")
+    stem = Path(record.checkpoint).stem
+    suffixes = {"record": "json", "csv": "csv", "plot": "png"}
+    paths = {kind: folder / f"{stem}.{suffix}" for kind, suffix in suffixes.items()}
     write_json(paths["record"], record.model_dump(mode="json"))
     write_text(paths["csv"], eval_report.to_csv(record))
     save(eval_report.draw([record, *others]), paths["plot"])
@@ -284,12 +259,12 @@ def report(record: EvalRecord, others: Sequence[EvalRecord], folder: Path) -> No
     for other in others:
         if other.data != record.data:
             print(f"note: {other.name} was evaluated on other images than {record.name}")
-    for what, path in paths.items():
-        print(f"{what}: {path}")
+    for kind, path in paths.items():
+        print(f"{kind}: {path}")
 
 
-def default_folder(weights: Path) -> Path:
-    """Where an evaluation of these weights is kept: with their run, or here."""
+def _default_folder(weights: Path) -> Path:
+    """``eval`` in the run's folder, or here for weights without a run."""
     recipe = find_recipe(weights)
     if recipe is None:
         return Path("eval") / weights.resolve().stem
@@ -297,91 +272,37 @@ def default_folder(weights: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
-class _Bar:
-    """On standard error, a bar over the batches of all sizes where it is a terminal, and a line for each size.
-
-    Args:
-        total: batches.
-        shown: whether to draw at all.
-    """
-
-    def __init__(self, total: int, shown: bool) -> None:
-        self._bar = tqdm(
-            total=total,
-            unit="batch",
-            file=sys.stderr,
-            dynamic_ncols=True,
-            disable=not (shown and sys.stderr.isatty()),  # A log file wants the lines alone.
-        )
-        self._tells = shown
-
-    def over(self, batches: Iterable[Any], words: str) -> Iterator[Any]:
-        self._bar.set_description(words, refresh=False)
-        for batch in batches:
-            # Before the batch: whoever takes only so many does not come back after the last.
-            self._bar.update()
-            yield batch
-
-    def tell(self, score: SizeScore) -> None:
-        if not self._tells:
-            return
-        words = f"{score.size_px} px: top-1 {100 * score.own.top1:.2f} %"
-        if score.calibrated is not None:
-            words += f", calibrated {100 * score.calibrated.top1:.2f} %"
-        self._bar.write(words, file=sys.stderr)
-
-    def close(self) -> None:
-        self._bar.close()
-
-
 def _default_sizes(recipe: schema.Recipe) -> Sequence[int]:
     return PAPER_SIZES if isinstance(recipe.data.eval_transform, schema.CenterCrop) else recipe.evaluation.sizes
 
 
 def _open(data: schema.Data, calibrate: bool) -> tuple[Beton | None, Beton]:
-    """The training file, where it is needed, and the evaluation file."""
+    """The training file, if it is needed, and the evaluation file."""
     if not calibrate and data.mean and data.std:
         return None, Beton.open(data.eval)
     if not Path(data.train).exists():
         raise ValueError(
-            f"data.train: no file {data.train}; it is what batch norm is calibrated on and what mean and std are taken "
-            "from: give data.train, or --no-calibrate with data.mean and data.std"
+            f"data.train: no file {data.train}; it calibrates batch norm and gives mean and std: give data.train, or "
+            "--no-calibrate with data.mean and data.std"
         )
     return open_data(data)
 
 
 def _batch_size(recipe: schema.Recipe, size_px: int) -> int:
-    """Over all ranks: the recipe's, less beyond its largest size, so that no batch has more pixels than there."""
+    """Over all ranks: the recipe's, reduced for larger images so that no batch has more pixels than in training."""
     largest = max(recipe.regime.base.size_px, *recipe.evaluation.sizes)
     batch = recipe.evaluation.batch_size
     return min(batch, batch * largest**2 // size_px**2)
 
 
-def _calibration_loader(recipe: schema.Recipe, train: Beton, size_px: int, device: torch.device) -> MixSizeLoader:
-    # Batch norm behind a global pooling sees one value of each image, and needs two to have a variance.
-    batch = max(2 * process_rank()[1], _batch_size(recipe, size_px))
-    bounded = recipe.evaluation.model_copy(update={"batch_size": batch})
-    return build_calibration_loader(recipe.model_copy(update={"evaluation": bounded}), train, size_px, device)
+def _trained_sizes(weights: Path, network: torch.nn.Module) -> list[int]:
+    recipe = find_recipe(weights)
+    return sizes_drawn(build_regime(compose([str(recipe)]), network_stride(network), ranks=1)) if recipe else []
 
 
-def _trained_sizes(own_recipe: Path, stride_px: int) -> list[int]:
-    regime = build_regime(compose([str(own_recipe)]), stride_px, ranks=1)
-    return sorted({choice.size_px for part in regime.regimes for choice in part.choices})
-
-
-def _calibration_at(job: Job, bar: _Bar) -> Callable[[int], Iterable[Any]] | None:
-    calibration = job.calibration
-    if calibration is None:
-        return None
-    return lambda size_px: bar.over(calibration[size_px], f"{size_px} px, calibrating")
-
-
-def _passes(job: Job) -> int:
-    """Batches of all sizes on this rank."""
-    evaluation = sum(map(len, job.loaders.values()))
-    if job.calibration is None:
-        return evaluation
-    return 2 * evaluation + sum(min(job.calibration_batches, len(loader)) for loader in job.calibration.values())
+def _line(score: SizeScore) -> str:
+    words = f"{score.size_px} px: top-1 {100 * score.own.top1:.2f} %"
+    return words if score.calibrated is None else f"{words}, calibrated {100 * score.calibrated.top1:.2f} %"
 
 
 def _record(job: Job, scores: Sequence[SizeScore], seconds: float, world_size: int) -> EvalRecord:

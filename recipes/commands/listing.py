@@ -1,4 +1,4 @@
-"""``mixsize recipes``: what comes with the package, each with the first line that it says of itself."""
+"""``mixsize recipes``: list the packaged recipes with their titles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
-    """Return what prints names and titles, one recipe a line."""
+    """Read names and titles; the function returned prints one recipe a line."""
     titles = {name: recipe_title(name) for name in packaged_recipes()}
     width = max(map(len, titles))
 
@@ -27,6 +27,6 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
 
 def recipe_title(name: str) -> str:
-    """What the first line of a packaged recipe says it is."""
+    """The first line of a packaged recipe, a comment."""
     with resources.files("mixsize.recipes").joinpath(f"{name}.yaml").open(encoding="utf-8") as file:
         return file.readline().removeprefix("#").strip()

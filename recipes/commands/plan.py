@@ -1,4 +1,4 @@
-"""``mixsize plan``: what a recipe's regime amounts to, without touching data."""
+"""``mixsize plan``: print the shapes and costs of a recipe's regime, without reading data."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
-    """Work the plan out; what is returned prints it.
+    """Compute the plan; the function returned prints it.
 
     Raises:
-        ValueError: no items, or options that exclude each other.
+        ValueError: no items, options that exclude each other, or a plot that is not a PNG.
     """
     if args.table:
         return _prepare_table(args)
@@ -83,7 +83,7 @@ def _prepare_table(args: argparse.Namespace) -> Callable[[], int]:
 
 
 def plan_values(plan: Plan) -> dict[str, Any]:
-    """A plan in plain values, for JSON."""
+    """The plan in plain values, for JSON."""
     recipe = plan.recipe
     computed = (
         "share_of", "draw", "epochs", "size_by_epoch", "steps_per_epoch", "steps_total", "mean_size_px",
@@ -104,7 +104,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
 
 
 def print_plan(plan: Plan, console: Console, timed: bool) -> None:
-    """The shapes, what they cost, and the totals."""
+    """Print the shapes, their costs and the totals."""
     title = f"{plan.recipe.name}: {plan.recipe.regime.mode}, shares of {plan.share_of}, drawn each {plan.draw}"
     drawn = _table(title, "size px", "batch", "duplicates", "share", "steps / epoch", "pixels / step")
     for row in plan.shapes:
@@ -166,7 +166,7 @@ def _totals(plan: Plan, timed: bool) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the units that people read: ``2 h 05 min``, ``3 min 20 s``, ``12.3 s``."""
+    """Format seconds as ``2 h 05 min``, ``3 min 20 s`` or ``12.3 s``."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     if seconds < 3600:

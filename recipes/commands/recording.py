@@ -1,4 +1,4 @@
-"""From a run that has ended to its record."""
+"""The record of a run that has ended."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from mixsize.algorithms.execution.composer_model import network_of
 from mixsize.algorithms.regime.plan import plan_epoch
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
-from mixsize.recipes.build.trainer import ACCURACY, LOSS, Run, evaluator_label
+from mixsize.recipes.build.data import evaluator_label
+from mixsize.recipes.build.model import ACCURACY, LOSS
+from mixsize.recipes.build.trainer import Run
 from mixsize.recipes.planning.costs import Costs
 from mixsize.recipes.records.environment import environment, peak_memory
 from mixsize.recipes.records.run_record import PeakMemory, RunRecord, Seconds, ShapeRow
 
 
 def accuracies(run: Run) -> dict[str, float]:
-    """Size in pixels -> top-1 as a fraction, of the last evaluation."""
+    """Top-1 accuracy of the last evaluation as a fraction, by size in pixels."""
     return {str(size): _metric(run, size, ACCURACY) for size in run.recipe.evaluation.sizes}
 
 
 def make_record(
     run: Run, source: tuple[str | None, bool | None], calibrated_accuracy: dict[str, float] | None
 ) -> RunRecord:
-    """One run in plain values: what was asked, what was drawn, how long it took, how well it does.
+    """The record of a run, the same on every rank except for times.
 
     Args:
-        run: after its fit, last evaluated with the network's own batch-norm statistics.
-        source: commit of the source tree, and whether it was changed.
-        calibrated_accuracy: of the evaluation with calibrated ones, if there was one.
-
-    Returns:
-        The record, the same on every rank but for the wall-clock.
+        run: has ended, with an evaluation that used the network's own batch-norm statistics.
+        source: commit of the source tree, and whether tracked files differ from it.
+        calibrated_accuracy: with calibrated statistics; None without calibration.
     """
     state = run.trainer.state
     shapes = [
@@ -78,13 +77,12 @@ def make_record(
 
 
 def plan_digest(regime: Regime | Progression, images: int, seed: int) -> str:
-    """Twelve hexadecimal digits that tell plans apart, whatever the number of ranks.
+    """Twelve hexadecimal digits that identify a plan on any number of ranks.
 
-    Over what every epoch derives from, and over the first epoch as it was drawn, so that a change to how shapes or
-    images are drawn shows as well.
+    The digest covers the arguments and the first epoch as drawn, so it also changes with the code that draws.
 
     Args:
-        regime: what may be drawn.
+        regime: the regime.
         images: in the training data.
         seed: the run's.
     """
@@ -96,13 +94,13 @@ def plan_digest(regime: Regime | Progression, images: int, seed: int) -> str:
 
 
 def distinct_samples(regime: Regime | Progression, images: int, seed: int, samples: int) -> int:
-    """How many different images are among the first ones drawn.
+    """The number of different images among the first ``samples`` drawn.
 
     Args:
-        regime: what may be drawn.
+        regime: the regime.
         images: in the training data.
         seed: the run's.
-        samples: images drawn, over all ranks, duplicates of one counted once.
+        samples: images drawn over all ranks; the duplicates of an image count once.
     """
     seen = np.zeros(images, dtype=bool)
     epoch, left = 0, samples
@@ -115,7 +113,7 @@ def distinct_samples(regime: Regime | Progression, images: int, seed: int, sampl
 
 
 def _agreed(sequence_crc: int) -> int:
-    """The checksum that every rank has of the shapes it trained on."""
+    """The checksum of the shapes trained on, after a check that all ranks have the same."""
     of_ranks = dist.all_gather_object(sequence_crc)
     if len(set(of_ranks)) > 1:
         raise RuntimeError(f"the ranks trained on different shapes: checksums {of_ranks}")

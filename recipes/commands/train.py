@@ -1,4 +1,4 @@
-"""Train a recipe, and say what came out."""
+"""``mixsize train``: train a recipe, write its record and print it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from mixsize.display.console import plain_console
 from mixsize.recipes.build.resume import finished_record
 from mixsize.recipes.build.trainer import Run, build, run_folder
 from mixsize.recipes.callbacks.checkpoints import check_finite
-from mixsize.recipes.callbacks.lost_ranks import naming_lost_ranks
 from mixsize.recipes.callbacks.out_of_memory import naming_shape_that_does_not_fit
 from mixsize.recipes.callbacks.time_budget import TimeBudget
 from mixsize.recipes.callbacks.wandb_logger import LenientWandBLogger
@@ -41,14 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
-    """Build the run; what is returned trains it."""
+    """Build the run; the function returned trains it."""
     recipe = compose(args.items)
     record = finished_record(recipe, run_folder(recipe))
     if record is not None:
         return lambda: _show_finished(record, run_folder(recipe))
     share_cores()
-    with naming_lost_ranks():
-        run = build(recipe)
+    run = build(recipe)
 
     def train() -> int:
         fit(run)
@@ -58,32 +56,30 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
 
 def share_cores() -> None:
-    """Keep the ranks of a machine from fighting for its cores, unless the user divided them already."""
+    """Divide PyTorch's threads among the ranks of this machine, unless ``OMP_NUM_THREADS`` is set."""
     if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(default_threads())
 
 
 def fit(run: Run) -> RunRecord:
-    """Train, or go on training; write the weights and the run's record into its folder; print the record's tables.
+    """Train or resume; write the weights and the record into the run's folder; print the record.
 
     Returns:
-        The record, the same on every rank but for the wall-clock.
+        The record, the same on every rank except for times.
 
     Raises:
-        FloatingPointError: a loss or weights that are no longer finite; these are not written.
-        MemoryError: a step that needs more memory than there is; the message names its shape.
-        ConnectionError: another rank has ended.
-        OSError: a file that cannot be written; what it would have replaced stays.
+        FloatingPointError: the loss or the weights are not finite; these weights are not written.
+        MemoryError: a step needs more memory than there is; the message names its shape.
+        OSError: a file cannot be written; the file it would have replaced stays.
     """
-    with naming_lost_ranks():
-        try:
-            with naming_shape_that_does_not_fit(run.trainer.state, run.sampling):
-                record = _train_and_record(run)
-        except BaseException:
-            # Not the Trainer's close(), which waits for ranks that may be waiting for this one.
-            run.trainer.engine.close()
-            raise
-        run.trainer.close()
+    try:
+        with naming_shape_that_does_not_fit(run.trainer.state, run.sampling):
+            record = _train_and_record(run)
+    except BaseException:
+        # Not the Trainer's close(), which waits for the other ranks, and they may be waiting for this one.
+        run.trainer.engine.close()
+        raise
+    run.trainer.close()
     if dist.get_global_rank() == 0:
         print_record(record, plain_console())
         print(f"record: {run.folder / RECORD_FILE}")
@@ -91,22 +87,14 @@ def fit(run: Run) -> RunRecord:
 
 
 def _train_and_record(run: Run) -> RunRecord:
-    state = run.trainer.state
     source = source_version()
-    if run.resumed is not None and dist.get_global_rank() == 0:
-        time_now = state.timestamp
-        print(f"going on from {run.resumed}: epoch {int(time_now.epoch)}, step {int(time_now.batch)}", flush=True)
-    if not _has_ended(state):
-        run.trainer.fit()
-    else:
-        run.times.end_set_up()
-        run.trainer.eval()
-        run.curve.note(state)
-    calibrated = None if run.calibration is None else _set_calibrated_apart(run, run.calibration)
+    _train(run)
+    calibrated = None if run.calibration is None else _evaluate_without(run.calibration, run)
     record = make_record(run, source, calibrated)
-    check_finite(network_of(state), run.folder / WEIGHTS_FILE)
+    network = network_of(run.trainer.state)
+    check_finite(network, run.folder / WEIGHTS_FILE)
     if dist.get_global_rank() == 0:
-        save_weights(network_of(state), run.folder / WEIGHTS_FILE)
+        save_weights(network, run.folder / WEIGHTS_FILE)
         write_text(run.folder / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
         for destination in run.trainer.logger.destinations:
             if isinstance(destination, LenientWandBLogger):
@@ -114,35 +102,52 @@ def _train_and_record(run: Run) -> RunRecord:
     return record
 
 
+def _train(run: Run) -> None:
+    state = run.trainer.state
+    if run.resumed is not None and dist.get_global_rank() == 0:
+        now = state.timestamp
+        print(f"going on from {run.resumed}: epoch {int(now.epoch)}, step {int(now.batch)}", flush=True)
+    if _has_ended(state):
+        # The run was stopped between its last checkpoint and its record.
+        run.times.end_set_up()
+        run.trainer.eval()
+        run.curve.note(state)
+    else:
+        run.trainer.fit()
+
+
 def _has_ended(state: State) -> bool:
-    """Whether no step is left, so that the run was stopped between its last checkpoint and its record."""
     assert state.max_duration is not None
-    budgets = [callback for callback in state.callbacks if isinstance(callback, TimeBudget)]
-    return state.timestamp >= state.max_duration or any(budget.is_over() for budget in budgets)
+    is_out_of_time = any(callback.is_over() for callback in state.callbacks if isinstance(callback, TimeBudget))
+    return is_out_of_time or state.timestamp >= state.max_duration
 
 
-def _set_calibrated_apart(run: Run, calibration: BNCalibrate) -> dict[str, float]:
-    """Evaluate once more with the network's own batch-norm statistics; returns the calibrated accuracies."""
+def _evaluate_without(calibration: BNCalibrate, run: Run) -> dict[str, float]:
+    """Evaluate again with the network's own batch-norm statistics; returns the calibrated accuracies before it."""
     calibrated = accuracies(run)
     state = run.trainer.state
-    algorithms = list(state.algorithms)  # The property keeps its own list, and changes that.
+    algorithms = list(state.algorithms)  # A copy: assigning to the property changes the list that it returned.
     state.algorithms = [algorithm for algorithm in algorithms if algorithm is not calibration]
     run.trainer.eval()
     state.algorithms = algorithms
     assert run.recipe.calibration is not None
     if run.recipe.calibration.when == "last":
-        # The evaluations before it were with the network's own.
+        # All other points of the curve have the accuracy of the network's own statistics.
         run.curve.replace_last_accuracy(accuracies(run))
     return calibrated
 
 
 def save_weights(network: torch.nn.Module, path: Path) -> None:
-    """Write a network under timm's own names, for ``timm.create_model(..., checkpoint_path=path)``."""
+    """Write a network's weights for ``timm.create_model(..., checkpoint_path=path)``.
+
+    Raises:
+        OSError: the file cannot be written; an older one stays.
+    """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with in_one_piece(path) as partial:
         try:
             save_file(weights, str(partial), metadata={"format": "pt"})
-        except SafetensorError as error:  # All that it has to say of a disk.
+        except SafetensorError as error:  # Its class for all errors, those of the disk included.
             raise OSError(f"{path}: cannot be written: {error}") from error
 
 
@@ -154,7 +159,7 @@ def _show_finished(record: RunRecord, folder: Path) -> int:
 
 
 def print_record(record: RunRecord, console: Console) -> None:
-    """What was drawn, and the accuracy at each size."""
+    """Print what was drawn, and the accuracy at each size."""
     drawn = Table(title=f"{record.name}: what was drawn in {record.steps:,} steps")
     for column in ("size px", "batch", "duplicates", "steps", "images seen"):
         drawn.add_column(column, justify="right")

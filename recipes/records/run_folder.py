@@ -34,9 +34,3 @@ def latest_checkpoint(folder: Path) -> Path | None:
             return path
         log.warning("%s is damaged; an older checkpoint is used if there is one", path)
     return None
-
-
-def clear_checkpoints(folder: Path) -> None:
-    """Remove a run's checkpoints, complete or partial."""
-    for path in [*saved_checkpoints(folder), *folder.glob(".partial-ep*.pt")]:
-        path.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""What Weights & Biases is told of a run beside the metrics of each step: its identity, and its record.
+"""The identity of a run at Weights & Biases, and its record as a summary and tables.
 
-wandb is imported by those who log to it only.
+The functions import wandb themselves, because runs that do not log to it do not need it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _LONGEST_ID = 128
 
 
 def run_id(group: str | None, name: str, folder: Path) -> str:
-    """The run's id: the same at every start of one run, another where a run of its name begins anew.
+    """The id of a run, kept in its folder: all starts of the run share it.
 
     Args:
-        group: of runs that it belongs to.
-        name: the run's.
-        folder: the run's own; the id is kept in it.
+        group: of the run.
+        name: of the run.
+        folder: of the run.
     """
     file = folder / WANDB_ID_FILE
     if not file.exists():
@@ -36,16 +36,16 @@ def run_id(group: str | None, name: str, folder: Path) -> str:
 
 
 def make_id(group: str | None, name: str, ending: str) -> str:
-    """An id of the characters and the length that Weights & Biases takes."""
+    """An id with the characters and the length that Weights & Biases accepts."""
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{group}-{name}" if group and not name.startswith(group) else name)
     return f"{stem[: _LONGEST_ID - len(ending) - 1]}-{ending}"
 
 
 def settings() -> wandb.Settings:
-    """What every run is begun with.
+    """Settings of every run.
 
-    By default a table that is logged off line makes wandb 0.18 ask the service for its version, and without a network
-    to go on asking for minutes.
+    By default wandb 0.18 asks the service for its version when an offline run logs a table, and without a network
+    retries for minutes.
     """
     import wandb
 
@@ -53,24 +53,23 @@ def settings() -> wandb.Settings:
 
 
 def log_record(run: WandbRun, record: RunRecord) -> None:
-    """Give a run its record: totals and accuracies as its summary, and tables by size and by shape.
+    """Log a record: totals and accuracies as the summary, and tables by size and by shape.
 
     Args:
-        run: under way, on or off line.
-        record: of a run that finished.
+        run: online or offline, not finished yet.
+        record: of a finished run.
     """
     import wandb
 
-    # First, as it waits for nobody.
+    # First, because it does not wait for the service.
     run.summary.update(summary_of(record))
-    # Not wandb.log's step: these belong to the run's end, whatever its last step was.
     run.log({"accuracy_by_size": accuracy_table(record), "gradient_norms_by_size": gradient_norm_table(record)})
     shapes = shape_table(record)
     run.log({"shapes": shapes, "plan": wandb.plot.bar(shapes, "shape", "steps", title="Steps by shape drawn")})
 
 
 def summary_of(record: RunRecord) -> dict[str, Any]:
-    """Totals and final accuracies under the names that panels use."""
+    """Totals and final accuracies, under the names of the report's panels."""
     found: dict[str, Any] = {
         "steps": record.steps,
         "epochs": record.epochs,
@@ -99,7 +98,7 @@ def accuracy_table(record: RunRecord) -> wandb.Table:
 
 
 def shape_table(record: RunRecord) -> wandb.Table:
-    """The step shapes that occurred: the histogram of the plan."""
+    """Step shapes and how often each occurred."""
     import wandb
 
     rows = [
@@ -110,7 +109,7 @@ def shape_table(record: RunRecord) -> wandb.Table:
 
 
 def gradient_norm_table(record: RunRecord) -> wandb.Table:
-    """Gradient norms by image side, before and after smoothing."""
+    """Gradient norms by image size, before and after smoothing."""
     import wandb
 
     columns = ["size_px", "steps", "mean", "std", "smoothed_mean", "smoothed_std"]

@@ -9,14 +9,13 @@ import timm
 import torch
 
 from mixsize.ffcv_loaders.loader import MixSizeLoader
-from mixsize.recipes.callbacks import checkpoints
-from mixsize.recipes.commands import train
+from mixsize.recipes.build.resume import check_ranks, find_start
 from mixsize.recipes.build.trainer import build
 from mixsize.recipes.callbacks.checkpoints import Checkpoints
-from mixsize.recipes.records.run_folder import latest_checkpoint
-from mixsize.recipes.config.compose import compose
-from mixsize.recipes.build.resume import check_ranks, find_start
+from mixsize.recipes.commands import train
 from mixsize.recipes.commands.train import fit
+from mixsize.recipes.config.compose import compose
+from mixsize.recipes.records.run_folder import latest_checkpoint
 
 DROPOUT = ["model.name=resnet10t", "model.kwargs={drop_rate: 0.3, drop_path_rate: 0.3}", "regime.base.size_px=32"]
 
@@ -48,10 +47,11 @@ def weights(path):
     return path.read_bytes()
 
 
-# Dropout, stochastic depth, momentum, smoothing and batches of two sizes; an epoch has 55 steps.
+# Dropout, stochastic depth, momentum, smoothing and batches of two sizes; an epoch has 17 steps.
 EVERYTHING = [
-    *DROPOUT, "regime.mode=B+", "regime.sizes={32: 0.5, 64: 0.5}", "regime.base.batch_size=64", "max_duration=70ba",
-    "evaluation.sizes=[32]", "evaluation.every_epochs=1", "smoothing={}", "output.save_every=8ba",
+    *DROPOUT, "model.name=mobilenetv3_small_050", "model.kwargs={drop_rate: 0.3, drop_path_rate: 0.3}",
+    "regime.mode=B+", "regime.sizes={32: 0.5, 64: 0.5}", "regime.base.batch_size=192", "max_duration=26ba",
+    "evaluation.sizes=[32]", "evaluation.every_epochs=1", "smoothing={}", "output.save_every=4ba",
     "output.log_batches=true",
 ]  # fmt: skip
 
@@ -63,12 +63,12 @@ def whole(digits, tmp_path_factory):
     return folder / "runs/demo", fit(build(recipe(digits, folder, *EVERYTHING)))
 
 
-@pytest.mark.parametrize("stop", [45, 60], ids=["inside the first epoch", "inside the second"])
+@pytest.mark.parametrize("stop", [11, 23], ids=["inside the first epoch", "inside the second"])
 def test_a_run_stopped_anywhere_ends_with_the_same_weights_and_batches(digits, tmp_path, whole, stop):
     whole_folder, whole_record = whole
     stop_after(build(recipe(digits, tmp_path, *EVERYTHING)), stop)
     again = build(recipe(digits, tmp_path, *EVERYTHING))
-    assert int(again.trainer.state.timestamp.batch) == stop // 8 * 8
+    assert int(again.trainer.state.timestamp.batch) == stop // 4 * 4
     record = fit(again)
     for key in (
         "steps", "epochs", "samples", "distinct_samples", "pixels", "sequence_crc", "accuracy", "loss",
@@ -77,11 +77,11 @@ def test_a_run_stopped_anywhere_ends_with_the_same_weights_and_batches(digits, t
         assert getattr(record, key) == getattr(whole_record, key)
     curves = [[point.model_dump(exclude={"seconds"}) for point in run.curve] for run in (record, whole_record)]
     assert curves[0] == curves[1]
-    assert [point.step for point in record.curve] == [55, 70]
+    assert [point.step for point in record.curve] == [17, 26]
     folder = tmp_path / "runs/demo"
     assert weights(folder / "model.safetensors") == weights(whole_folder / "model.safetensors")
     expected = (whole_folder / "batches-rank0.csv").read_text().splitlines()
-    assert len(expected) == 71
+    assert len(expected) == 27
     assert set((folder / "batches-rank0.csv").read_text().splitlines()) == set(expected)
 
 
@@ -177,15 +177,14 @@ def test_ranks_that_cannot_share_the_batches_are_told_which_can(digits, tmp_path
     start = find_start(recipe(digits, tmp_path, "max_duration=30ba"), tmp_path / "runs/demo", 8)
     assert start.recipe.regime.batch_multiple == 1  # As the run began, on one rank.
     run = build(recipe(digits, tmp_path, "max_duration=30ba"))
-    check_ranks(run.regime, 8)
+    check_ranks(start, run.regime, 8)
     with pytest.raises(
         ValueError, match=r"batches of 32 images, which 3 ranks cannot share .* 1, 2, 4, 8, 16, 32 ranks"
     ):
-        check_ranks(run.regime, 3)
+        check_ranks(start, run.regime, 3)
     run.trainer.close()
 
 
-@pytest.mark.fault("newest checkpoint damaged", "the one before is used")
 def test_a_torn_checkpoint_is_passed_over(digits, tmp_path):
     items = ["max_duration=30ba", "output.save_every=5ba", "output.keep_checkpoints=0"]
     stop_after(build(recipe(digits, tmp_path, *items)), 17)
@@ -195,25 +194,6 @@ def test_a_torn_checkpoint_is_passed_over(digits, tmp_path):
     assert newest.name == "ep0-ba15.pt"
     newest.write_bytes(newest.read_bytes()[:-100])
     assert latest_checkpoint(folder).name == "ep0-ba10.pt"
-
-
-def test_a_save_that_fails_leaves_the_one_before(digits, tmp_path, monkeypatch):
-    run = build(recipe(digits, tmp_path, "max_duration=30ba", "output.save_every=5ba"))
-    saves = []
-
-    def save(state, filename):
-        saves.append(filename)
-        if len(saves) == 2:
-            with open(filename, "wb") as file:
-                file.write(b"PK half of a checkpoint")
-            raise OSError("no space left on device")
-        return torch_save(state, filename)
-
-    torch_save = checkpoints.save_checkpoint
-    monkeypatch.setattr(checkpoints, "save_checkpoint", save)
-    with pytest.raises(OSError, match="no space left"):
-        fit(run)
-    assert latest_checkpoint(tmp_path / "runs/demo/checkpoints").name == "ep0-ba5.pt"
 
 
 def test_older_checkpoints_go_once_a_newer_one_is_whole(tmp_path):
@@ -269,6 +249,6 @@ def test_a_resumed_run_on_another_number_of_ranks_has_the_same_images_in_the_sam
 
 def test_the_fixture_network_really_draws_random_numbers():
     """Else the tests of dropout above would show nothing."""
-    network = timm.create_model("resnet10t", drop_rate=0.3, drop_path_rate=0.3).train()
+    network = timm.create_model("mobilenetv3_small_050", drop_rate=0.3, drop_path_rate=0.3).train()
     images = torch.randn(2, 3, 32, 32)
     assert not torch.equal(network(images), network(images))

@@ -1,4 +1,4 @@
-"""From a recipe to a Trainer: the right pieces, and what data, network or ranks cannot serve."""
+"""From a recipe to a Trainer: its parts, and recipes that do not fit data, network or machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from mixsize.algorithms.execution.preflight import Preflight
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.ffcv_loaders.conversion.convert import convert
-from mixsize.recipes.build.trainer import trainer as build
+from mixsize.recipes.build.optimisation import build_optimizer, epochs_of
+from mixsize.recipes.build.trainer import build
+from mixsize.recipes.commands.train import fit
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.models.network import create_network, network_stride, planned_network
 from mixsize.recipes.planning.costs import make_plan
 from mixsize.recipes.planning.regimes import build_regime
-from mixsize.recipes.commands.train import fit
 
 
 def recipe(digits, tmp_path, *items):
@@ -26,7 +27,7 @@ def recipe(digits, tmp_path, *items):
 
 
 def test_a_fit_leaves_a_record_of_what_was_drawn_and_reached(digits, tmp_path, capsys):
-    run = build.build(recipe(digits, tmp_path, "regime/digits_dplus", "max_duration=1ep", "evaluation.sizes=[8,16]"))
+    run = build(recipe(digits, tmp_path, "regime/digits_dplus", "max_duration=1ep", "evaluation.sizes=[8,16]"))
     record = fit(run)
     assert (tmp_path / "runs/demo/record.json").is_file()
     # 1437 images: 287.4, 431.1, 431.1 and 287.4 in batches of 32
@@ -46,7 +47,7 @@ def test_the_same_recipe_trains_to_the_same_weights(digits, tmp_path):
     weights = []
     for threads in (1, 2):
         items = ["regime/digits_bplus", "max_duration=6ba", "evaluation.sizes=[16]", f"loader.num_workers={threads}"]
-        run = build.build(recipe(digits, tmp_path, *items))
+        run = build(recipe(digits, tmp_path, *items))
         fit(run)
         weights.append(torch.cat([p.detach().flatten() for p in run.trainer.state.model.parameters()]))
     assert torch.equal(*weights)
@@ -54,7 +55,7 @@ def test_the_same_recipe_trains_to_the_same_weights(digits, tmp_path):
 
 def test_accuracy_is_that_of_the_whole_test_set(digits, tmp_path):
     """Recomputed from the network's own outputs over a plain loop."""
-    run = build.build(recipe(digits, tmp_path, "max_duration=20ba", "evaluation.sizes=[16]", "optimizer.lr=0.1"))
+    run = build(recipe(digits, tmp_path, "max_duration=20ba", "evaluation.sizes=[16]", "optimizer.lr=0.1"))
     record = fit(run)
     network = run.trainer.state.model.module.eval()
     loader = run.trainer.state.evaluators[0].dataloader.dataloader
@@ -65,7 +66,7 @@ def test_accuracy_is_that_of_the_whole_test_set(digits, tmp_path):
 
 
 def test_evaluation_images_are_normalised_as_training_images_are(digits, tmp_path):
-    run = build.build(recipe(digits, tmp_path))
+    run = build(recipe(digits, tmp_path))
     train, evaluation = run.loader.dataset, run.trainer.state.evaluators[0].dataloader.dataloader.dataset
     assert train.source.beton.info.mean != evaluation.source.beton.info.mean
     pixels = torch.full((1, 2, 2, 3), 100, dtype=torch.uint8)
@@ -78,7 +79,7 @@ def test_evaluation_images_are_normalised_as_training_images_are(digits, tmp_pat
 def test_weight_decay_spares_biases_and_normalisation():
     network = create_network(compose(["cifar10/resnet20"]).model, 10)
     config = compose(["cifar10/resnet20"]).optimizer
-    optimizer = build.build_optimizer(config, network, Regime.fixed(Base(32, 64)))
+    optimizer = build_optimizer(config, network, Regime.fixed(Base(32, 64)))
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     kernels = {
         f"{name}.weight"
@@ -87,7 +88,7 @@ def test_weight_decay_spares_biases_and_normalisation():
     }
     assert {name for name, parameter in network.named_parameters() if id(parameter) in decayed} == kernels
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
-    everything = build.build_optimizer(config.model_copy(update={"decay": "all"}), network, Regime.fixed(Base(32, 64)))
+    everything = build_optimizer(config.model_copy(update={"decay": "all"}), network, Regime.fixed(Base(32, 64)))
     assert [group["weight_decay"] for group in everything.param_groups] == [1e-4]
 
 
@@ -95,14 +96,14 @@ def test_linear_scaling_follows_the_mean_batch():
     composed = compose(["imagenet/resnet50", "regime/s144_bplus", "regime.rounding=pow2"])
     regime = build_regime(composed, 32, 1)
     network = torch.nn.Linear(2, 2)
-    optimizer = build.build_optimizer(composed.optimizer, network, regime)
+    optimizer = build_optimizer(composed.optimizer, network, regime)
     # 1 / (0.2/256 + 0.6/1024 + 0.2/2048) = 682.7 images a step, over 256
     assert optimizer.param_groups[0]["lr"] == pytest.approx(composed.optimizer.lr * 682.667 / 256, rel=1e-4)
 
 
 def test_all_companions_train_together_and_calibrate_before_the_last_evaluation(digits, tmp_path):
     items = ["regime/digits_bplus", "smoothing={alpha: 0.8}", "calibration={batches: 3}", "max_duration=8ba"]
-    run = build.build(recipe(digits, tmp_path, *items, "evaluation.sizes=[8,16]"))
+    run = build(recipe(digits, tmp_path, *items, "evaluation.sizes=[8,16]"))
     fit(run)
     algorithms = {type(algorithm).__name__: algorithm for algorithm in run.trainer.state.algorithms}
     assert set(algorithms) == {"StepSeed", "MixSizeSampling", "EpochSchedule", "GradSmoothing", "BNCalibrate"}
@@ -113,16 +114,16 @@ def test_all_companions_train_together_and_calibrate_before_the_last_evaluation(
 def test_phases_train_at_their_sizes_and_end_a_cosine_at_the_runs_end(digits, tmp_path):
     phases = "regime={mode: progressive, phases: [{size_px: 8, epochs: 1}, {size_px: 16, epochs: 1, lr_factor: 0.5}]}"
     items = [phases, "regime.batch_norm=reset", "max_duration=2ep", "evaluation.sizes=[16]"]
-    run = build.build(recipe(digits, tmp_path, *items))
+    run = build(recipe(digits, tmp_path, *items))
     record = fit(run)
     # 1437 // 128 at 8 px, 1437 // 32 at 16 px
     assert {row.size_px: (row.batch_size, row.steps) for row in record.shapes} == {
         8: (128, 11),
         16: (32, 44),
     }
-    assert build.epochs_of(compose(["demo", phases, "max_duration=33ba"]), run.regime, 1437) == pytest.approx(1.5)
+    assert epochs_of(compose(["demo", phases, "max_duration=33ba"]), run.regime, 1437) == pytest.approx(1.5)
     with pytest.raises(ValueError, match="lr_scaling: linear needs one mean batch"):
-        build.build(recipe(digits, tmp_path, *items, "name=scaled", "optimizer.lr_scaling=linear"))
+        build(recipe(digits, tmp_path, *items, "name=scaled", "optimizer.lr_scaling=linear"))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_batches_divide_among_ranks_by_default():
 
 def test_any_timm_network_trains_by_name(digits, tmp_path):
     items = ["model.name=mobilenetv3_small_050", "model.kwargs={}", "regime.base.size_px=32", "max_duration=2ba"]
-    record = fit(build.build(recipe(digits, tmp_path, *items, "evaluation.sizes=[32]")))
+    record = fit(build(recipe(digits, tmp_path, *items, "evaluation.sizes=[32]")))
     assert record.steps == 2
 
 
@@ -164,7 +165,7 @@ def test_any_timm_network_trains_by_name(digits, tmp_path):
 )
 def test_what_cannot_be_built_is_refused(digits, tmp_path, items, words):
     with pytest.raises(ValueError, match=words):
-        build.build(recipe(digits, tmp_path, *items))
+        build(recipe(digits, tmp_path, *items))
     assert not (tmp_path / "runs").exists()
 
 
@@ -172,7 +173,7 @@ def test_shapes_are_visited_as_part_of_the_set_up_and_nothing_else_changes(digit
     records = []
     for name, visited in (("with", "true"), ("without", "false")):
         items = ["regime/digits_bplus", "max_duration=3ba", f"name={name}", f"execution.preflight={visited}"]
-        run = build.build(recipe(digits, tmp_path, *items, "evaluation.sizes=[16]"))
+        run = build(recipe(digits, tmp_path, *items, "evaluation.sizes=[16]"))
         preflight = [algorithm for algorithm in run.trainer.state.algorithms if isinstance(algorithm, Preflight)]
         records.append(fit(run))
         assert len(preflight) == (visited == "true")
@@ -185,22 +186,28 @@ def test_shapes_are_visited_as_part_of_the_set_up_and_nothing_else_changes(digit
 
 def test_compiled_passes_train_as_eager_ones_do(digits, tmp_path, monkeypatch):
     torch._dynamo.reset()
-    compile_with = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model, **options: compile_with(model, backend="aot_eager", **options))
+    compile_with, compiled = torch.compile, []
+
+    def compiling(model, **options):
+        compiled.append(model)
+        return compile_with(model, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", compiling)
     losses = []
     for engine in ("eager", "compile"):
-        items = [f"name={engine}", f"execution.network={engine}", "regime/digits_bplus", "max_duration=6ba"]
-        run = build.build(recipe(digits, tmp_path, *items, "evaluation.sizes=[16]"))
+        items = [f"name={engine}", f"execution.network={engine}", "regime/digits_bplus", "max_duration=4ba"]
+        run = build(recipe(digits, tmp_path, *items, "evaluation.sizes=[16]"))
         losses.append(fit(run).loss["16"])
         network = create_network(run.recipe.model, 10)
         network.load_state_dict(load_file(tmp_path / f"runs/{engine}/model.safetensors"))
+    assert compiled
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_a_gpu_that_is_not_there_is_refused(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device: gpu was asked for"):
-        build.build(recipe(digits, tmp_path, "device=gpu"))
+        build(recipe(digits, tmp_path, "device=gpu"))
 
 
 def test_data_of_other_classes_is_refused(digits, tmp_path):
@@ -209,7 +216,7 @@ def test_data_of_other_classes_is_refused(digits, tmp_path):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "pets" / name / "0.png")
     convert(tmp_path / "pets", tmp_path / "pets.beton", workers=1, progress=False)
     with pytest.raises(ValueError, match="different classes: 0, 1, "):
-        build.build(recipe(digits, tmp_path, f"data.eval={tmp_path}/pets.beton"))
+        build(recipe(digits, tmp_path, f"data.eval={tmp_path}/pets.beton"))
 
 
 def test_an_empty_or_cut_file_is_refused(digits, tmp_path):
@@ -217,7 +224,7 @@ def test_an_empty_or_cut_file_is_refused(digits, tmp_path):
     for size in (0, 10, len(whole) // 2, len(whole) - 1):
         (tmp_path / "cut.beton").write_bytes(whole[:size])
         with pytest.raises(ValueError, match=r"cut\.beton"):
-            build.build(recipe(digits, tmp_path, f"data.train={tmp_path}/cut.beton"))
+            build(recipe(digits, tmp_path, f"data.train={tmp_path}/cut.beton"))
 
 
 def test_network_stride_is_one_where_timm_does_not_know():
@@ -226,7 +233,7 @@ def test_network_stride_is_one_where_timm_does_not_know():
 
 def test_a_run_whose_length_is_a_time_ends_at_the_step_that_reaches_it(digits, tmp_path, monkeypatch):
     """Seconds come from a clock that each step moves by 0.4: the third step reaches 1 s, and the rate falls with it."""
-    run = build.build(recipe(digits, tmp_path, "max_duration=1sec", "evaluation.sizes=[16]", "optimizer.lr=1"))
+    run = build(recipe(digits, tmp_path, "max_duration=1sec", "evaluation.sizes=[16]", "optimizer.lr=1"))
     rates = []
     trainer = run.trainer
 
@@ -248,7 +255,7 @@ def test_a_run_whose_length_is_a_time_ends_at_the_step_that_reaches_it(digits, t
     assert rates == pytest.approx([0.04, 6 / 7, 2 / 7])
     # Killed before it left its record, it is evaluated and not trained on.
     (tmp_path / "runs/demo/record.json").unlink()
-    again = build.build(recipe(digits, tmp_path, "max_duration=1sec", "evaluation.sizes=[16]", "optimizer.lr=1"))
+    again = build(recipe(digits, tmp_path, "max_duration=1sec", "evaluation.sizes=[16]", "optimizer.lr=1"))
     assert again.resumed is not None
     second = fit(again)
     assert (second.steps, second.accuracy, second.curve) == (3, record.accuracy, record.curve)

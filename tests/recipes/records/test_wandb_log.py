@@ -6,6 +6,7 @@ import json
 import threading
 
 import pytest
+import wandb
 
 from mixsize.recipes.build.trainer import build
 from mixsize.recipes.commands.train import fit
@@ -21,8 +22,8 @@ def table_of(run: dict, key: str) -> tuple[list[str], list[list]]:
 
 def recipe(digits, tmp_path, *items):
     data = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton", f"output.folder={tmp_path}/runs"]
-    wandb = ["output.wandb={project: mixsize-test, group: small, tags: [a], mode: offline}"]
-    return compose(["demo", *data, *wandb, "progress_bar=false", "evaluation.sizes=[8,16]", *items])
+    logged = ["output.wandb={project: mixsize-test, group: small, tags: [a], mode: offline}"]
+    return compose(["demo", *data, *logged, "progress_bar=false", "evaluation.sizes=[8,16]", *items])
 
 
 class Killed(BaseException):
@@ -65,11 +66,12 @@ def test_a_stopped_run_goes_on_under_its_id_with_its_recipe_and_its_record(digit
     assert [row["mixsize/size_px"] for row in second["history"] if "mixsize/size_px" in row]
 
 
-def test_a_run_that_begins_anew_has_another_id(digits, tmp_path, wandb_runs):
-    fit(build(recipe(digits, tmp_path, "max_duration=1ba", "output.wandb.mode=offline")))
-    fit(build(recipe(digits, tmp_path, "max_duration=1ba", "output.restart=true")))
-    first, second = wandb_runs()
-    assert first["id"] != second["id"]
+def test_a_run_that_begins_anew_has_another_id(digits, tmp_path):
+    ids = []
+    for restart in ("false", "true"):
+        build(recipe(digits, tmp_path, "output.wandb.mode=disabled", f"output.restart={restart}")).trainer.close()
+        ids.append((tmp_path / "runs/demo/wandb-id.txt").read_text())
+    assert ids[0] != ids[1]
 
 
 def test_a_disabled_log_leaves_nothing_and_starts_nothing(digits, tmp_path, wandb_runs):
@@ -79,9 +81,30 @@ def test_a_disabled_log_leaves_nothing_and_starts_nothing(digits, tmp_path, wand
     assert wandb_runs() == []
 
 
-def test_no_thread_waits_for_wandb_once_a_run_has_ended(digits, tmp_path, wandb_runs):
-    fit(build(recipe(digits, tmp_path, "max_duration=1ba")))
-    assert not [thread.name for thread in threading.enumerate() if thread.name in ("wandb deadline", "wandb record")]
+def test_a_service_that_cannot_be_reached_gets_an_offline_run(digits, tmp_path, monkeypatch, wandb_runs, caplog):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    wandb.teardown()  # It reads the environment once.
+    fit(build(recipe(digits, tmp_path, "max_duration=1ba", "output.wandb.mode=online")))
+    assert "http://127.0.0.1:9 cannot be reached (" in caplog.text
+    assert "the run is logged to disk; send it with wandb sync" in caplog.text
+    (logged,) = wandb_runs()
+    assert logged["summary"]["steps"] == 1
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_a_wandb_that_fails_does_not_end_the_run(digits, tmp_path, monkeypatch, caplog):
+    calls = []
+
+    def fail(*args, **kwargs):
+        calls.append(args)
+        raise BrokenPipeError("the process of wandb is gone")
+
+    run = build(recipe(digits, tmp_path, "max_duration=2ba", "output.wandb.mode=disabled"))
+    monkeypatch.setattr(wandb, "log", fail)
+    assert fit(run).steps == 2
+    assert len(calls) == 1
+    assert caplog.text.count("Weights & Biases has failed (BrokenPipeError(") == 1
 
 
 def test_an_id_is_kept_and_has_what_the_service_takes(tmp_path):

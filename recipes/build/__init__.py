@@ -1,0 +1,1 @@
+"""From a recipe to a Trainer: the only room that builds one."""

@@ -1,0 +1,91 @@
+"""The algorithms of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from composer.core import Algorithm
+
+from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
+from mixsize.algorithms.execution.preflight import Preflight
+from mixsize.algorithms.regime.progression import Progression
+from mixsize.algorithms.regime.regime import Regime
+from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
+from mixsize.algorithms.sampling.progressive_resize import ProgressiveResize
+from mixsize.algorithms.smoothing.grad_smoothing import GradSmoothing
+from mixsize.algorithms.training.epoch_schedule import EpochSchedule
+from mixsize.algorithms.training.step_seed import StepSeed
+from mixsize.algorithms.training.training_clock import TrainingClock
+from mixsize.ffcv_loaders.beton.reader import Beton
+from mixsize.recipes.build.data import build_calibration_loader
+from mixsize.recipes.build.optimisation import build_epoch_schedule
+from mixsize.recipes.config import schema
+from mixsize.recipes.config.regimes import ProgressiveRegime
+
+
+@dataclass(frozen=True)
+class Algorithms:
+    """The algorithms of a run; None for those that the recipe leaves out."""
+
+    sampling: MixSizeSampling
+    schedule: EpochSchedule
+    smoothing: GradSmoothing | None
+    calibration: BNCalibrate | None
+    preflight: Preflight | None
+
+    def in_order(self) -> list[Algorithm]:
+        """As the Trainer takes them."""
+        companions = [one for one in (self.smoothing, self.calibration, self.preflight) if one is not None]
+        return [StepSeed(), self.sampling, self.schedule, *companions]
+
+
+def build_algorithms(
+    recipe: schema.Recipe, regime: Regime | Progression, train: Beton, clock: TrainingClock, device: torch.device
+) -> Algorithms:
+    """The algorithms; ``clock`` counts the seconds of a run whose length is a time."""
+    return Algorithms(
+        sampling=_build_sampling(recipe.regime, regime),
+        schedule=build_epoch_schedule(recipe, regime, train.num_samples, clock),
+        smoothing=_build_smoothing(recipe.smoothing),
+        calibration=_build_calibration(recipe, train, device),
+        preflight=_build_preflight(recipe, device),
+    )
+
+
+def _build_sampling(config: schema.Regime, regime: Regime | Progression) -> MixSizeSampling:
+    if not isinstance(config, ProgressiveRegime):
+        return MixSizeSampling()
+    assert isinstance(regime, Progression)
+    return ProgressiveResize(
+        regime,
+        batch_norm=config.batch_norm,
+        freeze_steps=config.freeze_steps,
+        reset_batches=config.reset_batches,
+    )
+
+
+def _build_smoothing(config: schema.Smoothing | None) -> GradSmoothing | None:
+    return None if config is None else GradSmoothing(config.alpha, config.eps, per_size=config.per_size)
+
+
+def _build_calibration(recipe: schema.Recipe, train: Beton, device: torch.device) -> BNCalibrate | None:
+    if recipe.calibration is None:
+        return None
+    batch_size = recipe.evaluation.batch_size
+    return BNCalibrate(
+        lambda size_px: build_calibration_loader(recipe, train, size_px, batch_size, device),
+        num_batches=recipe.calibration.batches,
+        when=recipe.calibration.when,
+        tolerance=recipe.calibration.tolerance,
+    )
+
+
+def _build_preflight(recipe: schema.Recipe, device: torch.device) -> Preflight | None:
+    """By default on a GPU only, where the first step of a shape is slow."""
+    wanted = recipe.execution.preflight
+    if not (device.type == "cuda" if wanted is None else wanted):
+        return None
+    # cuDNN then tunes its convolutions for each shape, which the visit does before training.
+    torch.backends.cudnn.benchmark = True
+    return Preflight(recipe.channels_last, recipe.progress_bar)

@@ -1,0 +1,159 @@
+"""The files and loaders of a recipe."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from composer import Evaluator
+
+from mixsize.algorithms.regime.progression import Progression
+from mixsize.algorithms.regime.regime import Base, Regime, check_stride
+from mixsize.ffcv_loaders.beton.reader import Beton
+from mixsize.ffcv_loaders.decode import augment
+from mixsize.ffcv_loaders.decode.augment import Augment
+from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
+from mixsize.recipes.build.model import ACCURACY, LOSS
+from mixsize.recipes.config import schema
+from mixsize.system.ranks import process_rank
+
+
+def open_data(data: schema.Data) -> tuple[Beton, Beton]:
+    """Open the training and the evaluation file.
+
+    Raises:
+        ValueError: the files have different classes.
+        BetonError: a file cannot be read.
+    """
+    train, evaluation = Beton.open(data.train), Beton.open(data.eval)
+    if train.info and evaluation.info and train.info.classes != evaluation.info.classes:
+        differing = sorted(set(train.info.classes) ^ set(evaluation.info.classes)) or ["their order"]
+        raise ValueError(f"data.train and data.eval have different classes: {', '.join(differing[:10])}")
+    return train, evaluation
+
+
+def count_classes(recipe: schema.Recipe, *files: Beton) -> int:
+    """The number of classes: the recipe's, or else the first file's.
+
+    Raises:
+        ValueError: a file has a label outside of them.
+    """
+    num_classes = recipe.model.num_classes or files[0].num_classes
+    for beton in files:
+        beton.check_labels(num_classes)
+    return num_classes
+
+
+def build_augment(config: schema.Augment | schema.EvalTransform) -> Augment:
+    """The augmentation or evaluation transform of a recipe."""
+    if isinstance(config, schema.PadCrop):
+        return augment.PadCrop(config.padding, config.flip, config.policy, config.cutout_px)
+    if isinstance(config, schema.RandomResizedCrop):
+        return augment.RandomResizedCrop(config.scale, config.ratio, config.flip)
+    if isinstance(config, schema.Resize):
+        return augment.Resize(config.flip)
+    if isinstance(config, schema.EvalResize):
+        return augment.Resize()
+    assert isinstance(config, schema.CenterCrop)
+    return augment.CenterCrop(config.fraction)
+
+
+def build_loader(
+    recipe: schema.Recipe, train: Beton, regime: Regime | Progression, device: torch.device
+) -> MixSizeLoader:
+    """The training loader."""
+    return MixSizeLoader(
+        train,
+        regime,
+        augment=build_augment(recipe.data.augment),
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        seed=recipe.seed,
+        num_workers=recipe.loader.num_workers,
+        batches_ahead=recipe.loader.batches_ahead,
+        min_oversampling=_or_infinity(recipe.loader.min_oversampling),
+        window_mib=recipe.loader.window_mib,
+        device=device,
+        channels_last=recipe.channels_last,
+    )
+
+
+def build_calibration_loader(
+    recipe: schema.Recipe, train: Beton, size_px: int, batch_size: int, device: torch.device
+) -> MixSizeLoader:
+    """Training images at one size, in random order, transformed as evaluation images are.
+
+    Args:
+        recipe: the recipe.
+        train: the training file.
+        size_px: image size in pixels.
+        batch_size: over all ranks, at most; a multiple of the ranks is used.
+        device: of the batches.
+    """
+    world_size = process_rank()[1]
+    batch_size = max(min(batch_size, train.num_samples) // world_size, 1) * world_size
+    return MixSizeLoader(
+        train,
+        Regime.fixed(Base(size_px, batch_size)),
+        augment=build_augment(recipe.data.eval_transform),
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        seed=recipe.seed,
+        num_workers=recipe.loader.num_workers,
+        min_oversampling=_or_infinity(recipe.evaluation.min_oversampling),
+        device=device,
+        channels_last=recipe.channels_last,
+    )
+
+
+def build_eval_loader(
+    recipe: schema.Recipe, train: Beton | None, images: Beton, size_px: int, batch_size: int, device: torch.device
+) -> EvalLoader:
+    """Each image once, at one size, normalised as the training images are.
+
+    Args:
+        recipe: the recipe.
+        train: gives the mean and standard deviation that the recipe leaves open; None if it leaves none open.
+        images: the evaluation file.
+        size_px: image size in pixels.
+        batch_size: over all ranks.
+        device: of the batches.
+    """
+    info = train.info if train else None
+    return EvalLoader(
+        images,
+        size_px,
+        max(1, batch_size // process_rank()[1]),
+        augment=build_augment(recipe.data.eval_transform),
+        mean=recipe.data.mean or (info.mean if info else None),
+        std=recipe.data.std or (info.std if info else None),
+        num_workers=recipe.loader.num_workers,
+        min_oversampling=_or_infinity(recipe.evaluation.min_oversampling),
+        device=device,
+        channels_last=recipe.channels_last,
+    )
+
+
+def build_evaluators(
+    recipe: schema.Recipe, train: Beton, evaluation: Beton, stride_px: int, device: torch.device
+) -> list[Evaluator]:
+    """One evaluator for each evaluation size.
+
+    Raises:
+        ValueError: a size that is no multiple of the network's stride.
+    """
+    check_stride(recipe.evaluation.sizes, 1 if recipe.regime.stride else stride_px, recipe.model.name)
+    evaluators = []
+    for size_px in recipe.evaluation.sizes:
+        loader = build_eval_loader(recipe, train, evaluation, size_px, recipe.evaluation.batch_size, device)
+        evaluators.append(Evaluator(label=evaluator_label(size_px), dataloader=loader, metric_names=[ACCURACY, LOSS]))
+    return evaluators
+
+
+def evaluator_label(size_px: int) -> str:
+    """Composer's label of the evaluator of a size."""
+    return f"eval_{size_px}px"
+
+
+def _or_infinity(value: float | None) -> float:
+    return math.inf if value is None else value

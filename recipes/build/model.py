@@ -1,0 +1,73 @@
+"""The network of a recipe, and how its training passes run."""
+
+from __future__ import annotations
+
+import torch
+from composer.loss import soft_cross_entropy
+from composer.metrics import CrossEntropy
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from mixsize.algorithms.execution.composer_model import EngineClassifier
+from mixsize.algorithms.regime.progression import Progression
+from mixsize.algorithms.regime.regime import Regime
+from mixsize.algorithms.regime.shapes import shapes_of
+from mixsize.recipes.config import schema
+from mixsize.recipes.models.finetuning import train_head_and_batch_norm
+from mixsize.recipes.models.network import create_network
+from mixsize.system.ranks import process_rank
+
+#: Names of the evaluation metrics.
+ACCURACY = "MulticlassAccuracy"
+LOSS = "CrossEntropy"
+
+
+def build_model(recipe: schema.Recipe, num_classes: int) -> EngineClassifier:
+    """The network with its loss and metrics."""
+    module = create_network(recipe.model, num_classes)
+    if recipe.optimizer.train == "head_and_batch_norm":
+        train_head_and_batch_norm(module)
+    if recipe.channels_last:
+        module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    smoothing = recipe.loss.label_smoothing
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if smoothing:
+            return torch.nn.functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
+        return soft_cross_entropy(outputs, targets)
+
+    return EngineClassifier(
+        module,
+        num_classes=num_classes,
+        val_metrics=MetricCollection(
+            {LOSS: CrossEntropy(), ACCURACY: MulticlassAccuracy(num_classes=num_classes, average="micro")}
+        ),
+        loss_fn=loss,
+    )
+
+
+def set_engine(
+    recipe: schema.Recipe, model: EngineClassifier, regime: Regime | Progression, device: torch.device
+) -> None:
+    """Set how the network's training passes run: eager, compiled or from CUDA graphs.
+
+    Raises:
+        ValueError: CUDA graphs without CUDA, or on several ranks.
+    """
+    engine, ranks = recipe.execution.network, process_rank()[1]
+    if engine == "cuda_graphs":
+        if ranks > 1:
+            raise ValueError(
+                f"execution.network: cuda_graphs runs on one rank and this run has {ranks}, whose gradients are "
+                "averaged during the backward pass; choose compile"
+            )
+        if device.type != "cuda":
+            raise ValueError(f"execution.network: cuda_graphs needs a GPU, and this runs on the {device}; choose eager")
+        # A graph is captured at fixed addresses, so the Trainer must not move the model afterwards.
+        model.to(device)
+    model.use_engine(engine, len(shapes_of(regime, ranks, recipe.microbatch_images)))
+
+
+def sizes_drawn(regime: Regime | Progression) -> list[int]:
+    """Image sizes that a regime may draw, in pixels, ascending."""
+    return sorted({choice.size_px for part in regime.regimes for choice in part.choices})
