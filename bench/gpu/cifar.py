@@ -11,7 +11,7 @@ from mixsize.bench.gpu.record import TrainedRun
 from mixsize.bench.regimes.runner import Runner
 from mixsize.bench.regimes.suite import Budget, Suite, load_suite
 from mixsize.bench.regimes.suite_runs import SuiteRun, runs_of
-from mixsize.bench.report.spread import mean_and_spread
+from mixsize.bench.report.quantities import mean_and_spread
 from mixsize.recipes.records.run_record import RUNS_FILE, RunRecord, by_label
 
 SUITE = "cifar10_gpu"
