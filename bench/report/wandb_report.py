@@ -89,9 +89,11 @@ def why_offline() -> str | None:
         return f"WANDB_MODE is {os.environ['WANDB_MODE']}"
     if not wandb.api.api_key:
         return "there is no Weights & Biases account"
-    setup = wandb.setup()
-    assert setup is not None
-    url = os.environ.get("WANDB_BASE_URL") or setup.settings.base_url
+    url = os.environ.get("WANDB_BASE_URL")
+    if url is None:
+        session = wandb.setup()
+        assert session is not None
+        url = session.settings.base_url
     try:
         # requests follows the environment's proxies, as wandb does. Any answer will do.
         requests.head(url, timeout=_PATIENCE_SECONDS)
@@ -126,9 +128,9 @@ def log_run(
             costs = point.model_dump(include={"epoch", "seconds", "pixels", "train_loss"}, exclude_none=True)
             run.log({**costs, **accuracies}, step=point.step)
         log_record(run, record)
+        return Path(run.dir).parent
     finally:
         run.finish(quiet=True)
-    return Path(run.dir).parent
 
 
 def build_report(records: Sequence[RunRecord], entity: str, project: str, comparison: str) -> Report:
