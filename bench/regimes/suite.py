@@ -22,7 +22,7 @@ from mixsize.recipes.config.faults import WORDS, dotted, got, nearest, value_at
 from mixsize.recipes.config.schema import LIST, NOT_EMPTY, PositiveFloat, PositiveInt, Section, Text, fault, sections_in
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable  # Python 3.11; in importlib.abc before
+    from importlib.abc import Traversable  # In importlib.resources.abc from Python 3.11 on.
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")

@@ -164,8 +164,8 @@ def training_images(recipe: Recipe) -> int:
             return train.num_samples
     if recipe.data.train_images is None:
         raise ValueError(
-            f"data.train_images is not given and {recipe.data.train} does not exist; a budget of pixels needs the number "
-            "of training images"
+            f"data.train_images is not given and {recipe.data.train} does not exist; a budget of pixels needs the "
+            "number of training images"
         )
     return recipe.data.train_images
 
