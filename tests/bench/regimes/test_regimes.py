@@ -156,7 +156,7 @@ def train(runs, tmp_path):
     return runner, told
 
 
-@pytest.mark.fault("SIGTERM or SIGKILL of a suite", "no process left; started again, it goes on where it stood")
+@pytest.mark.fault("SIGKILL of a suite", "no process left; started again, it goes on where it stood")
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is not told of its parent's end")
 def test_a_suite_that_is_killed_leaves_no_run_behind_and_goes_on_where_it_stood(stopped):
     assert stopped.left == []
@@ -205,7 +205,7 @@ def test_a_suite_that_is_started_again_repeats_its_failed_runs_alone(stopped):
 
 
 @pytest.mark.soak  # Another suite of processes; the ordinary run kills one by SIGKILL.
-@pytest.mark.fault("SIGTERM or SIGKILL of a suite", "no process left; started again, it goes on where it stood")
+@pytest.mark.fault("SIGTERM of a suite", "no process left")
 def test_a_suite_that_is_asked_to_end_leaves_no_run_behind(digits, tmp_path):
     argv = ["bench", "regimes", write_suite(digits, tmp_path / "small.yaml", 2_000_000), "--folder", f"{tmp_path}/runs"]
     assert (
