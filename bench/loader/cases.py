@@ -1,29 +1,30 @@
-"""What the loader bench times: fixed sizes, mixes and duplicates, in batches of about as many bytes each."""
+"""Cases of the loader bench: fixed sizes, mixes and duplicates, in batches of about the same number of pixels."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mixsize.algorithms.regime.regime import Base, Choice, Regime
 
-#: Batches that a loader with such a setting prepares while one is in use.
+#: Batches that a loader prepares ahead, where it has such a setting.
 BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every loader under test is given.
+    """The setting of all loaders under test.
 
-    Args:
+    Attributes:
         data: ``.beton`` file with one stored resolution.
         levels_file: the same images with several, or None.
         images: the same images as files in class folders, or None.
-        base: the step whose pixels every batch comes close to.
-        threads: decoding threads or worker processes, and cores to run them on.
-        epoch_images: distinct images in an epoch; fewer stored ones are read several times over.
-        pad_crop: cut views as for CIFAR, by pad-and-crop, in place of random resized crops.
+        base: the step whose number of pixels every batch approaches.
+        threads: number of decoding threads or worker processes, and of cores to run them on.
+        epoch_images: distinct images in an epoch; fewer stored ones are read several times.
+        pad_crop: cut views by pad-and-crop, as for CIFAR, instead of random resized crops.
     """
 
     data: Path
@@ -37,9 +38,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time.
+    """A regime to time.
 
-    Args:
+    Attributes:
         name: ``128 px``, ``128 px, D = 3`` or ``s144``.
         regime: the size, batch and duplicates of its steps.
     """
@@ -54,7 +55,7 @@ class Case:
 
     @property
     def plain(self) -> Choice | None:
-        """The one triple of all its steps where it has no duplicates: what loaders without plans can serve."""
+        """The one triple of all its steps where it has no duplicates; loaders without plans can serve it."""
         return self.fixed if self.fixed is not None and self.fixed.duplicates == 1 else None
 
 
@@ -71,14 +72,16 @@ def make_cases(
         setting: gives the base and the images of an epoch.
 
     Raises:
-        ValueError: something asked for twice, out of range, unknown, or too large for the images of an epoch.
+        ValueError: a repeated case, a value out of range, an unknown mix, or too few images in an epoch.
     """
     cases = [_fixed(size, 1, setting.base) for size in sizes]
     cases += [Case(name, Regime.from_sizes(name, setting.base, "B+")) for name in mixes]
     cases += [_fixed(duplicates_size_px, number, setting.base) for number in duplicates]
     if not cases:
-        raise ValueError("there is nothing to time: give --sizes, --mixes or --duplicates")
-    _refuse_repeats(case.name for case in cases)
+        raise ValueError("nothing to time: give --sizes, --mixes or --duplicates")
+    repeated = [name for name, n in Counter(case.name for case in cases).items() if n > 1]
+    if repeated:
+        raise ValueError(f"{repeated[0]} is asked for twice; give each size, mix and number of duplicates once")
     for case in cases:
         case.regime.step_counts(setting.epoch_images)
     return tuple(cases)
@@ -95,16 +98,8 @@ def _fixed(size_px: int, duplicates: int, base: Base) -> Case:
     return Case(f"{size_px} px, D = {duplicates}", regime)
 
 
-def _refuse_repeats(names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"{name} is asked for twice; give each size, mix and number of duplicates once")
-        seen.add(name)
-
-
 def mixed_sizes(case: Case, cases: Sequence[Case]) -> dict[str, float] | None:
-    """The fixed cases that a mix is made of, each with its share of the samples; None where one is not timed."""
+    """The fixed cases of a mix's sizes, each with its share of the samples; None where one is not timed."""
     by_size = {other.plain.size_px: other.name for other in cases if other.plain is not None}
     sizes = [choice.size_px for choice in case.regime.choices]
     if not all(size in by_size for size in sizes):

@@ -1,4 +1,4 @@
-"""How close views read from smaller copies of an image come to those of the full image, and what that gains."""
+"""Fidelity and speed of views that are read from smaller copies of an image, against views of the full image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.decode.augment import Augment, CenterCrop, RandomResizedCrop, draw_windows
 from mixsize.ffcv_loaders.decode.decode import EVALUATION_MIN_OVERSAMPLING, MIN_OVERSAMPLING, Decoder
 
-#: Mean over the views of a size that are read from smaller copies, in dB.
+#: Target of the mean PSNR of the views of a size that are read from smaller copies.
 TARGET_DB = 35.0
 
 _SIZES = (96, 128, 160, 192, 224, 256, 320)
@@ -31,15 +31,15 @@ _BATCH = 300
 def compare(beton: Beton, augment: Augment, size_px: int, thresholds: Sequence[float], rounds: int) -> list[dict]:
     """One view of every image at one size: a row for each threshold.
 
-    Views of the full image, decoded whole and area-resized, are what the others are compared with. A view that has the
-    same pixels counts as not read from a copy; PSNR is that of the others alone.
+    The reference views are cut from the full image, decoded whole and area-resized. A view with the same pixels counts
+    as not read from a copy and has no part in the PSNR.
 
     Args:
         beton: the images.
         augment: how views are cut.
         size_px: side of the views.
         thresholds: see :class:`~mixsize.ffcv_loaders.decode.decode.Decoder`.
-        rounds: how often the time is taken; the median counts.
+        rounds: number of timings, of which the median counts.
     """
     decoders = {threshold: Decoder(beton, 1, threshold) for threshold in (math.inf, *thresholds)}
     errors: dict[float, list[np.ndarray]] = {threshold: [] for threshold in thresholds}
@@ -78,7 +78,7 @@ def compare(beton: Beton, augment: Augment, size_px: int, thresholds: Sequence[f
 
 
 def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows: a row for each transform and size, a column for each threshold."""
+    """Head and rows: a row for each transform and size, a column for each threshold."""
     first = result["rows"][0]["by_threshold"]
     head = ["views", "size", *(f"threshold {row['threshold']:g}" for row in first)]
     rows = []
@@ -93,11 +93,11 @@ def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def note(result: dict[str, Any]) -> str:
-    """What the table's figures are."""
+    """Explanation of the table."""
     images = result["data"]
     return (
-        "Mean PSNR of the views that are read from a smaller copy, against full decode and area resize; how many these "
-        f"are; and the speed of decoding, on one core, against always decoding from the full image. {images['images']} "
+        "Mean PSNR of the views that are read from a smaller copy, against full decode and area resize; their share; "
+        f"and the speed of decoding on one core, against always decoding the full image. {images['images']} "
         f"images of {images['mean_height']:.0f} x {images['mean_width']:.0f} px on average, {images['levels']} stored "
         f"resolutions. By default the threshold is {MIN_OVERSAMPLING:g} in training and "
         f"{EVALUATION_MIN_OVERSAMPLING:g} in evaluation; the target is {TARGET_DB:g} dB at every size."
@@ -114,12 +114,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="DATA.beton", help="file with several stored resolutions")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="PX", default=_SIZES, help="sides of the views")
     parser.add_argument("--thresholds", type=float, nargs="+", metavar="T", default=_THRESHOLDS)
-    parser.add_argument("--rounds", type=int, default=3, help="how often the time is taken (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of timings (default: 3)")
     parser.add_argument("--out", type=Path, help="result file; by default in bench/results/ with hardware and date")
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
-    """Check the options; what is returned measures."""
+    """Check the options; the returned function measures."""
     for name, values, least in (("--sizes", args.sizes, 1), ("--rounds", [args.rounds], 1)):
         if min(values) < least:
             raise ValueError(f"{name}: {min(values)} must be at least {least}")

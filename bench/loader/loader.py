@@ -1,9 +1,9 @@
-"""Speed of the loader at each size, mixed and with duplicates, beside what people use instead, in one run.
+"""Speed of the loader at each size, mixed and with duplicates, beside other libraries' loaders.
 
-Every loader reads the same images on the same cores with the same number of threads or worker processes, and delivers
-normalised float32 batches. Each lives in a process of its own; one epoch runs at a time, in rounds that visit
-everything once in another order, so that a noisy machine is noisy for all of them alike. A small data set is read
-several times over.
+All loaders read the same images on the same cores with the same number of threads or worker processes, and deliver
+normalised float32 batches. Each has a process of its own. One epoch runs at a time, in rounds that visit all
+loaders and cases once in random order, so that a noisy machine affects all of them. A small data set is read several
+times.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from mixsize.bench.loader.cases import Case, Setting, make_cases, mixed_sizes
 from mixsize.bench.loader.inputs import check_inputs, describe_inputs
 from mixsize.bench.loader.plot import plot
 from mixsize.bench.loader.process import LOADERS, LoaderProcess, Visit
-from mixsize.bench.loader.report import FILE_READERS, LABELS, LEVELS_READERS, OURS
+from mixsize.bench.loader.report import FILE_READERS, LEVELS, OURS
 from mixsize.bench.result_files import keep_result, result_path
 from mixsize.display.console import plain_console, print_table
 from mixsize.system.ranks import default_threads
 
-#: Mixing sizes may cost this much against the share-weighted fixed sizes.
+#: Upper bound of the time of a mix relative to its share-weighted fixed sizes.
 MIX_COST_TARGET = 1.05
 
 
@@ -45,7 +45,7 @@ class _Defaults:
     images_a_thread: int
 
 
-# Images enough for whole batches of every size of the mixes, some ten of the largest for each worker process, and for
+# Enough images for whole batches of every size of the mixes, some ten of the largest for each worker process, and for
 # about a second.
 _PHOTOGRAPHS = _Defaults((96, 128, 160, 192, 224, 256, 288, 320), ("s144", "s208"), 128, Base(224, 16), 900)
 _CIFAR = _Defaults((16, 24, 32, 40), ("s28",), 24, Base(32, 64), 50_000)
@@ -53,7 +53,7 @@ _DUPLICATES = (3, 5)
 
 
 def measure(setting: Setting, cases: Sequence[Case], rounds: int) -> dict[str, Any]:
-    """Images a second of every loader at every case, and what else there is to say of them."""
+    """Images a second of every loader at every case, time to the first batch, cost of mixing, and memory."""
     with ExitStack() as stack:
         loaders = {name: stack.enter_context(LoaderProcess(name, setting, cases)) for name in _loaders(setting)}
         visits = _visit_all(loaders, rounds)
@@ -65,12 +65,10 @@ def measure(setting: Setting, cases: Sequence[Case], rounds: int) -> dict[str, A
     starts = {
         loader: {name: [visit.first_batch_seconds for visit in timed] for name, timed in by_case.items()}
         for loader, by_case in visits.items()
-        if loader in LABELS
     }
     return {
         "rates": {
-            loader: {name: _rate_summary(values, setting.threads) for name, values in by_case.items()}
-            for loader, by_case in rates.items()
+            loader: {name: _summary(values) for name, values in by_case.items()} for loader, by_case in rates.items()
         },
         "first_batch_seconds": {
             loader: {name: _summary(values) for name, values in by_case.items()} for loader, by_case in starts.items()
@@ -83,30 +81,29 @@ def measure(setting: Setting, cases: Sequence[Case], rounds: int) -> dict[str, A
 
 
 def _visit_all(loaders: Mapping[str, LoaderProcess], rounds: int) -> dict[str, dict[str, list[Visit]]]:
-    """The timed epochs: loader -> case -> one for each round."""
+    """Loader -> case -> its timed epochs, one for each round."""
     visits: dict[str, dict[str, list[Visit]]] = {
         name: {case: [] for case in loader.serves} for name, loader in loaders.items()
     }
     work = [(name, case) for name, by_case in visits.items() for case in by_case]
     with tqdm(total=(rounds + 1) * len(work), desc="loaders", unit="epoch", file=sys.stderr) as progress:
         for number in range(rounds + 1):
-            # In another order each round, so that none always follows the same one.
             for index in np.random.default_rng(number).permutation(len(work)):
                 name, case = work[index]
                 progress.set_postfix_str(f"{name} {case}")
                 visit = loaders[name].visit(case)
-                if number:  # The first round compiles, starts workers and fills the page cache.
+                if number:  # Round 0 compiles, starts workers and fills the page cache.
                     visits[name][case].append(visit)
                 progress.update()
     return visits
 
 
 def _memory_of(loaders: Mapping[str, LoaderProcess], cases: Iterable[Case]) -> dict[str, dict[str, float]]:
-    """MiB that our loader and FFCV's add over an epoch, at the largest batch that both serve and at the first mix."""
+    """MiB that our loaders and FFCV's add in an epoch, at the largest batch that all serve and at the first mix."""
     measured = {name: loader for name, loader in loaders.items() if name in (*OURS, "ffcv")}
     plain = [case for case in cases if case.plain is not None]
     shared = [case for case in plain if all(case.name in loader.serves for loader in measured.values())]
-    largest = sorted(shared or plain, key=lambda case: -case.plain.batch_size)[:1]
+    largest = sorted(shared or plain, key=lambda case: -case.regime.choices[0].batch_size)[:1]
     mixes = [case for case in cases if case.fixed is None][:1]
     return {
         name: {case.name: loader.memory(case.name) for case in (*largest, *mixes) if case.name in loader.serves}
@@ -179,7 +176,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
-    """Check the options; what is returned measures."""
+    """Check the options; the returned function measures."""
     defaults = _CIFAR if args.pad_crop else _PHOTOGRAPHS
     setting = Setting(
         args.data,
@@ -228,17 +225,17 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
 
 def _loaders(setting: Setting) -> list[str]:
-    """Those that have what they read."""
+    """Loaders whose input is given."""
     return [
         loader
         for loader in LOADERS
-        if (setting.levels_file is not None or loader not in LEVELS_READERS)
+        if (setting.levels_file is not None or loader != LEVELS)
         and (setting.images is not None or loader not in FILE_READERS)
     ]
 
 
-def mix_costs(rates: dict[str, list[float]], cases: Iterable[Case]) -> dict[str, dict[str, Any]]:
-    """Time of each mix over that of its share-weighted fixed sizes, round by round."""
+def mix_costs(rates: dict[str, list[float]], cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
+    """Time of each mix relative to its share-weighted fixed sizes, over the rounds."""
     costs = {}
     for case in cases:
         shares = mixed_sizes(case, cases)
@@ -265,11 +262,6 @@ def _described(case: Case) -> dict[str, Any]:
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
-
-
-def _rate_summary(values: Sequence[float], threads: int) -> dict[str, Any]:
-    summary = _summary(values)
-    return {**summary, "per_core": summary["median"] / threads}
 
 
 def _given(value: Any, default: Any) -> Any:

@@ -1,7 +1,7 @@
-"""A loader in a process of its own, which runs an epoch when told to.
+"""A loader in a process of its own, which runs an epoch on request.
 
-FFCV sets the threads of PyTorch and numba for its whole process, and memory can only be told apart between processes.
-Whoever holds several of these runs one at a time.
+FFCV sets the threads of PyTorch and numba for its whole process, and memory can only be measured by process. Only one
+of several loaders should run at a time.
 """
 
 from __future__ import annotations
@@ -14,46 +14,46 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixsize.bench.loader.cases import Case, Setting
 
-#: Runs one epoch and yields its batches as a training step takes them: normalised float32 ``(N, 3, S, S)``, on the CPU.
-#: The lengths of what it yields add up to the images served, every view counted.
-Epoch = Callable[[], Iterator[Sized]]
+if TYPE_CHECKING:
+    import torch
 
-#: Loader -> module and function that makes it, from a setting and cases: those that it can serve, by name.
+#: Runs one epoch and yields its batches: normalised float32 ``(N, 3, S, S)`` on the CPU, every view counted in N.
+Epoch = Callable[[], Iterator["torch.Tensor"]]
+
+#: Loader -> module and function that maps a setting and cases to epochs, by the names of the cases that it can serve.
 LOADERS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "levels": ("mixsize.bench.loader.ours", "ours_levels"),
         "ours": ("mixsize.bench.loader.ours", "ours"),
-        "ffcv": ("mixsize.bench.loader.peers", "ffcv"),
-        "torchvision": ("mixsize.bench.loader.peers", "torchvision"),
-        "timm": ("mixsize.bench.loader.peers", "timm"),
-        "composer": ("mixsize.bench.loader.peers", "composer"),
-        "floor": ("mixsize.bench.loader.ours", "floor"),
-        "floor levels": ("mixsize.bench.loader.ours", "floor_levels"),
+        "ffcv": ("mixsize.bench.loader.libraries", "ffcv"),
+        "torchvision": ("mixsize.bench.loader.libraries", "torchvision"),
+        "timm": ("mixsize.bench.loader.libraries", "timm"),
+        "composer": ("mixsize.bench.loader.libraries", "composer"),
     }
 )
 
-# Each loader has its decoding threads or workers; what these call must not start more.
+# Each loader has its decoding threads or workers; libraries that these call must not start more.
 _ONE_THREAD_EACH = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 
 @dataclass(frozen=True)
 class Visit:
-    """What one epoch came to.
+    """Measurements of one epoch.
 
-    Args:
-        images: that were served, every view counted.
-        seconds: that it took, its start included.
-        first_batch_seconds: from its start to its first batch.
+    Attributes:
+        images: number of images served, every view counted.
+        seconds: duration, including the start.
+        first_batch_seconds: time from the start to the first batch.
     """
 
     images: int
@@ -66,19 +66,19 @@ class LoaderProcess:
 
     Args:
         loader: name in :data:`LOADERS`.
-        setting: what it is given.
-        cases: what it is to serve.
+        setting: of the bench.
+        cases: to serve; those that the loader cannot serve are skipped.
 
     Raises:
-        RuntimeError: the process ended; its own error stands on standard error.
+        RuntimeError: the process ended; its error is on standard error.
     """
 
     def __init__(self, loader: str, setting: Setting, cases: Sequence[Case]) -> None:
         self._loader = loader
-        # Not forked: threads that this process has started would be missing in it.
+        # A forked process would lack the threads of this one.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        # Not a daemon: those may not have worker processes.
+        # A daemon may not have worker processes.
         self._process = context.Process(target=_serve, args=(theirs, loader, setting, tuple(cases)), daemon=False)
         self._process.start()
         theirs.close()
@@ -86,17 +86,17 @@ class LoaderProcess:
 
     @property
     def serves(self) -> tuple[str, ...]:
-        """Names of what the loader can serve; waits for it to start."""
-        if self._serves is None:
-            self._serves = self._receive()
-        return self._serves
+        """Names of the cases that the loader can serve; waits for it to start."""
+        served = self._receive() if self._serves is None else self._serves
+        self._serves = served
+        return served
 
     def visit(self, name: str) -> Visit:
-        """Run an epoch of something that the loader serves."""
+        """Run an epoch of a case that the loader serves."""
         return self._ask("visit", name)
 
     def memory(self, name: str) -> float:
-        """MiB by which resident memory rises at most during an epoch; visit it before, so that all is compiled."""
+        """Peak rise of resident memory in an epoch, in MiB; visit the case before, so that all code is compiled."""
         return self._ask("memory", name)
 
     def __enter__(self) -> LoaderProcess:
@@ -122,7 +122,7 @@ class LoaderProcess:
 
 
 def make_loader(loader: str, setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
-    """An entry of :data:`LOADERS`, made: name of each case that it can serve -> what runs an epoch of it."""
+    """Make a loader of :data:`LOADERS`: name of each case that it can serve -> its epoch."""
     module, function = LOADERS[loader]
     return getattr(import_module(module), function)(setting, cases)
 
@@ -131,17 +131,17 @@ def _serve(connection: Connection, loader: str, setting: Setting, cases: Sequenc
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # An interrupt ends the other side, and that ends this one.
     os.environ.update(dict.fromkeys(_ONE_THREAD_EACH, "1"))
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
-    # DataLoaders' workers start as by default; a spawned process would spawn its own.
+    # DataLoaders shall start their workers as by default; a spawned process would spawn them.
     multiprocessing.set_start_method(None, force=True)
-    # Only now: on import, libraries read the environment and count the cores.
+    # On import, libraries read the environment and count the cores: they are imported from here on.
     import torch
 
     torch.set_num_threads(1)
     epochs = make_loader(loader, setting, cases)
-    gc.freeze()  # What was imported need not be searched for garbage before each epoch.
+    gc.freeze()  # Imported objects need not be searched for garbage before each epoch.
     connection.send(tuple(epochs))
     commands = {"visit": _visit, "memory": _memory}
-    # Until the other side closes the connection.
+    # The other side closes the connection.
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             command, name = connection.recv()
@@ -160,7 +160,7 @@ def _visit(epoch: Epoch) -> Visit:
 
 def _memory(epoch: Epoch) -> float:
     gc.collect()
-    # What earlier epochs freed would otherwise be there already.
+    # Memory freed by earlier epochs would hide a rise.
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Resets the peak to what is resident now.
     before = _resident("VmRSS")

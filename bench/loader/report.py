@@ -1,8 +1,8 @@
-"""A loader result as a table and what is to be said below it: the same in a terminal and in Markdown."""
+"""The table of a loader result and the notes below it, for the terminal and for Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,23 +17,23 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "composer": "Composer",
     }
 )
-#: Those of ours, which are compared with FFCV.
+#: Our loaders, which are compared with FFCV's.
 OURS = ("levels", "ours")
-#: Those that read image files.
+#: Loaders that read image files.
 FILE_READERS = ("torchvision", "timm", "composer")
-#: Those that read the file with several stored resolutions.
-LEVELS_READERS = ("levels", "floor levels")
+#: The loader that reads the file with several stored resolutions.
+LEVELS = "levels"
 
 
 def timed(result: dict[str, Any]) -> list[str]:
-    """The loaders that could serve anything, in the order in which they are shown."""
+    """The loaders that served any case, in the order in which they are shown."""
     return [loader for loader in LABELS if result["rates"].get(loader)]
 
 
 def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows: images a second of each loader for each case, and ours against FFCV's.
+    """Head and rows: images a second of each loader for each case, and ours relative to FFCV's.
 
-    What a loader cannot do is left empty.
+    Cells of cases that a loader cannot serve are empty.
     """
     rates, loaders = result["rates"], timed(result)
     compared = [loader for loader in loaders if loader in OURS] if "ffcv" in loaders else []
@@ -52,7 +52,7 @@ def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _stock_rate(case: dict[str, Any], rates: Mapping[str, Any]) -> float | None:
-    """FFCV's images a second for a case; of a mix in its shares, and of duplicates, which it has none of, without."""
+    """FFCV's images a second at the sizes of a case and in their shares, without duplicates, which it does not have."""
     names = [f"{size} px" for size in case["sizes_px"]]
     if not all(name in rates for name in names):
         return None
@@ -61,7 +61,7 @@ def _stock_rate(case: dict[str, Any], rates: Mapping[str, Any]) -> float | None:
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """What the table rests on, and what else was measured; a line each."""
+    """The setting, and further measurements."""
     setting, data = result["setting"], result["setting"]["data"]
     lines = [
         f"Training images a second, each of an image's D views counted: median (range) of {setting['rounds']} "
@@ -72,38 +72,27 @@ def notes(result: dict[str, Any]) -> list[str]:
     plain = all(len(case["sizes_px"]) == 1 and case["duplicates"] == [1] for case in result["cases"])
     if result["rates"].get("ffcv") and not plain:
         lines.append(
-            "FFCV serves neither mixes nor duplicates: a mix is compared with its share-weighted fixed sizes, an image "
-            "with duplicates with one without."
+            "FFCV serves neither mixes nor duplicates: mixes are compared with its share-weighted fixed sizes, "
+            "duplicates with single views."
         )
     if not setting["images"] and not setting["pad_crop"]:
         names = [LABELS[loader] for loader in FILE_READERS]
         lines.append(f"{', '.join(names[:-1])} and {names[-1]} read image files (`--images`) and were left out.")
     for loader, by_case in result["mix_cost"].items():
-        costs = _joined(f"{name} {cost['median']:.3f}x ({_range(cost, 3)})" for name, cost in by_case.items())
+        costs = ", ".join(f"{name} {cost['median']:.3f}x ({_range(cost, 3)})" for name, cost in by_case.items())
         if costs:
             lines.append(
                 f"Mixing sizes, against the share-weighted fixed sizes, {LABELS[loader]}: {costs} of their time "
                 f"(n={setting['rounds']}, target at most {result['mix_cost_target']})."
             )
-    lines += [
-        f"Entropy decoding of whole images, alone: {rate['median']:,.0f} ({_range(rate, 0)}) images/s. Whoever decodes "
-        "images whole stays below it; decoding for a crop may stop at the crop's last row."
-        for rate in result["rates"].get("floor", {}).values()
-    ]
     shown = _example(result)
-    per_core = _joined(
-        f"{LABELS[loader]} {result['rates'][loader][shown]['per_core']:,.0f}"
-        for loader in timed(result)
-        if shown in result["rates"][loader]
-    )
-    lines.append(f"Images/s per core at {shown}: {per_core}.")
-    starts = _joined(
+    starts = ", ".join(
         f"{LABELS[loader]} {1000 * by_case[shown]['median']:.0f} ms"
         for loader, by_case in result["first_batch_seconds"].items()
         if shown in by_case
     )
     lines.append(f"First batch of an epoch at {shown} after: {starts}.")
-    grown = _joined(
+    grown = ", ".join(
         f"{LABELS[loader]} {name} {mebibytes:.0f} MiB"
         for loader, by_case in result["memory_mib"].items()
         for name, mebibytes in by_case.items()
@@ -116,20 +105,16 @@ def notes(result: dict[str, Any]) -> list[str]:
 
 
 def _example(result: dict[str, Any]) -> str:
-    """The case that single figures are given for: the base's size where it was timed."""
+    """The case of the notes: the base's size where it was timed."""
     names = [case["name"] for case in result["cases"]]
     base = f"{result['setting']['base'][0]} px"
     return base if base in names else names[0]
 
 
 def _batch(case: dict[str, Any]) -> str:
-    """The distinct images of a step; a mix has several."""
+    """Distinct images of a step; empty for a mix."""
     return f"{case['batch_sizes'][0]:,}" if len(case["batch_sizes"]) == 1 else ""
 
 
 def _range(summary: dict[str, float], digits: int) -> str:
     return f"{summary['min']:,.{digits}f}-{summary['max']:,.{digits}f}"
-
-
-def _joined(parts: Iterable[str]) -> str:
-    return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""What mixed sizes are, as a picture: the first steps of real plans, each step with its images."""
+"""A picture that explains mixed sizes: the first steps of real plans, each step with its images."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from mixsize.algorithms.regime.plan import Step, plan_epoch
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.display.figures import INK, new_figure, save
 
-#: Few enough images to tell one from another.
+#: A small batch, so that single images can be told apart.
 BASE = Base(size_px=224, batch_size=4)
 STEPS = 6
 _NUM_SAMPLES = 10_000
-#: Its first steps have every size.
+#: A seed whose first steps have every size.
 _SEED = 192
-# In pixels: between steps, between rows, of the largest batch's side.
+# In pixels: gaps between steps and between rows, side of the largest batch.
 _GAP, _ROW_GAP, _BOX = 130, 300, 520
-#: Between the hues of two images: no two neighbours are alike, however many there are.
+#: The golden angle between the hues of consecutive images keeps neighbours distinct for any number of images.
 _GOLDEN = 0.381966
 _PROSE = {
     "fixed": "fixed size: every step takes 4 images of 224 px",
     "B+": "B+: steps at small sizes take more images, so an epoch has fewer steps",
-    "D+": "D+: steps at small sizes take more augmented copies of as many images",
+    "D+": "D+: steps at small sizes take more augmented copies of the same number of images",
 }
 
 
@@ -44,7 +44,7 @@ def draw(path: Path) -> None:
         axes.annotate(_PROSE[name], (0, bottom + _BOX + 35), color=INK, fontsize=14, va="bottom")
         plan = plan_epoch(regime, _NUM_SAMPLES, _SEED, epoch=0)
         for column in range(STEPS):
-            _draw_step(axes, plan[column], int(plan.offsets[column]), column * (_BOX + _GAP), bottom)
+            _draw_step(axes, plan[column], int(plan.batch_size[:column].sum()), column * (_BOX + _GAP), bottom)
     axes.set_xlim(-10, STEPS * (_BOX + _GAP) - _GAP + 10)
     axes.set_ylim(-2 * (_BOX + _ROW_GAP) - 110, _BOX + 150)
     axes.set_aspect("equal")

@@ -1,16 +1,17 @@
-"""Training images for the peers: class folders, read and augmented with torchvision and timm as their users write it.
+"""Training images for the peers: class folders, read and augmented by torchvision and timm.
 
-The augmentation is the recipe's, in torchvision's transforms; random numbers are PyTorch's own, seeded by the Trainer.
+The augmentation is the recipe's, in torchvision's transforms; random numbers are PyTorch's, seeded by the Trainer.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from timm.data import ImageDataset
+from timm.data.dataset import ImageDataset
 from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransformDataset
 from torch.utils.data import DataLoader, RandomSampler
@@ -28,7 +29,7 @@ Batch = Sequence[torch.Tensor]
 
 
 def check_images(folder: Path, train: Beton) -> None:
-    """Refuse a folder that is not the one that a ``.beton`` file was written from, by its classes and its images.
+    """Check by classes and numbers of images that a ``.beton`` file was written from a folder.
 
     Raises:
         ValueError: other classes, or another number of images in one of them.
@@ -46,17 +47,23 @@ def check_images(folder: Path, train: Beton) -> None:
         )
 
 
-def torchvision_loader(folder: Path, augment: v2.Transform, batch_size: int, workers: int) -> DataLoader:
+def torchvision_loader(
+    folder: Path, augment: v2.Transform, batch_size: int, workers: int, epoch_images: int | None = None
+) -> DataLoader:
     """torchvision's ``ImageFolder`` behind PyTorch's ``DataLoader``: uint8 batches, for :func:`normalisation`.
 
     Args:
         folder: of class folders.
         augment: see :func:`torchvision_augment`.
-        batch_size: images in every batch; what is left over of an epoch is dropped.
+        batch_size: images in every batch; an incomplete last batch is dropped.
         workers: processes that decode and augment.
+        epoch_images: distinct images in an epoch; fewer stored ones are read several times. None: each once.
     """
+    data = ImageFolder(str(folder), transform=augment, loader=_decode)
+    if epoch_images is not None:
+        data.samples = repeated(data.samples, epoch_images)
     return DataLoader(
-        ImageFolder(str(folder), transform=augment, loader=_decode),
+        data,
         batch_size=batch_size,
         shuffle=True,
         num_workers=workers,
@@ -86,10 +93,10 @@ def timm_loader(
     seed: int,
     *,
     progressive_epochs: int | None = None,
-) -> PrefetchLoader:
-    """timm's scheduled loader, from the parts that its ``create_loader`` puts together for a list of sizes.
+) -> tuple[ScheduledBatchSampler, PrefetchLoader]:
+    """timm's scheduled batch sampler and its loader.
 
-    Those parts are used in place of ``create_loader`` because it makes its own augmentation.
+    ``create_loader`` assembles the same parts, but makes its own augmentation.
 
     Args:
         folder: of class folders.
@@ -97,10 +104,10 @@ def timm_loader(
         augments: for each of the regime's choices, to its size.
         workers: processes that decode and augment.
         mean: of each channel on the 0..1 scale.
-        std: likewise.
+        std: of each channel on the same scale.
         seed: of the schedule.
-        progressive_epochs: timm's progressive schedule over so many epochs, from the smallest size to the largest, with
-            its defaults for spread and random mix; None for its constant one.
+        progressive_epochs: length of timm's progressive schedule from the smallest size to the largest, with its
+            defaults for spread and random mix; None for its constant schedule.
     """
     assert all(choice.duplicates == 1 for choice in regime.choices)
     rising = sorted(
@@ -124,16 +131,16 @@ def timm_loader(
         collate_fn=fast_collate,
         persistent_workers=workers > 0,
     )
-    return PrefetchLoader(loader, mean=tuple(mean), std=tuple(std), device=torch.device("cpu"))
+    return sampler, PrefetchLoader(loader, mean=tuple(mean), std=tuple(std), device=torch.device("cpu"))
 
 
 def torchvision_augment(config: schema.Augment, size_px: int, train: Beton) -> v2.Transform:
     """A recipe's augmentation in torchvision's transforms, to one size.
 
     Raises:
-        ValueError: an augmentation that torchvision has no counterpart of, or pad-and-crop of images that differ in
-            size, which its ``RandomCrop`` cannot cut each to its own.
+        ValueError: an augmentation that torchvision lacks, or pad-and-crop of images that differ in size.
     """
+    parts: list[v2.Transform]
     resize = v2.Resize((size_px, size_px), antialias=True)
     if isinstance(config, schema.RandomResizedCrop):
         parts = [v2.RandomResizedCrop((size_px, size_px), config.scale, config.ratio, antialias=True)]
@@ -155,6 +162,11 @@ def torchvision_augment(config: schema.Augment, size_px: int, train: Beton) -> v
             "data.augment: the peers are given random_resized_crop, resize, or pad_crop without policy and cutout"
         )
     return v2.Compose([*parts, v2.RandomHorizontalFlip()] if config.flip else parts)
+
+
+def repeated(items: Sequence, length: int) -> list:
+    """The items, repeated in order up to a length."""
+    return list(itertools.islice(itertools.cycle(items), length))
 
 
 def _decode(file: str) -> torch.Tensor:

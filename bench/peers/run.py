@@ -1,11 +1,11 @@
 """One run of a peer: the recipe's network, data, epochs, optimiser and learning rates, with the peer's own image sizes.
 
-Started by ``mixsize bench peers`` as a process of its own, in :data:`ENVIRONMENT`. All runs go through Composer's
-Trainer, so that its clock times them alike and what differs is the loader and the sizes.
+``mixsize bench peers`` starts it as a process of its own, in :data:`ENVIRONMENT`. All runs use Composer's Trainer, so
+that they differ in the loader and the sizes only.
 
 ``composer``
-    Composer's ``ProgressiveResizing`` as it comes (from half the base's size, growing in the middle 30 % of the epochs,
-    resized on the device) on torchvision's ``ImageFolder`` and PyTorch's ``DataLoader`` at the base's batch.
+    Composer's ``ProgressiveResizing`` with its defaults (from half the base's size, growing in the middle 30 % of the
+    epochs, resized on the device) on torchvision's ``ImageFolder`` and PyTorch's ``DataLoader`` at the base's batch.
 ``timm``
     timm's scheduled batch sampler, constant: a size and its batch drawn for each step.
 ``timm_progressive``
@@ -27,7 +27,7 @@ from composer.core import Algorithm, Callback, DataSpec, State
 from composer.loggers import Logger
 from composer.utils import reproducibility
 from pydantic import BaseModel, ConfigDict
-from timm.data.loader import PrefetchLoader
+from timm.data.scheduled_sampler import ScheduledBatchSampler
 
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.algorithms.training.epoch_schedule import EpochSchedule
@@ -45,26 +45,27 @@ from mixsize.recipes.config.regimes import FixedRegime
 from mixsize.recipes.models.network import network_stride
 from mixsize.recipes.planning.regimes import build_regime
 from mixsize.recipes.records.environment import environment
-from mixsize.system.files import write_json
+from mixsize.recipes.records.run_record import RunRecord, Seconds, ShapeRow
+from mixsize.system.files import write_text
 from mixsize.system.ranks import default_threads
 
 Peer = Literal["composer", "timm", "timm_progressive"]
 PEERS: tuple[Peer, ...] = get_args(Peer)
-#: Importing FFCV starts numba's threads. Where they are TBB's and worker processes are forked beside them, numba waits
-#: for them for ever at the interpreter's end; so a peer's process is started with another kind.
+#: Importing FFCV starts numba's threads. With TBB's threads and forked worker processes, numba would wait for ever when
+#: the interpreter exits.
 ENVIRONMENT = {"NUMBA_THREADING_LAYER": "omp"}
-#: The peers that take their sizes from a regime.
+#: Peers that take their sizes from a regime.
 MIXING: frozenset[Peer] = frozenset({"timm", "timm_progressive"})
 
 
 class PeerJob(BaseModel):
-    """What a process is to train.
+    """The work of one process.
 
     Attributes:
-        peer: how sizes are scheduled.
-        items: of the recipe, its regime included: for timm's the sizes it mixes, for Composer's the base.
+        peer: the schedule of sizes.
+        items: of the recipe with its regime: the sizes that timm mixes, or the base of Composer's sizes.
         images: class folders that ``data.train`` was written from.
-        out: where the record goes.
+        out: file of the record.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,7 +77,7 @@ class PeerJob(BaseModel):
 
 
 class Shapes(Callback):
-    """Counts the shapes that the network is trained on, as they are when the step begins.
+    """Counts the shapes that the network is trained on.
 
     Attributes:
         steps: (image side in pixels, batch) -> steps.
@@ -86,16 +87,16 @@ class Shapes(Callback):
         self.steps: Counter[tuple[int, int]] = Counter()
 
     def batch_start(self, state: State, logger: Logger) -> None:
-        """Every algorithm that resizes has done so."""
+        """Count the batch, which algorithms have resized by now."""
         images = state.batch[0]
         self.steps[int(images.shape[-1]), len(images)] += 1
 
 
 class TimmEpoch(Callback):
-    """Tells timm's sampler the epoch before it is iterated, as timm's train script does."""
+    """Sets the epoch of timm's sampler before it is iterated, as timm's train script does."""
 
-    def __init__(self, loader: PrefetchLoader) -> None:
-        self._sampler = loader.batch_sampler
+    def __init__(self, sampler: ScheduledBatchSampler) -> None:
+        self._sampler = sampler
 
     def epoch_start(self, state: State, logger: Logger) -> None:
         """Choose the epoch's schedule."""
@@ -103,23 +104,22 @@ class TimmEpoch(Callback):
 
 
 def mixed_regime(recipe: schema.Recipe, stride_px: int) -> Regime:
-    """The sizes, batches and shares that timm is given.
+    """The sizes, batches and shares for timm.
 
     Raises:
         ValueError: a recipe that does not mix sizes without duplicates.
     """
     regime = build_regime(recipe, stride_px, ranks=1)
-    mixes = isinstance(regime, Regime) and len(regime.choices) > 1
-    if not (mixes and all(choice.duplicates == 1 for choice in regime.choices)):
-        raise ValueError(
-            f"timm's scheduled sizes are a mix of sizes without duplicates, which {recipe.regime.mode} is not; give a "
-            "regime such as regime/s28_bplus"
-        )
-    return regime
+    if isinstance(regime, Regime) and len(regime.choices) > 1 and all(c.duplicates == 1 for c in regime.choices):
+        return regime
+    raise ValueError(
+        f"regime.mode: timm's scheduled sizes are a mix of sizes without duplicates, {recipe.regime.mode} is another "
+        "regime; give one such as regime/s28_bplus"
+    )
 
 
-def train(job: PeerJob) -> dict[str, Any]:
-    """Train and evaluate; returns the record, in plain values, with the keys that a run's own record has too."""
+def train(job: PeerJob) -> RunRecord:
+    """Train and evaluate."""
     recipe = compose(job.items)
     device = torch_device(recipe.device)
     train_images, evaluation = open_data(recipe.data)
@@ -133,7 +133,7 @@ def train(job: PeerJob) -> dict[str, Any]:
     trainer = Trainer(
         model=model,
         train_dataloader=spec,
-        device_train_microbatch_size=recipe.regime.base.batch_size,  # Asked for, and of no effect: nothing is split.
+        device_train_microbatch_size=recipe.regime.base.batch_size,  # Required, without effect: nothing is split.
         eval_dataloader=build_evaluators(recipe, train_images, evaluation, stride_px, device),
         eval_interval=f"{recipe.evaluation.every_epochs}ep",
         optimizers=build_optimizer(recipe.optimizer, model.module, base_regime),
@@ -152,7 +152,7 @@ def train(job: PeerJob) -> dict[str, Any]:
     )
     try:
         trainer.fit()
-        return _record(job, recipe, trainer.state, shapes, clock)
+        return _record(recipe, trainer.state, shapes, clock)
     finally:
         trainer.close()
 
@@ -165,7 +165,7 @@ def fixed_at_base(recipe: schema.Recipe) -> FixedRegime:
 def _loader(
     job: PeerJob, recipe: schema.Recipe, train_images: Beton, stride_px: int
 ) -> tuple[DataSpec, list[Algorithm | Callback]]:
-    """The peer's batches, and what it adds to the Trainer."""
+    """The peer's batches, and the algorithms and callbacks that it adds to the Trainer."""
     info, data = train_images.info, recipe.data
     mean = data.mean or (info.mean if info else IMAGENET_MEAN)
     std = data.std or (info.std if info else IMAGENET_STD)
@@ -176,51 +176,47 @@ def _loader(
         loader = torchvision_loader(job.images, augment, base.batch_size, workers)
         return _unsplit(loader, normalisation(mean, std)), [ProgressiveResizing()]
     regime = mixed_regime(recipe, stride_px)
-    scheduled = timm_loader(
-        job.images,
-        regime,
-        [torchvision_augment(data.augment, choice.size_px, train_images) for choice in regime.choices],
-        workers,
-        mean,
-        std,
-        recipe.seed,
-        progressive_epochs=recipe.duration[0] if job.peer == "timm_progressive" else None,
+    augments = [torchvision_augment(data.augment, choice.size_px, train_images) for choice in regime.choices]
+    epochs = recipe.duration[0] if job.peer == "timm_progressive" else None
+    sampler, scheduled = timm_loader(
+        job.images, regime, augments, workers, mean, std, recipe.seed, progressive_epochs=epochs
     )
-    return _unsplit(scheduled), [TimmEpoch(scheduled)]
+    return _unsplit(scheduled), [TimmEpoch(sampler)]
 
 
 def _unsplit(loader: Iterable[Any], transform: Callable[[Any], Any] | None = None) -> DataSpec:
     return DataSpec(loader, batch_transforms=transform, split_batch=lambda batch, microbatch_size: [batch])
 
 
-def _record(job: PeerJob, recipe: schema.Recipe, state: State, shapes: Shapes, clock: TrainingClock) -> dict[str, Any]:
+def _record(recipe: schema.Recipe, state: State, shapes: Shapes, clock: TrainingClock) -> RunRecord:
     rows = [
-        {"size_px": size, "batch_size": batch, "duplicates": 1, "steps": steps}
+        ShapeRow(size_px=size, batch_size=batch, duplicates=1, steps=steps)
         for (size, batch), steps in sorted(shapes.steps.items(), reverse=True)
     ]
-    return {
-        "peer": job.peer,
-        "name": recipe.name,
-        "recipe": recipe.model_dump(mode="json"),
-        "steps": int(state.timestamp.batch),
-        "epochs": int(state.timestamp.epoch),
-        "samples": int(state.timestamp.sample),
-        "pixels": sum(row["steps"] * row["size_px"] ** 2 * row["batch_size"] for row in rows),
-        "shapes": rows,
-        "seconds": {"training": clock.seconds},
-        "accuracy": {
+    return RunRecord(
+        label=recipe.name,
+        name=recipe.name,
+        seed=recipe.seed,
+        recipe=recipe.model_dump(mode="json"),
+        steps=int(state.timestamp.batch),
+        epochs=int(state.timestamp.epoch),
+        samples=int(state.timestamp.sample),
+        pixels=sum(row.pixels for row in rows),
+        shapes=rows,
+        seconds=Seconds(training=clock.seconds),
+        accuracy={
             str(size): float(state.eval_metrics[evaluator_label(size)][ACCURACY].compute())
             for size in recipe.evaluation.sizes
         },
-        "environment": environment(1).model_dump(),
-    }
+        environment=environment(1),
+    )
 
 
 def main(file: Path) -> None:
-    """Train what a job's file says."""
+    """Train the job of a file."""
     torch.set_num_threads(default_threads())
     job = PeerJob.model_validate_json(file.read_text(encoding="utf-8"))
-    write_json(job.out, train(job))
+    write_text(job.out, train(job).model_dump_json())
 
 
 if __name__ == "__main__":

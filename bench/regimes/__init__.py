@@ -1,1 +1,1 @@
-"""``mixsize bench regimes``: a suite of recipes, regimes and seeds, run by run. Imports ``report`` and recipes."""
+"""``mixsize bench regimes``: trains suites of recipes, regimes and seeds."""

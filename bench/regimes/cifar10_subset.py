@@ -11,7 +11,7 @@ COUNTS = {"train": 1000, "test": 200}
 
 
 def main(source: Path, out: Path) -> None:
-    """Copy; an image that is there already is written over."""
+    """Copy the images; existing copies are overwritten."""
     for split, count in COUNTS.items():
         for folder in sorted(path for path in (source / split).iterdir() if path.is_dir()):
             images = sorted(folder.iterdir())[:count]

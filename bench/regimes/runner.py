@@ -1,13 +1,12 @@
-"""Runs of a suite, one after the other, each in processes of its own; what ended is not repeated."""
+"""Runs of a suite, one after the other, each in processes of its own; runs that ended are not repeated."""
 
 from __future__ import annotations
 
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -18,15 +17,11 @@ from mixsize.recipes.records.environment import environment, source_version
 from mixsize.recipes.records.run_folder import RECORD_FILE
 from mixsize.recipes.records.run_record import RunRecord, read_record, read_records, write_records
 
-#: What a run printed, in its folder.
+#: A run's output, in its folder.
 LOG_FILE = "run.log"
 _ERROR_LINES = 20
-#: How long the launcher may take to end its ranks.
+#: Time that the launcher gets to end its ranks.
 _PATIENCE_SECONDS = 60
-# What the launcher adds around the ranks' own words.
-_LAUNCHERS = re.compile(
-    r"ERROR:composer\.cli\.launcher|Waiting up to \d+ seconds|Global rank \d+ \(PID|-{10}(Begin|End) global rank"
-)
 
 
 class Runner:
@@ -34,11 +29,11 @@ class Runner:
 
     Args:
         runs: of the suite, in the order in which they are trained.
-        file: where the records go, as JSON lines, after every run.
-        notify: told of every run that begins or ends.
+        file: JSON lines file of the records, written after every run.
+        notify: called with the runner and a run, when the run begins and when it has ended.
 
     Raises:
-        ValueError: a stopped run of another recipe in the place of one of these, or a records file that is none.
+        ValueError: a run was stopped under another recipe, or the file holds no run records.
     """
 
     def __init__(self, runs: Sequence[SuiteRun], file: Path, notify: Callable[[Runner, SuiteRun], None]) -> None:
@@ -46,7 +41,7 @@ class Runner:
         self._file = file
         self._notify = notify
         self._before = read_records(file) if file.exists() else []
-        #: Run's name -> its record, of the runs that have ended.
+        #: Name -> record of the runs that have ended.
         self.records: dict[str, RunRecord] = {}
         for run in runs:
             record = finished_record(run.recipe, run.folder)
@@ -54,33 +49,27 @@ class Runner:
                 self._keep(run, record)
             else:
                 find_start(run.recipe, run.folder, run.ranks)
-        #: Seconds that each of the runs trained by this runner took, by label.
-        self._taken: dict[str, list[float]] = {}
-        self._began: float | None = None
 
     @property
     def pending(self) -> list[SuiteRun]:
-        """Those that have not ended."""
+        """Runs that have not ended."""
         return [run for run in self.runs if run.name not in self.records]
 
     @property
     def failed(self) -> list[RunRecord]:
-        """Records of those that failed."""
+        """Records of failed runs."""
         return [record for record in self.records.values() if not record.finished]
 
     def train(self) -> None:
-        """Train what is pending. A run that fails is recorded, and the others go on."""
+        """Train the pending runs. A run that fails is recorded, and the others go on."""
         self.save()
         for run in self.pending:
             self.train_one(run)
 
     def train_one(self, run: SuiteRun) -> RunRecord:
-        """Train one of the runs, whether it is pending or not; returns its record, also where it fails."""
-        self._began = time.monotonic()
+        """Train one of the runs, also one that has ended; returns its record, also where it fails."""
         self._notify(self, run)
         failure = launch(run)
-        self._taken.setdefault(run.label, []).append(time.monotonic() - self._began)
-        self._began = None
         record = _failed(run, failure) if failure is not None else read_record(run.folder / RECORD_FILE)
         self._keep(run, record)
         self.save()
@@ -88,24 +77,20 @@ class Runner:
         return self.records[run.name]
 
     def seconds_left(self) -> float | None:
-        """Until all have ended, from how long the others took; None before any has."""
-        known = {label: list(taken) for label, taken in self._taken.items()}
+        """Time until all runs have ended, from those that finished; None before the first has."""
+        known: dict[str, list[float]] = {}
         for record in self.records.values():
-            if record.finished and record.label not in known and record.seconds.fit is not None:
-                known[record.label] = [record.seconds.fit + (record.seconds.set_up or 0.0)]
+            if record.finished and record.seconds.fit is not None:
+                known.setdefault(record.label, []).append(record.seconds.fit + (record.seconds.set_up or 0.0))
         if not known:
             return None
         means = {label: fmean(taken) for label, taken in known.items()}
-        typical = fmean(means.values())
-        pending = [means.get(run.label, typical) for run in self.pending]
-        if self._began is not None and pending:
-            pending[0] = max(0.0, pending[0] - (time.monotonic() - self._began))
-        return sum(pending)
+        return sum(means.get(run.label, fmean(means.values())) for run in self.pending)
 
     def save(self) -> None:
-        """Write the records in the runs' order; of one that is still to be repeated, how it failed before.
+        """Write the records in the order of the runs; a failure stays until its run is repeated.
 
-        Records of seeds that are not asked for this time stay behind them.
+        Records of seeds that this runner does not train follow.
         """
         failed = {record.name: record for record in self._before if not record.finished}
         known = [self.records.get(run.name) or failed.get(run.name) for run in self.runs]
@@ -118,19 +103,17 @@ class Runner:
 
 
 def launch(run: SuiteRun) -> str | None:
-    """Train a run through Composer's launcher; what it prints goes to its folder.
+    """Train a run, through Composer's launcher where it has several ranks; its output goes to its folder.
 
     Returns:
-        None where it ended as it should, else the last lines that it printed.
+        None where the run finished, else the last lines of its output.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     path = run.folder / LOG_FILE
-    train = ["-m", "mixsize", "train", *run.items]
-    command = [sys.executable, "-m", "mixsize.bench.regimes.launch", "-n", str(run.ranks), *train]
     with open(path, "wb") as log:
         # In a session of its own: an interrupt from the keyboard reaches this process alone, which passes it on once.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            _command(run), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
             code = process.wait()
@@ -139,17 +122,26 @@ def launch(run: SuiteRun) -> str | None:
             raise
     if code == 0 and (run.folder / RECORD_FILE).exists():
         return None
-    return "\n".join([*last_words(path.read_text(encoding="utf-8", errors="replace")), f"exit code {code}"])
+    return "\n".join([*last_lines(path.read_text(encoding="utf-8", errors="replace")), f"exit code {code}"])
 
 
-def last_words(log: str) -> list[str]:
-    """The last lines of a run's log, without progress bars and what the launcher says around them."""
+def last_lines(log: str) -> list[str]:
+    """The last lines of a log, without empty ones and with progress bars in their last state."""
     lines = [line.split("\r")[-1].rstrip() for line in log.split("\n")]
-    return [line for line in lines if line and not _LAUNCHERS.match(line)][-_ERROR_LINES:]
+    return [line for line in lines if line][-_ERROR_LINES:]
+
+
+def _command(run: SuiteRun) -> list[str]:
+    train = ["-m", "mixsize", "train", *run.items]
+    command = [sys.executable, *train]
+    if run.ranks > 1:
+        command = [sys.executable, "-m", "composer.cli.launcher", "-n", str(run.ranks), *train]
+    # A killed process cannot stop its children: on Linux the kernel interrupts them.
+    return ["setpriv", "--pdeathsig", "INT", *command] if shutil.which("setpriv") else command
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """End a launcher and its ranks."""
+    """End a run's processes."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(timeout=_PATIENCE_SECONDS)

@@ -31,7 +31,7 @@ from mixsize.recipes.config.section import (
 )
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable  # Python 3.11; in importlib.abc before
+    from importlib.abc import Traversable  # In importlib.resources.abc from Python 3.11 on.
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")

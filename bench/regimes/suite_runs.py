@@ -1,4 +1,4 @@
-"""The runs of a suite: each one's recipe, with the length that the budget gives it."""
+"""The runs of a suite: their recipes, with the length that the budget allows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mixsize.recipes.config.schema import MultiStep, Recipe
 from mixsize.recipes.models.network import network_stride, planned_network
 from mixsize.recipes.planning.regimes import build_regime
 
-#: A recipe may ask for no more epochs than this; a budget of pixels that takes more is a slip of the pen.
+#: Longest run in epochs; a budget of pixels that needs more is a typing error.
 _MOST_EPOCHS = 10_000
 
 
@@ -32,10 +32,10 @@ class SuiteRun:
 
     Attributes:
         suite: the suite's name.
-        label: the regime's, after ``recipe/`` where the suite has several recipes.
-        recipe: what is trained.
-        items: what ``mixsize train`` composes it from.
-        ranks: processes.
+        label: of the regime, after ``recipe/`` where the suite has several recipes.
+        recipe: of the run.
+        items: ``mixsize train`` composes the recipe from these.
+        ranks: number of processes.
     """
 
     suite: str
@@ -51,21 +51,21 @@ class SuiteRun:
 
     @property
     def folder(self) -> Path:
-        """Where the run keeps what it leaves behind."""
+        """The folder of the run's files."""
         return run_folder(self.recipe)
 
 
 def runs_of(suite: Suite, folder: Path, seeds: int, extra: Sequence[str] = ()) -> list[SuiteRun]:
-    """Compose every run of a suite: seed by seed, so that one that is stopped early has as many of each regime.
+    """Compose the runs of a suite, seed by seed, so that a suite that is stopped early has trained all regimes.
 
     Args:
-        suite: what is asked for.
-        folder: where the runs go.
+        suite: the suite.
+        folder: of the runs.
         seeds: runs of each recipe and regime, with seeds that count up from the recipe's.
         extra: further items for every run, applied before the suite's own settings.
 
     Raises:
-        ValueError: a recipe that is not valid, or that the budget does not fit; the message names the run.
+        ValueError: a recipe that is not valid, or that cannot follow the budget; the message names the run.
     """
     several = len(suite.recipes) > 1
     of_label: dict[str, list[SuiteRun]] = {}
@@ -100,15 +100,15 @@ def _runs(suite: Suite, label: str, items: list[str], folder: Path, seeds: int) 
 
 
 def length_items(recipe: Recipe, budget: Budget, ranks: int) -> list[str]:
-    """The settings that make a recipe spend a budget.
+    """Items that give a recipe the length of a budget.
 
-    Milestones of a multistep schedule keep their place in the run, rounded to whole epochs; the other schedules follow
-    the run's length by themselves. Phases of a progressive regime keep their epochs, and the last goes on to the end.
+    Milestones of a multistep schedule keep their place in the run, rounded to whole epochs; other schedules follow the
+    run's length by themselves. Phases of a progressive regime keep their epochs, and the last one lasts to the end.
 
     Args:
         recipe: with its own length.
         budget: of each run.
-        ranks: processes of the run, which batches are multiples of.
+        ranks: processes of the run; batches are multiples of it.
 
     Raises:
         ValueError: a schedule that cannot follow.
@@ -128,19 +128,19 @@ def length_items(recipe: Recipe, budget: Budget, ranks: int) -> list[str]:
 
 
 def steps_of_pixels(regime: Regime | Progression, images: int, seed: int, pixels: float) -> tuple[int, float]:
-    """How long training goes on for a budget of pixels.
+    """Length of training for a budget of pixels.
 
     Args:
-        regime: what is drawn.
-        images: in the training data.
-        seed: the run's.
+        regime: of the run.
+        images: number of training images.
+        seed: of the run.
         pixels: the budget, the sum of S^2 * B * D over the steps.
 
     Returns:
-        Steps up to the first at which the budget is reached, and the epochs that they are.
+        Steps up to the first at which the budget is reached, and the same in epochs.
 
     Raises:
-        ValueError: a budget that is not reached in any sensible number of epochs.
+        ValueError: the budget is not reached in 10,000 epochs.
     """
     spent, steps = 0.0, 0
     for epoch in range(_MOST_EPOCHS):
@@ -155,18 +155,18 @@ def steps_of_pixels(regime: Regime | Progression, images: int, seed: int, pixels
 
 
 def training_images(recipe: Recipe) -> int:
-    """Of the data file where it is there, else as the recipe says.
+    """Number of training images: the data file's where it exists, else the recipe's.
 
     Raises:
-        ValueError: neither.
+        ValueError: neither is known.
     """
     if Path(recipe.data.train).is_file():
         with Beton.open(recipe.data.train) as train:
             return train.num_samples
     if recipe.data.train_images is None:
         raise ValueError(
-            f"data.train_images is not given and {recipe.data.train} is not there; a budget of pixels needs the number "
-            "of training images"
+            f"data.train_images is not given and {recipe.data.train} does not exist; a budget of pixels needs the "
+            "number of training images"
         )
     return recipe.data.train_images
 

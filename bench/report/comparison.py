@@ -1,7 +1,7 @@
-"""Regimes side by side: at the end, at equal epochs, time and pixels, and by what the baseline's accuracy cost.
+"""Regimes compared at the end, at equal epochs, time and pixels, and by the cost of the baseline's accuracy.
 
-All of it is a function of run records. Between two evaluations a learning curve is taken to be straight; before the
-first and after the last evaluation nothing is assumed of it.
+Everything here is a function of run records. A learning curve is linear between two evaluations; before the first and
+after the last evaluation it is unknown.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,36 +17,36 @@ import numpy as np
 from mixsize.bench.report.intervals import Difference, Estimate, difference, estimate
 from mixsize.recipes.records.run_record import RunRecord, by_label
 
-#: What training is counted in: whole epochs, optimisation steps, seconds of training, pixels trained on.
+#: Units of training: whole epochs, optimisation steps, seconds of training, pixels trained on.
 Axis = Literal["epochs", "steps", "seconds", "pixels"]
-#: Those in which a budget may be equal; equal steps are not, as a step's images differ.
+#: Units of an equal budget. Steps are not among them, since steps differ in images.
 BUDGETS: tuple[Axis, ...] = ("epochs", "seconds", "pixels")
-#: Those in which the way to an accuracy is counted.
+#: Units in which the cost of an accuracy is given.
 COSTS: tuple[Axis, ...] = ("seconds", "steps", "pixels")
-#: Regime that others are measured against where none is named.
+#: Label of the default baseline.
 BASELINE = "fixed"
 
 
 @dataclass(frozen=True)
 class Point:
-    """An evaluation: what training had cost by then, and the accuracy as a fraction; None where it was not measured."""
+    """An evaluation: the training before it, and the accuracy as a fraction."""
 
-    epochs: float | None
-    steps: float | None
-    seconds: float | None
-    pixels: float | None
+    epochs: float
+    steps: float
+    seconds: float
+    pixels: float
     accuracy: float
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One regime.
+    """One regime in a view.
 
     Attributes:
         values: seed -> value, for the runs that have one.
-        runs: how many finished, with a value or without.
-        estimate: of the values; None where a run has none.
-        difference: to the baseline; None for the baseline itself, and where a run on either side has no value.
+        runs: number of finished runs, with a value or without.
+        estimate: mean of the values; None where a run has none.
+        difference: to the baseline; None for the baseline itself and where a run on either side has no value.
     """
 
     values: Mapping[int, float]
@@ -56,12 +57,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class View:
-    """All regimes at one budget.
-
-    Attributes:
-        amount: the budget, in its axis' unit; None where no run counts it, or for each run's own end.
-        standings: label -> its standing.
-    """
+    """All regimes, by label, at one budget; ``amount`` is the budget, None at each run's own end."""
 
     amount: float | None
     standings: Mapping[str, Standing]
@@ -72,15 +68,15 @@ class Comparison:
     """Regimes on one workload; accuracies are fractions at ``size_px``.
 
     Attributes:
-        workload: the recipe's name where records hold several; otherwise empty.
-        runs: label -> its finished runs, in the order of their seeds.
-        baseline: the label that others are measured against.
-        size_px: image side that the accuracies are of.
+        workload: the recipe's name where the records hold several recipes, otherwise empty.
+        runs: label -> its finished runs in the order of their seeds.
+        baseline: label of the baseline.
+        size_px: image side that accuracies are compared at.
         end: accuracy of each run at its end.
-        spent: what each run's training cost in all.
+        spent: training cost of each run.
         equal: accuracy after the largest budget that every run reached.
-        targets: seed -> accuracy of the baseline that ``reaching`` asks for; under None, that for other seeds.
-        reaching: what it had cost when a run first reached the baseline's accuracy.
+        targets: seed -> accuracy of the baseline; under None its mean.
+        reaching: cost at which a run first reached the baseline's accuracy.
     """
 
     workload: str
@@ -95,19 +91,18 @@ class Comparison:
 
 
 def compare(records: Sequence[RunRecord], baseline: str | None = None, size_px: int | None = None) -> list[Comparison]:
-    """Compare finished runs, workload by workload.
-
-    Of several records of one label and seed, the last counts.
+    """Compare finished runs, workload by workload. Of several records of one label and seed, the last counts.
 
     Args:
-        records: of one suite or several runs.
+        records: of a suite or of several runs.
         baseline: a regime's label, with or without the workload before it; by default ``fixed`` where there is one,
             otherwise the first.
-        size_px: image side at which accuracies are compared; by default the baseline's own, or of the sizes it was
-            evaluated at the nearest.
+        size_px: image side at which accuracies are compared; by default the baseline's training size, or the nearest
+            size that it was evaluated at.
 
     Raises:
-        ValueError: a baseline that no finished run has, or a size that its runs were not evaluated at.
+        ValueError: a baseline that no finished run has, a size that its runs were not evaluated at, or a finished run
+            without its totals.
     """
     finished = [record for record in latest(records) if record.finished and reported(record)]
     workloads: dict[str, list[RunRecord]] = {}
@@ -115,61 +110,56 @@ def compare(records: Sequence[RunRecord], baseline: str | None = None, size_px: 
         workloads.setdefault(workload_of(record.label), []).append(record)
     labels = list(by_label(finished))
     if baseline is not None and not any(_names(baseline, label) for label in labels):
-        raise ValueError(f"baseline {baseline}: no finished run has this label; there are: {', '.join(labels)}")
+        raise ValueError(f"baseline {baseline}: no finished run has this label; the labels are {', '.join(labels)}")
     return [_compare(workload, by_label(of_it), baseline, size_px) for workload, of_it in workloads.items()]
 
 
 def latest(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The last record of each label and seed: a run that was repeated counts once."""
+    """The last record of each label and seed, so that a repeated run counts once."""
     return list({(record.label, record.seed): record for record in records}.values())
 
 
 def workload_of(label: str) -> str:
-    """What stands before a regime's name in a label of a suite with several recipes (``resnet50/fixed``)."""
+    """The recipe's name, which precedes the regime's in a suite with several recipes (``resnet50/fixed``)."""
     return label.rpartition("/")[0]
 
 
 def reports_calibrated(record: RunRecord) -> bool:
-    """Whether the run's learning curve is of calibrated batch-norm statistics, not of the network's own.
-
-    It is where the recipe calibrates before each evaluation; some older records have no other accuracies.
-    """
-    calibration = record.recipe.get("calibration") or {}
-    return calibration.get("when") == "each" or not record.accuracy
+    """Whether the learning curve has calibrated batch-norm statistics: where each evaluation calibrates."""
+    return (record.recipe.get("calibration") or {}).get("when") == "each"
 
 
 def reported(record: RunRecord) -> dict[int, float]:
-    """Image side in pixels -> accuracy as a fraction, by the statistics that the run's learning curve is of."""
+    """Image side in pixels -> accuracy as a fraction, with the batch-norm statistics of the learning curve."""
     kind = record.calibrated_accuracy if reports_calibrated(record) else record.accuracy
     return {int(size): value for size, value in sorted((kind or {}).items(), key=lambda item: int(item[0]))}
 
 
 def learning_curve(record: RunRecord, size_px: int) -> list[Point]:
-    """Evaluations of a finished run at one size, its end included."""
+    """Evaluations of a finished run at one size, including the one at its end.
+
+    Raises:
+        ValueError: a record without the run's totals.
+    """
     points = [
         Point(point.epoch, point.step, point.seconds, point.pixels, point.accuracy[str(size_px)])
         for point in record.curve
         if str(size_px) in point.accuracy
     ]
+    epochs, steps, seconds, pixels = record.epochs, record.steps, record.seconds.training, record.pixels
+    if epochs is None or steps is None or seconds is None or pixels is None:
+        raise ValueError(f"{record.name}: a finished run lacks one of epochs, steps, seconds.training and pixels")
     end = reported(record).get(size_px)
-    if end is not None and (not points or record.steps is None or points[-1].steps < record.steps):
-        points.append(Point(record.epochs, record.steps, record.seconds.training, record.pixels, end))
+    if end is not None and (not points or points[-1].steps < steps):
+        points.append(Point(epochs, steps, seconds, pixels, end))
     return points
 
 
 def mean_curve(curves: Sequence[Sequence[Point]]) -> list[Point]:
-    """The mean over runs of their first evaluations, their second ones and so on, as far as every run has one.
-
-    Evaluations of one regime fall on the same epochs in every run.
-    """
-
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return statistics.fmean(known) if len(known) == len(values) else None
-
+    """Mean over runs of their first evaluations, their second ones and so on, as far as every run has one."""
     return [
         Point(
-            **{axis: mean([getattr(point, axis) for point in points]) for axis in get_args(Axis)},
+            **{axis: statistics.fmean(getattr(point, axis) for point in points) for axis in get_args(Axis)},
             accuracy=statistics.fmean(point.accuracy for point in points),
         )
         for points in zip(*curves, strict=False)
@@ -177,71 +167,61 @@ def mean_curve(curves: Sequence[Sequence[Point]]) -> list[Point]:
 
 
 def accuracy_at(points: Sequence[Point], axis: Axis, amount: float) -> float | None:
-    """Accuracy of a learning curve after some training; None before its first evaluation and beyond its last."""
-    costs, accuracies = _along(points, axis)
+    """Accuracy of a learning curve after some training; None before its first evaluation and after its last."""
+    costs = [getattr(point, axis) for point in points]
     if not costs or not costs[0] <= amount <= costs[-1]:
         return None
-    return float(np.interp(amount, costs, accuracies))
+    return float(np.interp(amount, costs, [point.accuracy for point in points]))
 
 
 def first_reaching(points: Sequence[Point], axis: Axis, target: float) -> float | None:
-    """What training had cost when the accuracy first came up to a target; None where it never did.
+    """Training cost at which the accuracy first reached a target; None where it never did.
 
-    A curve that starts above the target reached it at its first evaluation, or before: the cost is then an upper bound.
+    For a curve that starts above the target it is the cost of the first evaluation, an upper bound.
     """
-    costs, accuracies = _along(points, axis)
-    for index, accuracy in enumerate(accuracies):
-        if accuracy >= target:
-            if index == 0:
-                return costs[0]
-            below = accuracies[index - 1]
-            return costs[index - 1] + (costs[index] - costs[index - 1]) * (target - below) / (accuracy - below)
+    if points and points[0].accuracy >= target:
+        return getattr(points[0], axis)
+    for before, after in pairwise(points):
+        if after.accuracy >= target:
+            part = (target - before.accuracy) / (after.accuracy - before.accuracy)
+            return getattr(before, axis) + part * (getattr(after, axis) - getattr(before, axis))
     return None
-
-
-def _along(points: Sequence[Point], axis: Axis) -> tuple[list[float], list[float]]:
-    known = [(cost, point.accuracy) for point in points if (cost := getattr(point, axis)) is not None]
-    return [cost for cost, _ in known], [accuracy for _, accuracy in known]
 
 
 def _compare(workload: str, runs: dict[str, list[RunRecord]], baseline: str | None, size_px: int | None) -> Comparison:
     runs = {label: sorted(of_label, key=lambda record: record.seed) for label, of_label in runs.items()}
-    label = next(
-        (label for label in runs if baseline is not None and _names(baseline, label)),
-        next((label for label in runs if _names(BASELINE, label)), next(iter(runs))),
-    )
-    size = _size(runs[label], size_px)
+    wanted = BASELINE if baseline is None else baseline
+    base = next((label for label in runs if _names(wanted, label)), None)
+    base = base or next((label for label in runs if _names(BASELINE, label)), next(iter(runs)))
+    size = _size(runs[base], size_px)
     curves = {of: {run.seed: learning_curve(run, size) for run in of_label} for of, of_label in runs.items()}
-    # The baseline was evaluated at this size in every run, so that its curves have an end.
-    ends = {seed: points[-1].accuracy for seed, points in curves[label].items()}
+    # Every run of the baseline was evaluated at this size, so each of its curves has an end.
+    ends = {seed: points[-1].accuracy for seed, points in curves[base].items()}
     targets: dict[int | None, float] = {**ends, None: statistics.fmean(ends.values())}
 
     def view(value: Callable[[str, int, list[Point]], float | None], amount: float | None = None) -> View:
-        found = {of: {seed: value(of, seed, points) for seed, points in runs.items()} for of, runs in curves.items()}
-        return View(amount, _standings(found, label))
-
-    def spent(axis: Axis) -> View:
-        return view(lambda of, seed, points: getattr(points[-1], axis) if points else None)
+        found = {
+            of: {seed: value(of, seed, points) if points else None for seed, points in by_seed.items()}
+            for of, by_seed in curves.items()
+        }
+        return View(amount, _standings(found, base))
 
     def equal(axis: Axis) -> View:
-        ends = [_along(points, axis)[0][-1:] for by_seed in curves.values() for points in by_seed.values()]
-        if not all(ends):
-            return view(lambda of, seed, points: None)
-        amount = min(end[0] for end in ends)
-        return view(lambda of, seed, points: accuracy_at(points, axis, amount), amount)
+        totals = [getattr(points[-1], axis) for by_seed in curves.values() for points in by_seed.values() if points]
+        return view(lambda of, seed, points: accuracy_at(points, axis, min(totals)), min(totals))
 
     def reaching(axis: Axis) -> View:
-        # Against the run of the same seed only where all seeds have one, as differences are paired.
-        paired = {of: by_seed.keys() == curves[label].keys() for of, by_seed in curves.items()}
+        # As differences are: against the run of the same seed only where both regimes have the same seeds.
+        paired = {of: by_seed.keys() == ends.keys() for of, by_seed in curves.items()}
         return view(lambda of, seed, points: first_reaching(points, axis, targets[seed if paired[of] else None]))
 
     return Comparison(
         workload=workload,
         runs=runs,
-        baseline=label,
+        baseline=base,
         size_px=size,
-        end=view(lambda of, seed, points: points[-1].accuracy if points else None),
-        spent={axis: spent(axis) for axis in COSTS},
+        end=view(lambda of, seed, points: points[-1].accuracy),
+        spent={axis: view(lambda of, seed, points, axis=axis: getattr(points[-1], axis)) for axis in COSTS},
         equal={axis: equal(axis) for axis in BUDGETS},
         targets=targets,
         reaching={axis: reaching(axis) for axis in COSTS},
@@ -271,7 +251,7 @@ def _names(wanted: str, label: str) -> bool:
 
 
 def _size(runs: Sequence[RunRecord], wanted: int | None) -> int:
-    """The size to compare at, of those that all runs of the baseline were evaluated at."""
+    """The size to compare at, one that all runs of the baseline were evaluated at."""
     sizes = sorted(set.intersection(*(set(reported(run)) for run in runs)))
     if wanted is not None:
         if wanted not in sizes:

@@ -1,21 +1,21 @@
-"""What a report says, in plain values: sections of sentences, tables and plots, whatever they are written as."""
+"""The content of a report, independent of the format it is written in."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first column names the row.
+    """A table whose first column names the row.
 
     Attributes:
-        caption: what it shows.
+        caption: stands above.
         head: names of the columns.
-        rows: cells in words, as many in each row as there are columns; a cell may have two lines.
+        rows: cells as text, one for each column; a cell may have two lines.
     """
 
     caption: str
@@ -25,15 +25,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot and the figures it is drawn from.
+    """A plot and the table of its values.
 
     Attributes:
-        name: of its files, within the report.
-        title: above it.
-        alt: what is to be seen, for those who cannot.
-        note: how to read it.
+        name: of its file, unique within the report.
+        title: stands above.
+        alt: describes the plot to readers who cannot see it.
+        note: explains how to read it.
         figure: the plot.
-        table: the same in figures.
+        table: its values.
     """
 
     name: str
@@ -46,16 +46,16 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report with a heading.
+    """A part of the report.
 
     Attributes:
-        title: the heading.
-        sentences: points to make first.
+        title: its heading.
+        sentences: a list of statements, shown first.
         tables: shown at once.
-        plots: with their tables folded away.
-        notes: how its figures came about.
-        quotes: title -> output of a program, line by line.
-        compares: whether its tables put regimes side by side.
+        plots: their tables are folded away.
+        notes: methods and caveats, shown last.
+        quotes: title and output of programs that failed.
+        compares: whether its tables compare regimes.
     """
 
     title: str
@@ -69,16 +69,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole of it.
-
-    Attributes:
-        title: at the top.
-        subtitle: one sentence on what was compared.
-        sections: in order.
-        left_out: what records had no data for, and why.
-    """
+    """A title, one sentence on the runs, the sections, and what is missing from them with the reason."""
 
     title: str
     subtitle: str
     sections: Sequence[Section]
-    left_out: Sequence[str] = field(default=())
+    left_out: Sequence[str] = ()

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+# Not scipy.stats: its intervals are NaN where all values are equal, as the steps of several seeds are.
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
@@ -14,35 +15,17 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its confidence interval.
-
-    Attributes:
-        mean: of the values.
-        low: lower end of the interval; None for a single value, which has none.
-        high: upper end, likewise.
-        n: number of values.
-    """
+    """A mean and the ends of its confidence interval, which are None for a single value."""
 
     mean: float
     low: float | None
     high: float | None
-    n: int
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One mean minus another, with its confidence interval.
+class Difference(Estimate):
+    """One mean minus another; ``paired`` where values of the same seed were subtracted from each other."""
 
-    Attributes:
-        mean: of the differences.
-        low: lower end of the interval; None where one side has a single value.
-        high: upper end, likewise.
-        paired: whether values of the same seed were subtracted from each other.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
     paired: bool
 
     @property
@@ -54,7 +37,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What may be said: ``higher``, ``lower``, ``no difference shown`` or ``one seed: no interval``."""
+        """``higher``, ``lower``, ``no difference shown`` or ``one seed: no interval``."""
         if self.shown is None:
             return "one seed: no interval"
         if not self.shown:
@@ -63,42 +46,27 @@ class Difference:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and Student's 95 % confidence interval, ``mean ± t(n - 1) * s / sqrt(n)``.
-
-    Raises:
-        ValueError: no values.
-    """
-    if not values:
-        raise ValueError("values: an estimate needs at least one")
+    """Mean and Student's 95 % confidence interval, ``mean ± t(n - 1) * s / sqrt(n)``; needs at least one value."""
     mean, n = statistics.fmean(values), len(values)
     if n < 2:
-        return Estimate(mean, None, None, n)
+        return Estimate(mean, None, None)
     half = _half_width(statistics.variance(values) / n, n - 1)
-    return Estimate(mean, mean - half, mean + half, n)
+    return Estimate(mean, mean - half, mean + half)
 
 
 def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
-    """How far the mean of some runs is above the baseline's.
+    """Mean of some runs minus the mean of the baseline's, each given as seed -> value.
 
-    Where both have the same seeds, the differences are taken seed by seed (paired t interval): runs of one seed start
-    from the same weights. Otherwise the interval is Welch's, for independent samples with variances of their own.
-
-    Args:
-        values: seed -> value.
-        baseline: likewise.
-
-    Raises:
-        ValueError: no values on one side.
+    With the same seeds on both sides the interval is Student's over the differences of each seed, since runs of one
+    seed start from the same weights. Otherwise it is Welch's, for independent samples of unequal variance.
     """
-    if not values or not baseline:
-        raise ValueError("values and baseline: a difference needs at least one of each")
     if values.keys() == baseline.keys():
         found = estimate([values[seed] - baseline[seed] for seed in values])
         return Difference(found.mean, found.low, found.high, paired=True)
     mean = statistics.fmean(values.values()) - statistics.fmean(baseline.values())
     if min(len(values), len(baseline)) < 2:
         return Difference(mean, None, None, paired=False)
-    # Squared standard errors of the two means, and their degrees of freedom (Welch 1947).
+    # Squared standard errors of the two means and their degrees of freedom (Welch 1947).
     errors = [(statistics.variance(side.values()) / len(side), len(side) - 1) for side in (values, baseline)]
     squared = sum(error for error, _ in errors)
     freedom = squared**2 / sum(error**2 / degrees for error, degrees in errors) if squared else 1

@@ -10,12 +10,7 @@ from mixsize.display.markdown import escape, markdown_table
 
 
 def render_markdown(report: Report, figures: str) -> str:
-    """The report's sections, tables and plots.
-
-    Args:
-        report: what to say.
-        figures: folder of the plots' PNG files, relative to the Markdown file.
-    """
+    """The report, whose plots are PNG files in the folder ``figures``, relative to the Markdown file."""
     parts = [f"# {escape(report.title)}", escape(report.subtitle)]
     for section in report.sections:
         parts.append(f"## {escape(section.title)}")
@@ -54,6 +49,6 @@ def _table(table: Table) -> str:
 
 
 def _quote(text: str) -> str:
-    # Longer than any run of backticks within.
+    # The fence is longer than any run of backticks in the text.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}text\n{text.rstrip()}\n{fence}"

@@ -1,18 +1,27 @@
-"""Measured quantities in words: times, counts, percentages, with their intervals."""
+"""Measured quantities as text: times, counts and percentages with their intervals or spread."""
 
 from __future__ import annotations
 
-from mixsize.bench.report.intervals import Difference, Estimate
+import statistics
+from collections.abc import Sequence
 
-#: What stands where there is no value.
+from mixsize.bench.report.intervals import Estimate
+
+#: Stands for a missing value.
 NONE = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 _SECONDS = ((2 * 3600, 3600, "h"), (120, 60, "min"), (0, 1, "s"))
 _COUNTS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
+def mean_and_spread(values: Sequence[float], digits: int = 1) -> str:
+    """The mean, with the standard deviation of the sample where there is more than one value."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
 def time_unit(seconds: float) -> tuple[float, str]:
-    """The unit that such a time is best told in: its seconds, and its symbol."""
+    """The unit that suits a time: its seconds and its symbol."""
     return next((unit, name) for least, unit, name in _SECONDS if seconds >= least)
 
 
@@ -22,19 +31,8 @@ def time(seconds: float) -> str:
     return f"{digits(seconds / unit)} {name}"
 
 
-def time_span(low: float, high: float) -> str:
-    """From one time to another, in the longer one's unit."""
-    unit, name = time_unit(high)
-    return f"{digits(low / unit) if low else 0} to {digits(high / unit)} {name}"
-
-
-def count_span(low: float, high: float) -> str:
-    """From one large number to another."""
-    return f"{count(low)} to {count(high)}"
-
-
 def count(value: float, unit: str = "") -> str:
-    """A large number in thousands, millions and so on, in the SI's symbols."""
+    """A large number with an SI prefix."""
     for least, symbol in _COUNTS:
         if abs(value) >= least:
             return f"{digits(value / least)} {symbol}{unit}"
@@ -52,7 +50,7 @@ def percent(fraction: float) -> str:
 
 
 def percent_interval(found: Estimate | None) -> str:
-    """A mean of accuracies in per cent, and its interval where it has one, within what an accuracy can be."""
+    """A mean accuracy in per cent with its interval, which is cut off at 0 and 100 %."""
     if found is None:
         return NONE
     if found.low is None or found.high is None:
@@ -60,10 +58,8 @@ def percent_interval(found: Estimate | None) -> str:
     return f"{percent(found.mean)} ({percent(max(0.0, found.low))} to {percent(min(1.0, found.high))})"
 
 
-def points_interval(found: Difference | None) -> str:
-    """A difference of fractions in percentage points, and its interval where it has one."""
-    if found is None:
-        return NONE
+def points_interval(found: Estimate) -> str:
+    """A difference of fractions in percentage points with its interval."""
     mean = signed(100 * found.mean)
     if found.low is None or found.high is None:
         return mean
@@ -71,11 +67,11 @@ def points_interval(found: Difference | None) -> str:
 
 
 def signed(value: float) -> str:
-    """One decimal, with its sign."""
+    """One decimal with its sign."""
     text = f"{value:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", _MINUS)
 
 
 def ratio(value: float, baseline: float) -> str:
-    """How many times the baseline's."""
+    """A value as a multiple of the baseline's."""
     return f"{value / baseline:.2f}x" if baseline else NONE

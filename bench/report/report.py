@@ -1,6 +1,6 @@
-"""``mixsize report``: what runs amount to, as a web page, and as Markdown with PNG plots.
+"""``mixsize report``: regimes compared in a web page, and in Markdown with PNG plots.
 
-A report reads records and never measures. PyTorch is not needed to make one.
+A report reads records and never measures. It does not need PyTorch.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="FOLDER", help="write the report here (default: a folder beside RESULTS)"
     )
     parser.add_argument(
-        "--baseline", metavar="LABEL", help="regime that others are measured against (default: fixed, or the first)"
+        "--baseline", metavar="LABEL", help="regime to compare the others with (default: fixed, or the first)"
     )
     parser.add_argument(
         "--wandb",
         metavar="ENTITY/PROJECT",
-        help="also publish the runs at Weights & Biases, with a report over them; without a network or an account they "
-        "are written to disk, to be sent later",
+        help="also publish the runs and a report at Weights & Biases; without a network or an account the runs are "
+        "written to disk, to be sent later",
     )
     parser.add_argument(
         "--size", type=int, metavar="PX", help="image size that accuracies are compared at (default: the baseline's)"
@@ -48,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
-    """Read the records and work the report out; what is returned writes it.
+    """Read the records and make the report; the returned function writes it.
 
     Raises:
-        OSError: records that cannot be read.
-        ValueError: another kind of file, no records, a baseline or size that they do not have.
+        OSError: the records cannot be read.
+        ValueError: a file without records, or a baseline or size that they do not have.
     """
     records = read_records(args.results)
     if not records:
@@ -62,7 +62,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     place = None if args.wandb is None else wandb_place(args.wandb)
 
     def write() -> int:
-        write_report(report, folder)
+        write_html(report, folder)
+        write_markdown(report, folder)
         for reason in report.left_out:
             print(f"left out: {reason}")
         print(f"report: {folder / HTML_FILE}\nfor a README: {folder / MARKDOWN_FILE}")
@@ -71,9 +72,13 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     return write
 
 
-def write_report(report: Report, folder: Path) -> None:
-    """Write a report as ``report.html``, and as ``report.md`` with its plots in ``figures/``."""
+def write_html(report: Report, folder: Path) -> None:
+    """Write a report as ``report.html``, one file that holds its plots."""
     write_text(folder / HTML_FILE, render_html(report))
+
+
+def write_markdown(report: Report, folder: Path) -> None:
+    """Write a report as ``report.md`` with its plots in ``figures/``."""
     for section in report.sections:
         for plot in section.plots:
             save(plot.figure, folder / FIGURES / f"{plot.name}.png")
@@ -81,10 +86,10 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def wandb_place(text: str) -> tuple[str | None, str]:
-    """Entity, None for the account's own, and project.
+    """Entity (None for the account's default) and project of ``ENTITY/PROJECT`` or ``PROJECT``.
 
     Raises:
-        ValueError: neither ``ENTITY/PROJECT`` nor ``PROJECT``.
+        ValueError: another form.
     """
     entity, slash, project = text.rpartition("/")
     if not project or "/" in entity or (slash and not entity):
@@ -93,7 +98,7 @@ def wandb_place(text: str) -> tuple[str | None, str]:
 
 
 def _publish(records: Sequence[RunRecord], report: Report, place: tuple[str | None, str], folder: Path) -> int:
-    # The client takes seconds to import.
+    # wandb takes seconds to import.
     from mixsize.bench.report.wandb_report import publish
 
     tables = [table for section in report.sections if section.compares for table in section.tables]
@@ -108,12 +113,16 @@ def _publish(records: Sequence[RunRecord], report: Report, place: tuple[str | No
 
 
 def report_folder(results: Path) -> Path:
-    """Where a report goes by default: ``report`` in a results folder, ``<name>-report`` beside another file."""
+    """Default folder of a report: ``report`` in a results folder, ``<name>-report`` beside another file."""
     if results.is_dir():
         return results / "report"
     return results.with_name("report" if results.name == RUNS_FILE else f"{results.stem}-report")
 
 
 def _title(results: Path, records: Sequence[RunRecord]) -> str:
-    suites = {record.suite: None for record in records if record.suite is not None}
-    return ", ".join(suites) or (results.resolve().name if results.is_dir() else results.stem)
+    return suites_of(records) or (results.resolve().name if results.is_dir() else results.stem)
+
+
+def suites_of(records: Sequence[RunRecord]) -> str:
+    """Names of the suites that runs belong to, separated by commas."""
+    return ", ".join({record.suite: None for record in records if record.suite is not None})

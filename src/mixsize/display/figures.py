@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import matplotlib as mpl
@@ -37,7 +38,15 @@ def new_figure(columns: int = 1, width: float = 7.0, height: float = 4.0) -> tup
     return figure, axes
 
 
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    file = io.BytesIO()
+    # Without the version in it, the same figure gives the same bytes.
+    figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    return file.getvalue()
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG atomically; without Matplotlib's version in it, the same figure gives the same bytes."""
+    """Write a PNG atomically."""
     with in_one_piece(path) as partial:
-        figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
+        partial.write_bytes(png(figure))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from composer.algorithms import ProgressiveResizing
-from composer.core import Event, Time
 from PIL import Image
 
 from mixsize.algorithms import Base, Choice, Regime
-from mixsize.bench.pages.tables import TABLES
+from mixsize.bench.pages.tables import RECORD_TABLES
 from mixsize.bench.peers import peers
 from mixsize.bench.peers import run as peer_run
 from mixsize.bench.peers.loaders import (
@@ -30,6 +27,9 @@ from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.conversion.convert import convert_splits
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose
+from mixsize.recipes.records.run_record import read_records
+
+from ..report.run_records import make_record
 
 #: timm's reader leaves files to the garbage collector.
 TIMM_LEAVES_FILES_OPEN = pytest.mark.filterwarnings(
@@ -76,11 +76,11 @@ def greys(images: torch.Tensor) -> list[int]:
 def timm_epochs(data, train, progressive_epochs=None, epochs=2):
     augments = [torchvision_augment(PLAIN, choice.size_px, train) for choice in MIX.choices]
     folder = data / "images" / "train"
-    loader = timm_loader(
+    sampler, loader = timm_loader(
         folder, MIX, augments, 0, (0.0,) * 3, (1.0,) * 3, seed=5, progressive_epochs=progressive_epochs
     )
     for epoch in range(epochs):
-        loader.batch_sampler.set_epoch(epoch)
+        sampler.set_epoch(epoch)
         yield [(images.clone(), labels.clone()) for images, labels in loader]
 
 
@@ -135,20 +135,6 @@ def test_timms_progressive_window_moves_from_the_smallest_size_to_the_largest(da
     ]
     # Of sizes 8 and 12 the window gives the smaller three quarters of the steps at first, and one at last.
     assert np.mean(means[-3:]) - np.mean(means[:3]) > 1
-
-
-def test_composers_sizes_grow_from_half_the_base_to_the_whole_as_it_comes():
-    """Half for half of the epochs, whole for the last fifth, in multiples of 4 px."""
-    algorithm = ProgressiveResizing()
-    sizes = []
-    for elapsed in (0.0, 0.25, 0.5, 0.65, 0.8, 1.0):
-        state = SimpleNamespace(
-            get_elapsed_duration=lambda elapsed=elapsed: Time.from_timestring(f"{elapsed}dur"),
-            batch_get_item=lambda key: (torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64))[key],
-            batch_set_item=lambda key, value: sizes.append(value.shape[-1]) if key == 0 else None,
-        )
-        algorithm.apply(Event.AFTER_DATALOADER, state, None)
-    assert sizes == [16, 16, 16, 24, 32, 32]
 
 
 def test_the_recipes_augmentation_becomes_torchvisions(train):
@@ -251,72 +237,58 @@ def test_a_shape_is_counted_as_the_step_sees_it():
     assert shapes.steps == {(8, 10): 2, (12, 6): 1}
 
 
-def test_every_library_trains_for_the_same_epochs_in_processes_of_their_own(data, tmp_path, capfd):
-    out = tmp_path / "result.json"
-    (tmp_path / "mix.yaml").write_text(
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_every_library_trains_for_the_same_epochs(data, tmp_path):
+    """timm's run is a process of its own, with worker processes of timm's; Composer's is in this one."""
+    mix = tmp_path / "mix.yaml"
+    mix.write_text(
         "regime: {mode: table, choices: [{size_px: 12, batch_size: 6, share: 0.5},"
         " {size_px: 8, batch_size: 10, share: 0.5}]}\nsmoothing: null\n"
     )
-    argv = ["bench", "peers", *items(data, f"output.folder={tmp_path}/runs", "max_duration=2ep")]
-    argv += ["--images", str(data / "images" / "train"), "--regime", str(tmp_path / "mix.yaml")]
-    assert main([*argv, "--peer", "composer", "--peer", "timm", "--out", str(out)]) == 0
-    assert "timm scheduled sizes" in capfd.readouterr().out
-    result = json.loads(out.read_text())
-    runs = {label: rows[0] for label, rows in result["records"].items()}
-    assert list(runs) == ["mixsize mix", "Composer ProgressiveResizing", "timm scheduled sizes"]
-    assert {run["epochs"] for run in runs.values()} == {2}
-    assert all(108 < run["samples"] <= 120 for run in runs.values())
-    assert all(set(run["accuracy"]) == {"8", "12"} for run in runs.values())
-    assert all(run["seconds"]["process"] > run["seconds"]["training"] > 0 for run in runs.values())
-    steps = {
-        label: {(row["size_px"], row["batch_size"]): row["steps"] for row in run["shapes"]}
-        for label, run in runs.items()
-    }
+    recipe = items(data, f"output.folder={tmp_path}/runs", "max_duration=2ep")
+    composers, timms = peers.plan_runs(recipe, [str(mix)], ["composer", "timm"], seeds=1)[1:]
+    images = data / "images" / "train"
+    job = peer_run.PeerJob(peer="composer", items=composers.items, images=images, out=tmp_path / "record.json")
+    runs = [peer_run.train(job), peers.train_in_process(timms, images)]
+    assert [run.epochs for run in runs] == [2, 2]
+    assert all(108 < run.samples <= 120 for run in runs)
+    assert all(set(run.accuracy) == {"8", "12"} for run in runs)
+    assert all(run.seconds.training > 0 for run in runs)
+    steps = [{(row.size_px, row.batch_size): row.steps for row in run.shapes} for run in runs]
     # Half of 12 px is rounded to 8 px, a multiple of 4; growth begins half-way, after the second epoch's start.
-    assert steps["Composer ProgressiveResizing"] == {(8, 6): 20}
-    assert set(steps["timm scheduled sizes"]) == {(12, 6), (8, 10)}
-    for label, run in runs.items():
-        assert run["pixels"] == sum(size**2 * batch * count for (size, batch), count in steps[label].items())
-        assert run["steps"] == sum(steps[label].values())
+    assert steps[0] == {(8, 6): 20}
+    assert set(steps[1]) == {(12, 6), (8, 10)}
+    for run, of_run in zip(runs, steps, strict=True):
+        assert run.pixels == sum(size**2 * batch * count for (size, batch), count in of_run.items())
+        assert run.steps == sum(of_run.values())
+    assert (runs[1].suite, runs[1].label) == ("peers", "timm scheduled sizes")
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(data, tmp_path, monkeypatch, capsys):
+def test_the_command_prints_a_table_and_keeps_all_records(data, tmp_path, monkeypatch, capsys):
+    """A run that fails is named, and the others go on."""
+
     def trained(run, images):
-        return None if run.peer else record(run.recipe)
+        outcome = {"outcome": "failed", "error": "exit code 1"} if run.peer else {}
+        return make_record(
+            run.label, run.recipe.seed, name=run.recipe.name, recipe=run.recipe.model_dump(mode="json"),
+            accuracy={"8": 0.25, "12": 0.5}, **outcome,
+        )  # fmt: skip
 
     monkeypatch.setattr(peers, "train_in_process", trained)
     argv = ["bench", "peers", *items(data), "--images", str(data / "images" / "train"), "--peer", "composer"]
     out = tmp_path / "result.json"
     assert main([*argv, "--regime", "regime/fixed", "--regime", "regime/digits_bplus", "--out", str(out)]) == 1
-    assert "failed: demo-composer-progressiveresizing-seed17" in capsys.readouterr().err
-    result = json.loads(out.read_text())
-    assert result["failed"] == ["demo-composer-progressiveresizing-seed17"]
-    assert list(result["records"]) == ["mixsize fixed", "mixsize digits_bplus"]
+    captured = capsys.readouterr()
+    assert "failed: demo-composer-progressiveresizing-seed17" in captured.err
+    assert "12 px*" in captured.out
+    assert [(run.label, run.finished) for run in read_records(out)] == [
+        ("mixsize fixed", True), ("mixsize digits_bplus", True), ("Composer ProgressiveResizing", False),
+    ]  # fmt: skip
+    assert "| mixsize fixed | 1 | 1 | 1 | 1.00x | 25.0 | 50.0 |" in RECORD_TABLES["peers"](out)
 
 
-def record(recipe, steps=100, pixels=1000, training=10.0, process=30.0, accuracy=0.5):
-    return {
-        "name": recipe.name, "recipe": recipe.model_dump(mode="json"), "steps": steps, "epochs": 1, "samples": 60,
-        "pixels": pixels, "shapes": [], "accuracy": {"8": accuracy, "12": 0.75},
-        "seconds": {"training": training, "process": process}, "peer": None,
-    }  # fmt: skip
-
-
-def test_the_table_of_a_result_made_by_hand(data):
-    recipe = compose(items(data))
-    result = {
-        "seeds": 2,
-        "failed": ["x"],
-        "records": {
-            "mixsize fixed": [record(recipe), record(recipe, training=14.0, accuracy=0.6)],
-            "timm scheduled sizes": [record(recipe, 80, 810, 12.4, 45.6, 0.25)],
-        },
-        "environment": {"gpu": None, "cpu": "a processor", "cores": 2, "torch": "2.7.0"},
-        "measured": "2026-01-02T03:04:05+00:00",
-    }
-    lines = TABLES["peers"](result).splitlines()
-    assert lines[0] == "| sizes by | steps | pixels | training s | process s | 8 px | 12 px* |"
-    assert lines[2] == "| mixsize fixed | 100 | 1.00x | 12 ± 3 | 30 ± 0 | 55.0 ± 7.1 | 75.0 ± 0.0 |"
-    assert lines[3] == "| timm scheduled sizes | 80 | 0.81x | 12 | 46 | 25.0 | 75.0 |"
-    assert "cifar_resnet20, 1 epochs of up to 60 images, mean ± standard deviation of 2 seeds" in lines[5]
-    assert "Failed: x." in lines[5]
+def test_a_process_that_fails_leaves_a_failed_record(data, monkeypatch):
+    monkeypatch.setattr(peers.sys, "executable", "/bin/false")
+    run, *_ = peers.plan_runs(items(data), ["regime/fixed"], ["composer"], seeds=1)[1:]
+    record = peers.train_in_process(run, data)
+    assert (record.outcome, record.error, record.label) == ("failed", "exit code 1", "Composer ProgressiveResizing")

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import io
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from mixsize.bench.pages.tables import TABLES
+from mixsize.bench.pages.tables import RECORD_TABLES
 from mixsize.bench.regimes import runner as runner_module
-from mixsize.bench.regimes.regimes import Screen, print_comparison
-from mixsize.bench.regimes.runner import Runner, last_words
+from mixsize.bench.regimes.regimes import tell
+from mixsize.bench.regimes.runner import Runner, last_lines, launch
 from mixsize.bench.regimes.suite import load_suite
 from mixsize.bench.regimes.suite_runs import runs_of
 from mixsize.bench.result_files import write_result
 from mixsize.cli import main
-from mixsize.recipes.records.run_record import read_record, read_records, write_records
+from mixsize.recipes.build.resume import find_start
+from mixsize.recipes.records.run_record import RunRecord, read_records, write_records
+
+# One fixture starts a suite of processes twice.
+pytestmark = pytest.mark.timeout(900)
 
 ENVIRONMENT = {
     "python": "3.11.7", "torch": "2.7.0", "composer": "0.32.1", "timm": "1.0.31", "ffcv": "1.0.2",
@@ -30,20 +37,84 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def suite_file(digits, tmp_path) -> str:
-    """Two regimes on a handful of steps."""
+def write_suite(digits, path, pixels=20_000) -> str:
+    """Two regimes, a few steps each, and one whose network does not exist, which only training finds out."""
     text = f"""
 name: small
 recipes: {{demo: [demo, data.train={digits}/train.beton, data.eval={digits}/test.beton, evaluation.every_epochs=1]}}
-regimes: {{fixed: [regime/fixed], mixed: [regime/digits_bplus]}}
+regimes:
+  fixed: [regime/fixed]
+  mixed: [regime/digits_bplus]
+  broken: [regime/fixed, model.checkpoint=/nowhere.pth]
 seeds: 1
-budget: {{pixels: 20000}}
+budget: {{pixels: {pixels}}}
 evaluation_sizes: [16]
 """
-    path = tmp_path / "small.yaml"
     path.write_text(text)
     return str(path)
+
+
+@pytest.fixture
+def suite_file(digits, tmp_path) -> str:
+    """The suite without its broken regime."""
+    path = tmp_path / "small.yaml"
+    write_suite(digits, path)
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "broken" not in line))
+    return str(path)
+
+
+@dataclass
+class Stopped:
+    """A suite of real processes that was killed in the middle of its first run and started again.
+
+    Attributes:
+        folder: of its runs, with its result file in results/.
+        argv: of the command.
+        left: processes that were alive some seconds after the kill.
+        checkpoint: that the killed run had left.
+        code: exit code of the second start.
+        printed: its output, white space reduced.
+    """
+
+    folder: Path
+    argv: list[str]
+    left: list[int]
+    checkpoint: Path | None
+    code: int
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def stopped(digits, tmp_path_factory) -> Stopped:
+    tmp_path = tmp_path_factory.mktemp("suite")
+    folder, results = tmp_path / "runs", tmp_path / "runs/results"
+    results.mkdir(parents=True)
+    argv = ["bench", "regimes", write_suite(digits, tmp_path / "small.yaml", 200_000), "--folder", str(folder)]
+    argv += ["--out", str(results), "progress_bar=false", "output.save_every=2ba"]
+    left = kill_in_mid_run(argv, folder, signal.SIGKILL)
+    (first, *_) = runs_of(load_suite(argv[2]), folder, 1, argv[7:])
+    checkpoint = find_start(first.recipe, first.folder, 1).checkpoint
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = main(argv)
+    return Stopped(folder, argv, left, checkpoint, code, " ".join(out.getvalue().split()))
+
+
+def kill_in_mid_run(argv, folder, number) -> list[int]:
+    """Start a suite, send it a signal once its first run has a checkpoint; returns processes that do not end."""
+    process = subprocess.Popen([sys.executable, "-m", "mixsize", *argv], stdout=subprocess.DEVNULL)
+    run = folder / "small-fixed-seed17"
+    while not list(run.glob("checkpoints/ep*.pt")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert not (run / "record.json").exists()
+    assert len(_processes_with(str(folder))) >= 2  # The suite and the rank.
+    process.send_signal(number)
+    assert process.wait(timeout=100) != 0
+    deadline = time.monotonic() + 100
+    while _processes_with(str(folder)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return _processes_with(str(folder))
 
 
 @pytest.fixture
@@ -53,8 +124,6 @@ def runs(suite_file, tmp_path):
 
 def trained(run, seconds=10.0):
     """A record as the run would leave it."""
-    from mixsize.recipes.records.run_record import RunRecord
-
     return RunRecord.model_validate(
         {
             "label": run.name, "name": run.name, "seed": run.recipe.seed, "recipe": run.recipe.model_dump(mode="json"),
@@ -87,48 +156,61 @@ def train(runs, tmp_path):
     return runner, told
 
 
-def test_a_suite_from_the_command_line_to_its_records_and_its_table(suite_file, tmp_path, capfd):
-    """Real processes, through Composer's launcher."""
-    out = tmp_path / "results"
-    out.mkdir()
-    argv = ["bench", "regimes", suite_file, "progress_bar=false", "--folder", f"{tmp_path}/runs", "--out", str(out)]
-    assert main(argv) == 0
-    printed = " ".join(capfd.readouterr().out.split())
-    assert "[1/2] fixed, seed 17" in printed
-    assert "16 px*" in printed
-    assert "small-fixed-seed17" in (tmp_path / "runs/report/report.html").read_text()
-    records = read_records(tmp_path / "runs")
-    assert [(run.suite, run.label, run.seed) for run in records] == [("small", "fixed", 17), ("small", "mixed", 17)]
-    # The first step at which 20,000 pixels are reached: 8,192 to a step of the fixed run.
-    assert (records[0].steps, records[0].pixels) == (3, 24_576)
-    assert records[1].pixels >= 20_000
-    (result,) = out.glob("small-*-torch*-*.json")
-    assert read_records(result)[1].pixels == records[1].pixels
-    table = TABLES["regimes"](json.loads(result.read_text()))
-    assert "| fixed | 3 |" in table
-    assert "launcher" not in (tmp_path / "runs/small-fixed-seed17/run.log").read_text()
-    # Again: all ended before, nothing is started.
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("record.json")}
-    assert main(argv) == 0
-    assert "2 of 2 runs ended before" in capfd.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in files} == files
+@pytest.mark.fault("SIGKILL of a suite", "no process left; started again, it goes on where it stood")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is not told of its parent's end")
+def test_a_suite_that_is_killed_leaves_no_run_behind_and_goes_on_where_it_stood(stopped):
+    assert stopped.left == []
+    assert stopped.checkpoint is not None
+    log = (stopped.folder / "small-fixed-seed17/run.log").read_text()
+    assert read_records(stopped.folder)[0].steps == 25, log
+
+
+def test_every_run_of_a_suite_spends_its_budget_and_is_recorded(stopped):
+    fixed, mixed, _ = read_records(stopped.folder)
+    assert [(run.suite, run.label, run.seed) for run in (fixed, mixed)] == [
+        ("small", "fixed", 17),
+        ("small", "mixed", 17),
+    ]
+    # The first step at which 200,000 pixels are reached: 8,192 to a step of the fixed run.
+    assert (fixed.steps, fixed.pixels) == (25, 204_800)
+    assert mixed.pixels >= 200_000
+
+
+def test_a_suite_ends_with_a_table_a_report_and_a_result_file(stopped):
+    assert "[1/3] fixed, seed 17" in stopped.printed
+    assert "16 px*" in stopped.printed
+    assert "small-fixed-seed17" in (stopped.folder / "report/report.html").read_text()
+    (result,) = (stopped.folder / "results").glob("small-*-torch*-*.json")
+    assert read_records(result) == read_records(stopped.folder)
+    assert "| fixed | 1 | 25 |" in RECORD_TABLES["regimes"](result)
 
 
 @pytest.mark.fault("a run of a suite fails", "it is recorded with its last words, the others go on")
-def test_a_run_that_fails_is_recorded_with_its_own_words_and_the_others_go_on(suite_file, tmp_path, capfd):
-    """Real processes: one network does not exist, which only training finds out."""
-    text = Path(suite_file).read_text().replace("fixed: [regime/fixed]", "broken: [model.checkpoint=/nowhere.pth]")
-    Path(suite_file).write_text(text)
-    assert main(["bench", "regimes", suite_file, "progress_bar=false", "--folder", f"{tmp_path}/runs"]) == 1
-    broken, mixed = read_records(tmp_path / "runs")
+def test_a_run_that_fails_is_recorded_with_its_own_words_and_the_others_go_on(stopped):
+    assert stopped.code == 1
+    fixed, mixed, broken = read_records(stopped.folder)
+    assert fixed.finished
+    assert mixed.finished
     assert (broken.label, broken.outcome, broken.steps, broken.accuracy) == ("broken", "failed", None, {})
     assert broken.error.endswith("exit code 2")
     assert "/nowhere.pth" in broken.error
-    assert "launcher" not in broken.error
-    assert mixed.finished
-    printed = " ".join(capfd.readouterr().out.split())
-    assert "broken-seed17 failed:" in printed
-    assert "0/1" in printed
+    assert "broken-seed17 failed:" in stopped.printed
+    assert "0/1" in stopped.printed
+
+
+def test_a_suite_that_is_started_again_repeats_its_failed_runs_alone(stopped):
+    runs = runs_of(load_suite(stopped.argv[2]), stopped.folder, 1, stopped.argv[7:])
+    runner = Runner(runs, stopped.folder / "runs.jsonl", lambda runner, run: None)
+    assert [run.label for run in runner.pending] == ["broken"]
+
+
+@pytest.mark.soak  # Another suite of processes; the ordinary run kills one by SIGKILL.
+@pytest.mark.fault("SIGTERM of a suite", "no process left")
+def test_a_suite_that_is_asked_to_end_leaves_no_run_behind(digits, tmp_path):
+    argv = ["bench", "regimes", write_suite(digits, tmp_path / "small.yaml", 2_000_000), "--folder", f"{tmp_path}/runs"]
+    assert (
+        kill_in_mid_run([*argv, "progress_bar=false", "output.save_every=2ba"], tmp_path / "runs", signal.SIGTERM) == []
+    )
 
 
 def test_runs_that_ended_are_not_repeated_and_failed_ones_are(runs, tmp_path, monkeypatch):
@@ -179,15 +261,12 @@ def test_a_stopped_run_of_another_recipe_is_told_before_anything_starts(digits, 
     assert len(Runner(anew, tmp_path / "runs.jsonl", lambda runner, run: None).pending) == 2
 
 
-def test_time_left_is_what_the_runs_of_the_same_regime_took(runs, tmp_path, monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(runner_module.time, "monotonic", lambda: clock[0])
+def test_time_left_is_the_mean_time_of_the_finished_runs_of_the_same_regime(runs, tmp_path, monkeypatch):
     taken = {"fixed": 10.0, "mixed": 30.0}
 
     def launch(run):
-        clock[0] += taken[run.label]
         run.folder.mkdir(parents=True)
-        (run.folder / "record.json").write_text(trained(run).model_dump_json())
+        (run.folder / "record.json").write_text(trained(run, taken[run.label]).model_dump_json())
 
     monkeypatch.setattr(runner_module, "launch", launch)
     _, told = train(runs, tmp_path)
@@ -195,78 +274,37 @@ def test_time_left_is_what_the_runs_of_the_same_regime_took(runs, tmp_path, monk
     assert [left for _, left in told] == [None, 30.0, 30.0, 40.0, 40.0, 30.0, 30.0, 0]
 
 
-def test_the_last_words_are_the_runs_own():
-    log = (
-        "step 1\rstep 2\rstep 3\nTraceback\nValueError: no\n\n"
-        "ERROR:composer.cli.launcher:Rank 0 crashed with exit code 1.\n"
-        "Waiting up to 30 seconds for all training processes to terminate. Press Ctrl-C to exit immediately.\n"
-        "Global rank 0 (PID 7) exited with code 1\n"
-        "----------Begin global rank 1 STDERR----------\nOSError: gone\n----------End global rank 1 STDERR----------\n"
-    )
-    assert last_words(log) == ["step 3", "Traceback", "ValueError: no", "OSError: gone"]
-    assert last_words("\n".join(map(str, range(100)))) == [str(number) for number in range(80, 100)]
+def test_the_error_of_a_failed_run_is_the_end_of_its_log():
+    log = "step 1\rstep 2\rstep 3\nTraceback\nValueError: no\n\n"
+    assert last_lines(log) == ["step 3", "Traceback", "ValueError: no"]
+    assert last_lines("\n".join(map(str, range(100)))) == [str(number) for number in range(80, 100)]
 
 
-def test_the_table_marks_the_bases_size_and_says_what_failed(runs):
-    records = [
-        trained(run).model_copy(update={"label": run.label, **({"outcome": "failed", "error": "x"} if i == 1 else {})})
-        for i, run in enumerate(runs)
-    ]
-    console = Console(record=True, width=100)
-    print_comparison(records, console)
-    rows = [line.replace("│", " ").split() for line in console.export_text().splitlines() if "fixed" in line]
-    assert rows[0] == ["fixed", "2", "3", "10.0", "±", "0.0", "1.00x", "50.0", "±", "0.0"]
-    console = Console(record=True, width=100)
-    print_comparison(records, console)
-    assert "1/2" in console.export_text()
+def test_a_run_of_several_ranks_goes_through_composers_launcher(runs, tmp_path, monkeypatch):
+    commands = []
+
+    def start(command, **options):
+        commands.append(command)
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], **options)
+
+    monkeypatch.setattr(runner_module, "subprocess", SimpleNamespace(Popen=start, DEVNULL=-3, STDOUT=-2))
+    assert launch(runs[0]) == "exit code 3"
+    launch(replace(runs[0], ranks=2))
+    train = ["-m", "mixsize", "train", *runs[0].items]
+    assert commands[0][-len(train) - 1 :] == [sys.executable, *train]
+    assert commands[1][-len(train) - 5 :] == [sys.executable, "-m", "composer.cli.launcher", "-n", "2", *train]
 
 
 def test_a_person_sees_what_runs_what_came_out_and_how_long_is_left(runs, tmp_path, monkeypatch):
     Launches(monkeypatch, failing=[runs[1].name])
     console = Console(record=True, width=200)
-    screen = Screen(console, len(runs))
-    runner = Runner(runs, tmp_path / "runs.jsonl", screen.show)
-    with screen.showing(runner):
-        runner.train()
+    Runner(runs, tmp_path / "runs.jsonl", lambda runner, run: tell(console, runner, run)).train()
     lines = console.export_text().splitlines()
     assert lines[0] == f"[1/4] fixed, seed 17: {tmp_path}/runs/small-fixed-seed17/run.log"
-    assert lines[1] == "    50.0 % at 16 px after 10 s of training"
+    assert lines[1] == "    50.0 % at 16 px after 10.0 s"
     assert lines[2].startswith("[2/4] mixed, seed 17: ")
     assert lines[2].endswith(" left")
     assert lines[3] == "    failed: ValueError: no luck"
-
-
-@pytest.mark.fault("SIGTERM or SIGKILL of a suite", "no process left; started again, it goes on where it stood")
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not learn of its parent's end")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_a_suite_that_is_stopped_leaves_no_run_behind_and_goes_on_where_it_stood(suite_file, tmp_path, number):
-    """A run of far more steps than the test has time for is stopped once it has a checkpoint."""
-    text = Path(suite_file).read_text().replace("{pixels: 20000}", "{epochs: 1000}")
-    Path(suite_file).write_text(text.replace(", mixed: [regime/digits_bplus]", ""))
-    argv = ["bench", "regimes", suite_file, "--folder", f"{tmp_path}/runs", "progress_bar=false"]
-    argv += ["output.save_every=2ba", "output.log_batches=true"]
-    process = subprocess.Popen([sys.executable, "-m", "mixsize", *argv], stdout=subprocess.DEVNULL)
-    folder = tmp_path / "runs/small-fixed-seed17"
-    deadline = time.monotonic() + 200
-    while not list(folder.glob("checkpoints/ep*.pt")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    mine = set(_processes_with(str(folder.parent)))
-    assert len(mine) >= 3  # The suite, the launcher and the rank.
-    process.send_signal(number)
-    assert process.wait(timeout=100) != 0
-    while _processes_with(str(folder.parent)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    steps = (folder / "batches-rank0.csv").read_text().splitlines()
-    (run,) = runs_of(load_suite(suite_file), tmp_path / "runs", 1, argv[5:])
-    assert Runner([run], tmp_path / "runs/runs.jsonl", lambda runner, run: None).pending == [run]
-    from mixsize.recipes.build.resume import find_start
-
-    start = find_start(run.recipe, run.folder, 1)
-    assert start.checkpoint is not None
-    assert len(steps) > 2
 
 
 def _processes_with(word):
@@ -308,14 +346,3 @@ def test_a_disk_that_fills_up_keeps_the_older_records(runs, tmp_path, write):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir() if "found" in file.name] == ["found"]
-
-
-def test_records_are_written_in_one_piece(runs, tmp_path, monkeypatch):
-    """A reader finds the records from before while new ones are written, also where the writing fails."""
-    write_records(tmp_path / "runs.jsonl", [trained(runs[0])])
-    before = (tmp_path / "runs.jsonl").read_text()
-    monkeypatch.setattr(Path, "write_text", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("the disk is full")))
-    with pytest.raises(OSError, match="the disk is full"):
-        write_records(tmp_path / "runs.jsonl", [])
-    assert (tmp_path / "runs.jsonl").read_text() == before
-    assert read_record(tmp_path / "runs.jsonl").name == runs[0].name

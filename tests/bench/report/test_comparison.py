@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from mixsize.bench.report.comparison import (
+    Point,
     accuracy_at,
     compare,
     first_reaching,
@@ -92,7 +93,7 @@ def test_differences_have_the_interval_of_paired_seeds():
     standing = found.end.standings["mixed"]
     interval = stats.ttest_rel(accuracies["mixed"], accuracies["fixed"]).confidence_interval()
     assert (standing.difference.low, standing.difference.high) == pytest.approx(tuple(interval))
-    assert standing.estimate.n == 3
+    assert (len(standing.values), standing.runs) == (3, 3)
     assert found.end.standings["fixed"].difference is None
 
 
@@ -137,21 +138,24 @@ def test_failed_runs_are_left_out_and_repeated_ones_count_once():
 
 
 def test_runs_without_a_learning_curve_are_known_at_their_end():
-    record = make_record("fixed", 1, steps=30, epochs=3, pixels=3000, accuracy={"16": 0.6})
-    (point,) = learning_curve(record, 16)
-    assert (point.epochs, point.steps, point.seconds, point.accuracy) == (3, 30, None, 0.6)
+    totals = {"epochs": 3, "steps": 30, "pixels": 3000, "seconds": {"training": 300.0}}
+    record = make_record("fixed", 1, accuracy={"16": 0.6}, **totals)
+    assert learning_curve(record, 16) == [Point(3, 30, 300, 3000, 0.6)]
     (found,) = compare([record])
-    assert found.equal["seconds"].amount is None
     assert found.equal["epochs"].standings["fixed"].values == {1: 0.6}
+
+
+def test_a_finished_run_without_its_totals_is_refused():
+    with pytest.raises(ValueError, match="digits-fixed-seed1: a finished run lacks one of epochs, steps"):
+        compare([make_record("fixed", 1, accuracy={"16": 0.6}, steps=None)])
 
 
 def test_accuracies_are_by_the_statistics_that_the_learning_curve_is_of():
     both = {"accuracy": {"16": 0.5, "8": 0.1}, "calibrated_accuracy": {"16": 0.7, "8": 0.2}}
 
-    def with_calibration(calibration, **changes):
+    def with_calibration(calibration):
         recipe = {"calibration": calibration, "regime": {"base": {"size_px": 16}}}
-        return reported(make_record(recipe=recipe, **{**both, **changes}))
+        return reported(make_record(recipe=recipe, **both))
 
     assert list(with_calibration({"when": "last"}).items()) == [(8, 0.1), (16, 0.5)]
     assert with_calibration({"when": "each"}) == {8: 0.2, 16: 0.7}
-    assert with_calibration({"when": "last"}, accuracy={}) == {8: 0.2, 16: 0.7}

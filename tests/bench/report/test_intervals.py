@@ -17,7 +17,6 @@ def test_interval_of_a_mean_is_students():
     found = estimate(values)
     low, high = stats.ttest_1samp(values, 0).confidence_interval()
     assert (found.low, found.high) == pytest.approx((low, high))
-    assert found.n == 3
     # By hand: mean 2, s = 1, t(2) = 4.3027; 4.3027 / sqrt(3) = 2.4841
     by_hand = estimate([1.0, 2.0, 3.0])
     assert by_hand.mean == 2
@@ -58,10 +57,3 @@ def test_equal_values_show_no_difference():
     assert difference(A, A).verdict == "no difference shown"
     assert difference({1: 0.5, 2: 0.5}, {3: 0.5, 4: 0.5}).verdict == "no difference shown"
     assert difference({1: 0.6, 2: 0.6}, {3: 0.5, 4: 0.5}).verdict == "higher"
-
-
-def test_nothing_cannot_be_estimated():
-    with pytest.raises(ValueError, match="at least one"):
-        estimate([])
-    with pytest.raises(ValueError, match="at least one"):
-        difference({}, A)

@@ -1,13 +1,12 @@
-"""The loaders that people use instead of ours, each in its fastest documented configuration.
+"""Loaders of other libraries, each in its fastest documented configuration.
 
-Each function makes one loader for all the cases that it can serve; see :data:`mixsize.bench.loader.process.LOADERS`.
-All read the same images in random order, with random resized crops and mirroring. Imports stand where they are needed:
-each loader gets a process of its own, which need not wait for the others' libraries.
+Each function makes one loader for all cases that it can serve, see :data:`mixsize.bench.loader.process.LOADERS`. All
+read the same images in random order, with random resized crops and mirroring. Libraries are imported in the functions:
+each loader has a process of its own, which does not load the others' libraries.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
@@ -22,7 +21,7 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 def ffcv(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
-    """FFCV's own loader in its documented CPU pipeline: fixed sizes, no duplicates; with pad-and-crop as stored."""
+    """FFCV's loader in its documented CPU pipeline: fixed sizes, no duplicates; with pad-and-crop the stored size."""
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -45,12 +44,12 @@ def ffcv(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
             batch_size=batch_size,
             num_workers=setting.threads,
             order=OrderOption.RANDOM,
-            indices=np.arange(setting.epoch_images) % num_samples,
+            indices=(np.arange(setting.epoch_images) % num_samples).tolist(),
             drop_last=True,
             batches_ahead=BATCHES_AHEAD,
             os_cache=True,
             pipelines={
-                "image": [*head, NormalizeImage(mean, std, np.float32), ToTensor(), ToTorchImage()],
+                "image": [*head, NormalizeImage(mean, std, np.dtype(np.float32)), ToTensor(), ToTorchImage()],
                 "label": [IntDecoder(), ToTensor()],
             },
         )
@@ -65,17 +64,12 @@ def ffcv(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
 def torchvision(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
     """torchvision's ``ImageFolder`` and ``transforms.v2`` behind PyTorch's ``DataLoader``: fixed sizes, no duplicates.
 
-    Of the four ways that its documentation offers, the fastest. In images a core-second at 128 and 224 px, median of 4
-    epochs of 300 ImageNet images read three times: decoding to uint8 tensors, normalising whole batches, 315 and 263;
-    with Pillow 308 and 257; normalising single images in the workers 303 and 241, with Pillow 282 and 212.
+    Of the four ways in its documentation, the fastest. In images a core-second at 128 and 224 px, median of 4 epochs of
+    300 ImageNet images read three times: decoding to uint8 tensors, normalising whole batches, 315 and 263; with Pillow
+    308 and 257; normalising single images in the workers 303 and 241, with Pillow 282 and 212.
     """
-
-    def epoch(loader: Batches) -> Iterator[torch.Tensor]:
-        for images, _ in loader:
-            yield _normalise(images)
-
     return {
-        case.name: partial(epoch, _torchvision_loader(setting, case.plain.size_px, case.plain.batch_size))
+        case.name: _torchvision_loader(setting, case.plain.size_px, case.plain.batch_size)
         for case in cases
         if case.plain is not None
     }
@@ -84,17 +78,17 @@ def torchvision(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
 def composer(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
     """Composer's ``ProgressiveResizing``: every batch is loaded at the base's size, then scaled down as a whole.
 
-    torchvision's loader above brings the batches. The algorithm's functional form scales them by the factor of each
-    size; it cannot scale up, mix or duplicate, and leaves the batch size alone.
+    torchvision's loader makes the batches; the algorithm's functional form scales them. It cannot enlarge, mix or
+    duplicate, and keeps the batch size.
     """
     from composer.algorithms.progressive_resizing import resize_batch
 
     base = setting.base
-    loader = _torchvision_loader(setting, base.size_px, base.batch_size)
+    full_size = _torchvision_loader(setting, base.size_px, base.batch_size)
 
     def epoch(size_px: int) -> Iterator[torch.Tensor]:
-        for images, labels in loader:
-            yield resize_batch(_normalise(images), labels, scale_factor=size_px / base.size_px)[0]
+        for images in full_size():
+            yield resize_batch(images, images, scale_factor=size_px / base.size_px)[0]
 
     return {
         case.name: partial(epoch, case.plain.size_px)
@@ -106,24 +100,29 @@ def composer(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
 def timm(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
     """timm's scheduled loader: fixed sizes and mixes, no duplicates.
 
-    Sizes are drawn at random with the weights of the regime's steps, so an epoch's shares come near the regime's.
-    Its prefetcher, which its train script uses, normalises whole batches and is faster than normalising in the workers
-    (measured as above: 326 and 266 images a core-second against 304 and 229).
+    Sizes are drawn with the regime's shares of the steps. The prefetcher of timm's train script normalises whole
+    batches and is faster than normalising in the workers (measured as above: 326 and 266 images a core-second against
+    304 and 229).
     """
-    from timm.data import ImageDataset, create_loader
+    from timm.data.dataset import ImageDataset
+    from timm.data.loader import create_loader
+    from timm.data.readers.reader_image_folder import ReaderImageFolder
+
+    from mixsize.bench.peers.loaders import repeated
 
     assert setting.images is not None
 
     def loader(case: Case) -> Batches:
         data = ImageDataset(str(setting.images))
-        data.reader.samples = _tiled(data.reader.samples, setting.epoch_images)
+        assert isinstance(data.reader, ReaderImageFolder)
+        data.reader.samples = repeated(data.reader.samples, setting.epoch_images)
         choices = case.regime.choices
         return create_loader(
             data,
             input_size=(3, setting.base.size_px, setting.base.size_px),
             batch_size=setting.base.batch_size,
             is_training=True,
-            color_jitter=None,
+            color_jitter=None,  # pyright: ignore[reportArgumentType]
             interpolation="bilinear",
             num_workers=setting.threads,
             device=torch.device("cpu"),
@@ -139,41 +138,18 @@ def timm(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
     }
 
 
-def _torchvision_loader(setting: Setting, size_px: int, batch_size: int) -> torch.utils.data.DataLoader:
-    from torchvision.datasets import ImageFolder
+def _torchvision_loader(setting: Setting, size_px: int, batch_size: int) -> Epoch:
     from torchvision.transforms import v2
 
+    from mixsize.bench.peers.loaders import normalisation, torchvision_loader
+
     assert setting.images is not None
-    transform = v2.Compose([v2.RandomResizedCrop(size_px, antialias=True), v2.RandomHorizontalFlip()])
-    data = ImageFolder(str(setting.images), transform=transform, loader=_decode)
-    data.samples = _tiled(data.samples, setting.epoch_images)
-    return torch.utils.data.DataLoader(
-        data,
-        batch_size=batch_size,
-        shuffle=True,
-        num_workers=setting.threads,
-        drop_last=True,
-        persistent_workers=True,
-    )
-
-
-def _decode(file: str) -> torch.Tensor:
-    from torchvision.io import ImageReadMode, decode_image
-
-    return decode_image(file, mode=ImageReadMode.RGB)
-
-
-def _normalise(pixels: torch.Tensor) -> torch.Tensor:
-    from torchvision.transforms.v2 import functional
-
-    images = functional.to_dtype(pixels, torch.float32, scale=True)
-    return functional.normalize(images, IMAGENET_MEAN, IMAGENET_STD, inplace=True)
+    augment = v2.Compose([v2.RandomResizedCrop(size_px, antialias=True), v2.RandomHorizontalFlip()])
+    loader = torchvision_loader(setting.images, augment, batch_size, setting.threads, setting.epoch_images)
+    normalise = normalisation(IMAGENET_MEAN, IMAGENET_STD)
+    return lambda: (normalise(batch)[0] for batch in loader)
 
 
 def _images(loader: Batches) -> Iterator[torch.Tensor]:
     for images, _ in loader:
         yield images
-
-
-def _tiled(items: Sequence, length: int) -> list:
-    return list(itertools.islice(itertools.cycle(items), length))
