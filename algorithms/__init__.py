@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from mixsize.system.packages import load
 
 if TYPE_CHECKING:
+    from mixsize.algorithms.batchnorm.bank import StatisticsBank as StatisticsBank
     from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate as BNCalibrate
-    from mixsize.algorithms.batchnorm.calibration import StatisticsBank as StatisticsBank
     from mixsize.algorithms.batchnorm.calibration import calibrate_batch_norm as calibrate_batch_norm
     from mixsize.algorithms.execution.engines import ShapeGraphs as ShapeGraphs
     from mixsize.algorithms.execution.engines import training_passes as training_passes
@@ -52,7 +52,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "batchnorm.bn_calibrate": ("BNCalibrate",),
-    "batchnorm.calibration": ("StatisticsBank", "calibrate_batch_norm"),
+    "batchnorm.bank": ("StatisticsBank",),
+    "batchnorm.calibration": ("calibrate_batch_norm",),
     "execution.engines": ("ShapeGraphs", "training_passes"),
     "execution.preflight": ("Preflight",),
     "execution.visit": ("visit_shapes",),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from mixsize.algorithms.batchnorm.calibration import StatisticsBank
+from mixsize.algorithms.batchnorm.bank import StatisticsBank
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.algorithms.smoothing.gradient_smoother import GradientSmoother
 from mixsize.ffcv_loaders import PadCrop, Resize, TorchMixSizeLoader

@@ -14,6 +14,8 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
+from mixsize.algorithms.execution.preservation import preserved
+
 log = logging.getLogger(__name__)
 
 Engine = Literal["eager", "compile", "cuda_graphs"]
@@ -97,13 +99,8 @@ class ShapeGraphs:
 
     def _capture_apart(self, images: torch.Tensor) -> Passes:
         """Capture with trial passes that leave no trace in the network's buffers and the random state."""
-        buffers = [(buffer, buffer.detach().clone()) for buffer in self._network.buffers()]
-        with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
-            passes = self._capture(self._network, images)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        return passes
+        with preserved(self._network):
+            return self._capture(self._network, images)
 
     def _warn(self, images: torch.Tensor) -> None:
         if not self._full:

@@ -6,16 +6,17 @@ Paper: MixSize (ICLR 2021 submission), section 4.2 and figures 1 and 3.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixsize.algorithms.batchnorm.calibration import StatisticsBank, batch_norm_layers
+from mixsize.algorithms.batchnorm.bank import StatisticsBank
+from mixsize.algorithms.batchnorm.layers import batch_norm_layers
+from mixsize.algorithms.batchnorm.pooling import widest_float
+from mixsize.algorithms.execution.preservation import device_of, preserved
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,6 @@ def evaluate(
     network: nn.Module,
     batches: Iterable[Any],
     *,
-    device: str | torch.device | None = None,
     across_ranks: bool = True,
 ) -> Score:
     """Count how many images a network classifies correctly.
@@ -77,7 +77,6 @@ def evaluate(
     Args:
         network: takes images ``(N, C, H, W)`` and gives one output for each class, ``(N, K)``.
         batches: tuples or lists that begin with images and their classes ``(N,)``, whole numbers from 0 to K - 1.
-        device: where they go; by default the network's.
         across_ranks: count over all ranks of ``torch.distributed``, where it is initialised. Every rank must then call
             this, each with its own part of the images; their numbers of batches may differ. All get the same score.
 
@@ -88,12 +87,13 @@ def evaluate(
         >>> evaluate(network, EvalLoader("val.beton", size_px=288, batch_size=256)).top1
         0.7927
     """
-    target = torch.device(device) if device is not None else _device_of(network)
-    tally = _Tally(target)
-    with _evaluating(network):
+    device = device_of(network)
+    tally = _Tally(device)
+    with preserved(network), torch.no_grad():
+        network.eval()
         for batch in batches:
             images, labels = _parts_of(batch)
-            tally.add(network(images.to(target, non_blocking=True)), labels.to(target, non_blocking=True))
+            tally.add(network(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True))
     return tally.score(across_ranks)
 
 
@@ -104,7 +104,6 @@ def evaluate_sizes(
     *,
     calibration_loader_for: Callable[[int], Iterable[Any]] | None = None,
     calibration_batches: int = 200,
-    device: str | torch.device | None = None,
     across_ranks: bool = True,
 ) -> Iterator[SizeScore]:
     """Evaluate a network at several image sizes, with and without batch norm calibrated at each.
@@ -119,7 +118,6 @@ def evaluate_sizes(
         calibration_loader_for: takes an image side in pixels and gives batches of training images at it, in an order
             whose first ``calibration_batches`` are a fair sample; None to leave calibration out.
         calibration_batches: forward passes that calibrate a size, on each rank, at most; the paper uses 200.
-        device: see :func:`evaluate`.
         across_ranks: see :func:`evaluate`; calibration pools over ranks likewise.
 
     Yields:
@@ -144,7 +142,7 @@ def evaluate_sizes(
         raise ValueError(f"{type(network).__name__} has no batch-norm layer that keeps running statistics to calibrate")
 
     def score_at(size_px: int) -> SizeScore:
-        own = evaluate(network, loader_for(size_px), device=device, across_ranks=across_ranks)
+        own = evaluate(network, loader_for(size_px), across_ranks=across_ranks)
         if calibration_loader_for is None:
             return SizeScore(size_px, own, None, 0)
         bank = StatisticsBank()
@@ -153,11 +151,10 @@ def evaluate_sizes(
             size_px,
             calibration_loader_for(size_px),
             max_batches=calibration_batches,
-            device=device,
             across_ranks=across_ranks,
         )
         with bank.use(network, size_px):
-            calibrated = evaluate(network, loader_for(size_px), device=device, across_ranks=across_ranks)
+            calibrated = evaluate(network, loader_for(size_px), across_ranks=across_ranks)
         return SizeScore(size_px, own, calibrated, measured.samples)
 
     return map(score_at, sizes_px)
@@ -169,8 +166,7 @@ class _Tally:
     def __init__(self, device: torch.device) -> None:
         #: Images, hits, hits in five, and the images that these were looked for in.
         self._counts = torch.zeros(4, dtype=torch.int64, device=device)
-        # Apple's devices have no float64.
-        self._loss = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        self._loss = torch.zeros((), dtype=widest_float(device), device=device)
 
     def add(self, outputs: Any, labels: Tensor) -> None:
         if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(labels):
@@ -194,25 +190,7 @@ class _Tally:
         return Score(images, hits, hits_in_five if looked_in else None, self._loss.item() / images)
 
 
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    # Flags are kept one by one: a network may have been partly in training mode, a frozen layer for instance.
-    flags = [(module, module.training) for module in network.modules()]
-    try:
-        network.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
 def _parts_of(batch: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, Sequence) or len(batch) < 2 or not all(isinstance(part, Tensor) for part in batch[:2]):
         raise ValueError(f"a batch must be a tuple or list of images and labels, this one is a {type(batch).__name__}")
     return batch[0], batch[1]
-
-
-def _device_of(network: nn.Module) -> torch.device:
-    tensor = next(chain(network.parameters(), network.buffers()), None)
-    return torch.device("cpu") if tensor is None else tensor.device

@@ -7,8 +7,7 @@ gradients.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -17,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixsize.algorithms.batchnorm.calibration import batch_norm_layers
+from mixsize.algorithms.batchnorm.layers import normalise_by_batch
+from mixsize.algorithms.execution.preservation import preserved
 
 #: Outputs ``(N, K)`` and classes ``(N,)`` -> the batch's mean loss, 0-dimensional.
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -91,7 +91,8 @@ def compare_gradients(
     moments = {size: _Moments() for size in sizes}
     previous: dict[int, Tensor] = {}
     count = 0
-    with _as_in_training(network):
+    with preserved(network):
+        normalise_by_batch(network)
         for count, batch in enumerate(batches, start=1):
             ranked: dict[int, Tensor] = {}
             for size in sizes:
@@ -210,22 +211,3 @@ class _Moments:
 
     def variance(self) -> float:
         return self._squares / (self._count - 1) / self.components
-
-
-@contextmanager
-def _as_in_training(network: nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in network.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        # Set one by one: a network's own train() may do more, and children of a layer (drop, act) must not follow it.
-        for module, _ in flags:
-            module.training = False
-        for layer in batch_norm_layers(network).values():
-            layer.training = True
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)

@@ -23,7 +23,8 @@ from rich.console import Console
 from tqdm import tqdm
 
 from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
-from mixsize.algorithms.batchnorm.calibration import batch_norm_layers, calibrate_batch_norm
+from mixsize.algorithms.batchnorm.calibration import calibrate_batch_norm
+from mixsize.algorithms.batchnorm.layers import batch_norm_layers
 from mixsize.algorithms.regime.plan import EpochPlan, Step
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling

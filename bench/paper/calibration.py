@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mixsize.algorithms.batchnorm.calibration import StatisticsBank
+from mixsize.algorithms.batchnorm.bank import StatisticsBank
 from mixsize.bench.result_files import keep_result
 from mixsize.display.console import plain_console, print_table
 from mixsize.ffcv_loaders.beton.reader import Beton

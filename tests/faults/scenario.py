@@ -19,7 +19,7 @@ from pathlib import Path
 import composer.trainer.trainer as composer_trainer
 import torch
 
-from mixsize.algorithms.batchnorm.calibration import StatisticsBank
+from mixsize.algorithms.batchnorm.bank import StatisticsBank
 from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.cli import main
 from mixsize.ffcv_loaders.decode import decode
