@@ -45,8 +45,10 @@ if TYPE_CHECKING:
     from mixsize.algorithms.smoothing.gradient_smoother import GradientSmoother as GradientSmoother
     from mixsize.algorithms.smoothing.gradient_smoother import smooth_norm as smooth_norm
     from mixsize.algorithms.training.epoch_schedule import EpochSchedule as EpochSchedule
-    from mixsize.algorithms.training.epoch_schedule import cosine as cosine
-    from mixsize.algorithms.training.epoch_schedule import multistep as multistep
+    from mixsize.algorithms.training.schedules import constant as constant
+    from mixsize.algorithms.training.schedules import cosine as cosine
+    from mixsize.algorithms.training.schedules import multistep as multistep
+    from mixsize.algorithms.training.schedules import one_cycle as one_cycle
     from mixsize.algorithms.training.step_seed import StepSeed as StepSeed
     from mixsize.algorithms.training.training_clock import TrainingClock as TrainingClock
 
@@ -68,7 +70,8 @@ _MODULES = {
     "sampling.resizing": ("resize_batch",),
     "smoothing.grad_smoothing": ("GradSmoothing",),
     "smoothing.gradient_smoother": ("GradientSmoother", "smooth_norm"),
-    "training.epoch_schedule": ("EpochSchedule", "cosine", "multistep"),
+    "training.epoch_schedule": ("EpochSchedule",),
+    "training.schedules": ("constant", "cosine", "multistep", "one_cycle"),
     "training.step_seed": ("StepSeed",),
     "training.training_clock": ("TrainingClock",),
 }

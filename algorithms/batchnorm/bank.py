@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,16 +45,11 @@ class StatisticsBank:
         """Each layer's statistics at a size.
 
         Raises:
-            ValueError: the bank has no statistics at this size; the message names the nearest sizes.
+            ValueError: the bank has no statistics at this size; the message names the sizes that it has.
         """
         if size_px not in self._sizes:
-            below = [size for size in self.sizes if size < size_px][-1:]
-            above = [size for size in self.sizes if size > size_px][:1]
-            nearest = " and ".join(f"{size} px" for size in below + above)
-            raise ValueError(
-                f"the bank has no batch-norm statistics for {size_px} px; "
-                + (f"the nearest that it has are for {nearest}" if nearest else "it is empty")
-            )
+            has = ", ".join(f"{size} px" for size in self.sizes) or "none"
+            raise ValueError(f"the bank has no batch-norm statistics for {size_px} px; it has {has}")
         return self._sizes[size_px]
 
     def calibrate(
@@ -64,25 +59,20 @@ class StatisticsBank:
         batches: Iterable[Any],
         *,
         max_batches: int = 200,
-        images_of: Callable[[Any], Tensor] | None = None,
         across_ranks: bool = True,
     ) -> CalibrationResult:
         """Measure a network at a size and keep the result; the network's own statistics stay.
 
-        Arguments and errors are those of :func:`~mixsize.algorithms.calibrate_batch_norm`, and:
-
         Args:
-            model: see above.
+            model: this and the rest as in :func:`~mixsize.algorithms.calibrate_batch_norm`.
             size_px: the image side in pixels to keep the statistics under, in place of earlier ones.
             batches: images at that size.
-            max_batches: see above.
-            images_of: see above.
-            across_ranks: see above.
+            max_batches: upper bound on the forward passes on each rank.
+            across_ranks: pool over all ranks.
         """
-        _check_size(size_px)
-        result = measure_batch_norm(
-            model, batches, max_batches=max_batches, images_of=images_of, across_ranks=across_ranks
-        )
+        if size_px < 1:
+            raise ValueError(f"size_px is {size_px}; it must be at least 1")
+        result = measure_batch_norm(model, batches, max_batches=max_batches, across_ranks=across_ranks)
         self._sizes[size_px] = result.statistics
         return result
 
@@ -95,9 +85,7 @@ class StatisticsBank:
         load_statistics(model, self[size_px])
 
     @contextmanager
-    def use(
-        self, model: nn.Module, size_px: int, batches: Iterable[Any] | None = None
-    ) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    def use(self, model: nn.Module, size_px: int) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
         """A context in which a network carries the statistics at a size; its own return afterwards, bit for bit.
 
         Contexts can be nested: each restores the statistics that it found.
@@ -105,16 +93,13 @@ class StatisticsBank:
         Args:
             model: the network that the statistics belong to.
             size_px: image side in pixels.
-            batches: images to calibrate on if the bank has no statistics at this size yet.
 
         Yields:
             the network's own ``running_mean`` and ``running_var``, by layer name.
 
         Raises:
-            ValueError: the bank lacks the size and there are no ``batches``, or the statistics are of another network.
+            ValueError: the bank lacks the size, or the statistics are of another network.
         """
-        if size_px not in self and batches is not None:
-            self.calibrate(model, size_px, batches)
         layers = {name: running_statistics(layer) for name, layer in batch_norm_layers(model).items()}
         own = {name: (mean.clone(), var.clone()) for name, (mean, var) in layers.items()}
         self.load_into(model, size_px)
@@ -171,11 +156,6 @@ class StatisticsBank:
         except Exception as error:  # PyTorch raises many kinds for a file that it did not write.
             raise ValueError(f"{path} is not a file of batch-norm statistics: {error}") from error
         return bank
-
-
-def _check_size(size_px: int) -> None:
-    if size_px < 1:
-        raise ValueError(f"size_px is {size_px}; it must be at least 1")
 
 
 def _size_of(key: str) -> int:

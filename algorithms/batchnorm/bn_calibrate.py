@@ -165,8 +165,8 @@ class BNCalibrate(Algorithm):
         found = _SIZE_IN_LABEL.search(label)
         if found is None:
             raise ValueError(
-                f"the label of evaluator {label!r} does not end in its image size, as in 'eval_224px'; list it in sizes, "
-                "with None to leave it uncalibrated"
+                f"the label of evaluator {label!r} does not end in its image size, as in 'eval_224px'; list it in "
+                "sizes, with None to leave it uncalibrated"
             )
         return int(found[1])
 

@@ -7,7 +7,7 @@ Source: MixSize (ICLR 2021 submission), section 4.2.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -42,7 +42,6 @@ def calibrate_batch_norm(
     batches: Iterable[Any],
     *,
     max_batches: int = 200,
-    images_of: Callable[[Any], Tensor] | None = None,
     across_ranks: bool = True,
 ) -> CalibrationResult:
     """Give every batch-norm layer the mean and variance of its inputs over ``batches``.
@@ -65,12 +64,11 @@ def calibrate_batch_norm(
         batches: unlabelled images at the size to calibrate for: tensors, or tuples or lists that begin with one. They
             are moved to the network's device.
         max_batches: upper bound on the forward passes on each rank.
-        images_of: returns the images in a batch of another kind.
         across_ranks: pool over all ranks of ``torch.distributed``, if it is initialised. Every rank must then call
             this function. Ranks may have different numbers of batches; all get the same statistics.
 
     Raises:
-        ValueError: the network has no such layers, there are no batches, or ``images_of`` is needed.
+        ValueError: the network has no such layers, there are no batches, or a batch is of another kind.
 
     Example:
         >>> network = torch.nn.BatchNorm2d(3)
@@ -79,7 +77,7 @@ def calibrate_batch_norm(
         >>> network.running_mean
         tensor([4., 4., 4.])
     """
-    result = measure_batch_norm(model, batches, max_batches=max_batches, images_of=images_of, across_ranks=across_ranks)
+    result = measure_batch_norm(model, batches, max_batches=max_batches, across_ranks=across_ranks)
     load_statistics(model, result.statistics)
     return result
 
@@ -89,7 +87,6 @@ def measure_batch_norm(
     batches: Iterable[Any],
     *,
     max_batches: int = 200,
-    images_of: Callable[[Any], Tensor] | None = None,
     across_ranks: bool = True,
 ) -> CalibrationResult:
     """Measure as :func:`calibrate_batch_norm` does and leave the network's own statistics in place."""
@@ -113,7 +110,7 @@ def measure_batch_norm(
         for name, layer in layers.items():
             stack.enter_context(_pooled(layer, pools[name]))
         for batch in stream:
-            images = (images_of or _first_tensor)(batch).to(device, non_blocking=True)
+            images = _images_of(batch).to(device, non_blocking=True)
             network(images)
             batches_used += 1
             samples += len(images)
@@ -196,12 +193,12 @@ def _to_shortest_rank(batches: Iterable[Any], device: torch.device) -> Iterator[
     _total(1, device)
 
 
-def _first_tensor(batch: Any) -> Tensor:
+def _images_of(batch: Any) -> Tensor:
     images = batch[0] if isinstance(batch, Sequence) and len(batch) else batch
     if not isinstance(images, Tensor):
         raise ValueError(
-            f"a batch is of type {type(batch).__name__}, not a tensor or a tuple or list that begins with one; pass "
-            "images_of, a function that returns its images"
+            f"a batch is of type {type(batch).__name__}; it must be a tensor of images, or a tuple or list that begins "
+            "with one"
         )
     return images
 

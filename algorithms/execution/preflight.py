@@ -9,8 +9,8 @@ from composer.core import Algorithm, Event, State, get_precision_context
 from composer.loggers import Logger
 from composer.utils import dist
 
-from mixsize.algorithms.execution.planned_loader import PlannedLoader
 from mixsize.algorithms.execution.visit import visit_shapes
+from mixsize.algorithms.regime.planned_loader import PlannedLoader
 from mixsize.algorithms.regime.shapes import shapes_of
 
 log = logging.getLogger(__name__)

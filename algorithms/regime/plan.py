@@ -8,7 +8,7 @@ without replaying the ones before.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -55,7 +55,10 @@ class EpochPlan:
         batch_size: distinct images at each step on this rank, shape ``(steps,)``.
         duplicates: augmented copies at each step, shape ``(steps,)``.
         samples: this rank's image indices, step after step, shape ``(sum of batch_size,)``.
-        pages: of a quasi-random order, the file's pages in the order in which this rank comes to them; else None.
+        pages: of a quasi-random order, the file's pages in the order in which this rank reads them; else None.
+
+    Attributes:
+        offsets: index in ``samples`` at which each step starts, and their number, shape ``(steps + 1,)``.
     """
 
     epoch: int
@@ -65,12 +68,12 @@ class EpochPlan:
     duplicates: np.ndarray
     samples: np.ndarray
     pages: np.ndarray | None = None
+    offsets: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        offsets = np.concatenate([[0], np.cumsum(self.batch_size, dtype=np.int64)])
-        assert offsets[-1] == len(self.samples)
-        object.__setattr__(self, "offsets", offsets)
-        for array in (self.size_px, self.batch_size, self.duplicates, self.samples, offsets):
+        object.__setattr__(self, "offsets", np.concatenate([[0], np.cumsum(self.batch_size, dtype=np.int64)]))
+        assert self.offsets[-1] == len(self.samples)
+        for array in (self.size_px, self.batch_size, self.duplicates, self.samples, self.offsets):
             array.setflags(write=False)
 
     def __len__(self) -> int:

@@ -29,7 +29,8 @@ from mixsize.algorithms.regime.plan import EpochPlan, Step
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.smoothing.grad_smoothing import GradSmoothing
-from mixsize.algorithms.training.epoch_schedule import EpochSchedule, constant
+from mixsize.algorithms.training.epoch_schedule import EpochSchedule
+from mixsize.algorithms.training.schedules import constant
 from mixsize.bench.result_files import keep_result
 from mixsize.display.console import plain_console, print_table
 from mixsize.ffcv_loaders.pipeline.planned import PlannedDataset, PlannedLoader

@@ -19,10 +19,11 @@ from composer.utils import dist, reproducibility
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from mixsize.algorithms.training import epoch_schedule
+from mixsize.algorithms.training import schedules
 from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
 from mixsize.algorithms.execution.composer_model import EngineClassifier
-from mixsize.algorithms.training.epoch_schedule import EpochSchedule, Schedule, elapsed_fraction
+from mixsize.algorithms.training.epoch_schedule import EpochSchedule, elapsed_fraction
+from mixsize.algorithms.training.schedules import Schedule
 from mixsize.algorithms.smoothing.grad_smoothing import GradSmoothing
 from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.execution.preflight import Preflight
@@ -449,13 +450,13 @@ def build_schedule(recipe: schema.Recipe, epochs: float) -> Schedule:
     """The learning rate as a function of the position in epochs, in a run of so many."""
     config = recipe.schedule
     if isinstance(config, schema.MultiStep):
-        return epoch_schedule.multistep(config.milestones, config.factors, config.warmup_epochs)
+        return schedules.multistep(config.milestones, config.factors, config.warmup_epochs)
     if isinstance(config, schema.Cosine):
-        return epoch_schedule.cosine(epochs, config.final_factor, config.warmup_epochs)
+        return schedules.cosine(epochs, config.final_factor, config.warmup_epochs)
     if isinstance(config, schema.OneCycle):
-        return epoch_schedule.one_cycle(epochs, config.peak_fraction, config.start_factor, config.final_factor)
+        return schedules.one_cycle(epochs, config.peak_fraction, config.start_factor, config.final_factor)
     assert isinstance(config, schema.Constant)
-    return epoch_schedule.constant(config.warmup_epochs)
+    return schedules.constant(config.warmup_epochs)
 
 
 def build_loggers(recipe: schema.Recipe, folder: Path) -> list[LoggerDestination]:

@@ -68,23 +68,12 @@ def test_a_network_carries_the_statistics_of_a_size_inside_the_context_and_its_o
     assert carries(model, calibrated(12))
 
 
-def test_a_size_is_calibrated_on_demand_once():
-    model, bank = network(), StatisticsBank()
-    with bank.use(model, 8, images_of(8)):
-        assert carries(model, calibrated(8))
-    assert bank.sizes == [8]
-    with bank.use(model, 8, iter(())):
-        assert carries(model, calibrated(8))
-
-
-def test_a_missing_size_is_answered_with_the_nearest():
-    bank = StatisticsBank()
-    with pytest.raises(ValueError, match="for 200 px; it is empty"):
-        bank[200]
-    bank = bank_of(8, 12, 16)
-    for size, words in ((13, "12 px and 16 px"), (4, "for 8 px$"), (99, "for 16 px$")):
-        with pytest.raises(ValueError, match=words), bank.use(network(), size):
-            pass
+def test_a_missing_size_is_answered_with_those_that_there_are():
+    with pytest.raises(ValueError, match="for 200 px; it has none"):
+        StatisticsBank()[200]
+    bank = bank_of(8, 12)
+    with pytest.raises(ValueError, match="for 10 px; it has 8 px, 12 px"), bank.use(network(), 10):
+        pass
     with pytest.raises(ValueError, match="size_px is 0"):
         bank.calibrate(network(), 0, images_of(8))
 
