@@ -29,7 +29,8 @@ from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.execution.preflight import Preflight
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.sampling.progressive_resize import ProgressiveResize
-from mixsize.algorithms.regime.regime import Base, Regime, check_stride
+from mixsize.algorithms.regime.checks import check_stride
+from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.algorithms.regime.shapes import shapes_of
 from mixsize.algorithms.training.step_seed import StepSeed
 from mixsize.algorithms.training.training_clock import TrainingClock

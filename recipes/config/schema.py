@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from mixsize.algorithms.regime.regime import MAX_SIZE_PX, SHARE_TOLERANCE, SIZE_DISTRIBUTIONS
+from mixsize.algorithms.regime.checks import MAX_SIZE_PX
+from mixsize.algorithms.regime.regime import SHARE_TOLERANCE, SIZE_DISTRIBUTIONS
 
 Path = tuple[str | int, ...]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mixsize.algorithms.regime.checks import check_stride
 from mixsize.algorithms.regime.progression import Phase, Progression
-from mixsize.algorithms.regime.regime import Base, Choice, Regime, check_stride
+from mixsize.algorithms.regime.regime import Base, Choice, Regime
 from mixsize.recipes.config import schema
 
 
