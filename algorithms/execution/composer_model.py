@@ -45,8 +45,8 @@ def network_of(state: State) -> nn.Module:
     network = getattr(model, "module", None)
     if not isinstance(network, nn.Module):
         raise ValueError(
-            f"{type(model).__name__} has no attribute 'module' with the network that takes images alone, which batch-norm "
-            "calibration calls; use a ComposerClassifier"
+            f"batch-norm calibration calls the network on images alone; {type(model).__name__} has no such network in "
+            "an attribute 'module', as ComposerClassifier has"
         )
     return network
 

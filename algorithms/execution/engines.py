@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -111,7 +111,7 @@ class ShapeGraphs:
     def _warn(self, images: torch.Tensor) -> None:
         if not self._full:
             log.warning(
-                "a batch of shape %s comes after the %d shapes that are captured in CUDA graphs: it runs eagerly",
+                "a batch of shape %s exceeds the %d shapes captured in CUDA graphs: it runs eagerly",
                 tuple(images.shape),
                 self._num_shapes,
             )
@@ -128,8 +128,7 @@ def _capture_in(pool: tuple[int, int]) -> Callable[[nn.Module, torch.Tensor], Pa
             captured = torch.cuda.make_graphed_callables(
                 shell, (torch.randn_like(images),), num_warmup_iters=_WARMUP_PASSES, pool=pool
             )
-            assert callable(captured)
-            return captured
+            return cast(Passes, captured)
 
     return capture
 

@@ -53,8 +53,8 @@ class Preflight(Algorithm):
         loader = state.train_dataloader
         if not isinstance(loader, PlannedLoader):
             raise ValueError(
-                f"the train_dataloader is a {type(loader).__name__}, whose shapes are not planned; {type(self).__name__} "
-                "needs a mixsize loader"
+                f"{type(self).__name__} visits the shapes that a mixsize loader has planned; the train_dataloader is a "
+                f"{type(loader).__name__}"
             )
         micro = state.device_train_microbatch_size
         shapes = shapes_of(loader.regime, loader.world_size, None if micro is None else int(micro))
@@ -65,7 +65,7 @@ class Preflight(Algorithm):
             batch = (images, labels)
             with get_precision_context(state.precision, state.precision_config):
                 loss = model.loss(state.model(batch), batch)
-            loss.backward()
+            cast(torch.Tensor, loss).backward()
 
         self.seconds = visit_shapes(
             step,

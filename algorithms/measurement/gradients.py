@@ -167,7 +167,7 @@ def spearman(first: Tensor, second: Tensor) -> float:
         ValueError: vectors of different lengths, or with fewer than two numbers.
 
     Example:
-        >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([5.0, 9.0, 7.0]))
+        >>> round(spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([5.0, 9.0, 7.0])), 3)
         0.5
     """
     if first.ndim != 1 or first.shape != second.shape or len(first) < 2:

@@ -131,8 +131,8 @@ class Regime:
 
     Example:
         >>> regime = Regime.from_sizes("s144", Base(size_px=224, batch_size=256), "D+")
-        >>> round(regime.mean_size_px), round(regime.pixels_per_step_ratio, 2)
-        (144, 1.01)
+        >>> regime.mean_size_px, regime.mean_duplicates, round(regime.pixels_per_step_ratio, 3)
+        (144.0, 3.0, 1.002)
     """
 
     base: Base
