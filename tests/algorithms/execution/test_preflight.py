@@ -101,7 +101,7 @@ def test_a_loader_whose_shapes_are_not_known_is_refused():
         auto_log_hparams=False,
     )
     with pytest.raises(
-        ValueError, match="visits the shapes that a mixsize loader has planned; the train_dataloader is a DataL"
+        ValueError, match="the shapes that a mixsize loader has planned; the train_dataloader is a DataL"
     ):
         trainer.fit()
 
