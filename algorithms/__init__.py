@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from mixsize.system.packages import load
 
 if TYPE_CHECKING:
+    from mixsize.algorithms.batchnorm.bank import StatisticsBank as StatisticsBank
     from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate as BNCalibrate
-    from mixsize.algorithms.batchnorm.calibration import StatisticsBank as StatisticsBank
     from mixsize.algorithms.batchnorm.calibration import calibrate_batch_norm as calibrate_batch_norm
-    from mixsize.algorithms.execution.engines import ShapeGraphs as ShapeGraphs
     from mixsize.algorithms.execution.engines import training_passes as training_passes
     from mixsize.algorithms.execution.preflight import Preflight as Preflight
     from mixsize.algorithms.execution.visit import visit_shapes as visit_shapes
@@ -29,45 +28,46 @@ if TYPE_CHECKING:
     from mixsize.algorithms.regime.plan import EpochPlan as EpochPlan
     from mixsize.algorithms.regime.plan import Step as Step
     from mixsize.algorithms.regime.plan import plan_epoch as plan_epoch
-    from mixsize.algorithms.regime.plan import plan_evaluation as plan_evaluation
     from mixsize.algorithms.regime.progression import Phase as Phase
     from mixsize.algorithms.regime.progression import Progression as Progression
     from mixsize.algorithms.regime.regime import SIZE_DISTRIBUTIONS as SIZE_DISTRIBUTIONS
     from mixsize.algorithms.regime.regime import Base as Base
     from mixsize.algorithms.regime.regime import Choice as Choice
     from mixsize.algorithms.regime.regime import Regime as Regime
-    from mixsize.algorithms.regime.shapes import InputShape as InputShape
     from mixsize.algorithms.regime.shapes import shapes_of as shapes_of
     from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling as MixSizeSampling
     from mixsize.algorithms.sampling.progressive_resize import ProgressiveResize as ProgressiveResize
     from mixsize.algorithms.sampling.resizing import resize_batch as resize_batch
     from mixsize.algorithms.smoothing.grad_smoothing import GradSmoothing as GradSmoothing
     from mixsize.algorithms.smoothing.gradient_smoother import GradientSmoother as GradientSmoother
-    from mixsize.algorithms.smoothing.gradient_smoother import smooth_norm as smooth_norm
     from mixsize.algorithms.training.epoch_schedule import EpochSchedule as EpochSchedule
-    from mixsize.algorithms.training.epoch_schedule import cosine as cosine
-    from mixsize.algorithms.training.epoch_schedule import multistep as multistep
+    from mixsize.algorithms.training.schedules import constant as constant
+    from mixsize.algorithms.training.schedules import cosine as cosine
+    from mixsize.algorithms.training.schedules import multistep as multistep
+    from mixsize.algorithms.training.schedules import one_cycle as one_cycle
     from mixsize.algorithms.training.step_seed import StepSeed as StepSeed
     from mixsize.algorithms.training.training_clock import TrainingClock as TrainingClock
 
 _MODULES = {
     "batchnorm.bn_calibrate": ("BNCalibrate",),
-    "batchnorm.calibration": ("StatisticsBank", "calibrate_batch_norm"),
-    "execution.engines": ("ShapeGraphs", "training_passes"),
+    "batchnorm.bank": ("StatisticsBank",),
+    "batchnorm.calibration": ("calibrate_batch_norm",),
+    "execution.engines": ("training_passes",),
     "execution.preflight": ("Preflight",),
     "execution.visit": ("visit_shapes",),
     "measurement.evaluation": ("Score", "SizeScore", "evaluate", "evaluate_sizes"),
     "measurement.gradients": ("compare_gradients", "gradient_vector", "spearman"),
-    "regime.plan": ("EpochPlan", "Step", "plan_epoch", "plan_evaluation"),
+    "regime.plan": ("EpochPlan", "Step", "plan_epoch"),
     "regime.progression": ("Phase", "Progression"),
     "regime.regime": ("SIZE_DISTRIBUTIONS", "Base", "Choice", "Regime"),
-    "regime.shapes": ("InputShape", "shapes_of"),
+    "regime.shapes": ("shapes_of",),
     "sampling.mixsize_sampling": ("MixSizeSampling",),
     "sampling.progressive_resize": ("ProgressiveResize",),
     "sampling.resizing": ("resize_batch",),
     "smoothing.grad_smoothing": ("GradSmoothing",),
-    "smoothing.gradient_smoother": ("GradientSmoother", "smooth_norm"),
-    "training.epoch_schedule": ("EpochSchedule", "cosine", "multistep"),
+    "smoothing.gradient_smoother": ("GradientSmoother",),
+    "training.epoch_schedule": ("EpochSchedule",),
+    "training.schedules": ("constant", "cosine", "multistep", "one_cycle"),
     "training.step_seed": ("StepSeed",),
     "training.training_clock": ("TrainingClock",),
 }

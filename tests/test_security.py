@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mixsize.algorithms.batchnorm.calibration import StatisticsBank
+from mixsize.algorithms.batchnorm.bank import StatisticsBank
 from mixsize.bench.regimes.suite import SuiteError, load_suite
 from mixsize.bench.report.html import render_html
 from mixsize.bench.report.markdown import render_markdown

@@ -14,7 +14,8 @@ from composer.core import Algorithm, Event, State, TimeUnit, get_precision_conte
 from composer.loggers import Logger
 from torch import Tensor, nn
 
-from mixsize.algorithms.batchnorm.calibration import StatisticsBank, batch_norm_layers
+from mixsize.algorithms.batchnorm.bank import StatisticsBank
+from mixsize.algorithms.batchnorm.layers import batch_norm_layers
 from mixsize.algorithms.execution.composer_model import network_of
 
 _SIZE_IN_LABEL = re.compile(r"(?:^|_)(\d+)px$")
@@ -23,50 +24,48 @@ _SIZE_IN_LABEL = re.compile(r"(?:^|_)(\d+)px$")
 class BNCalibrate(Algorithm):
     """Evaluates at each size with batch-norm statistics measured at that size (MixSize paper, section 4.2).
 
-    Before an evaluator's first batch, ``num_batches`` forward passes over training images of its size re-estimate every
-    batch-norm layer's mean and variance (:func:`~mixsize.algorithms.calibrate_batch_norm`). The network
-    carries them while that evaluator runs, so they are what its metrics are computed with, and has its own back, bit
-    for bit, afterwards. A checkpoint holds the network's own statistics whenever it is taken.
+    Before an evaluator's first batch, ``num_batches`` forward passes over training images of its size re-estimate the
+    mean and variance of every batch-norm layer (:func:`~mixsize.algorithms.calibrate_batch_norm`). The network carries
+    them while that evaluator runs and gets its own back, bit for bit, afterwards. Checkpoints always hold the network's
+    own statistics.
 
-    For networks trained at mixed sizes. On networks trained at one size calibration costs accuracy, and the paper
-    reports those without it. In a list of algorithms it belongs behind those that change the weights for evaluation,
-    such as Composer's ``EMA``: it then measures the weights that are evaluated.
+    For networks trained at mixed sizes: calibration costs accuracy on networks trained at one size. List it after
+    algorithms that change the weights for evaluation, such as Composer's ``EMA``.
 
-    Runs on ``INIT`` and ``FIT_START`` (checks), ``EVAL_BEFORE_ALL`` and ``EVAL_STANDALONE_START`` (is it the last),
-    ``EVAL_START`` (measure and put in) and ``EVAL_END`` (put back). After an evaluation that ended in an exception, the
-    next ``INIT``, ``BATCH_START``, ``EVAL_START`` or ``PREDICT_START`` puts back.
+    Runs on ``INIT`` and ``FIT_START`` (check), ``EVAL_BEFORE_ALL`` and ``EVAL_STANDALONE_START`` (is it the last
+    evaluation), ``EVAL_START`` (calibrate) and ``EVAL_END`` (restore). After an evaluation that raised an exception,
+    the next ``INIT``, ``BATCH_START``, ``EVAL_START`` or ``PREDICT_START`` restores.
 
-    +---------------------------------+-------------------------------------------------------------+
-    | Key                             | Logged data                                                 |
-    +=================================+=============================================================+
-    | ``calibration/{label}/batches`` | forward passes on this rank that the evaluator's statistics |
-    |                                 | were measured on, each calibration                          |
-    +---------------------------------+-------------------------------------------------------------+
-    | ``calibration/{label}/seconds`` | wall-clock time of them, loading included                   |
-    +---------------------------------+-------------------------------------------------------------+
+    +---------------------------------+-----------------------------------------------------------+
+    | Key                             | Logged data, at each calibration                          |
+    +=================================+===========================================================+
+    | ``calibration/{label}/batches`` | forward passes on this rank                               |
+    +---------------------------------+-----------------------------------------------------------+
+    | ``calibration/{label}/seconds`` | wall-clock time of the forward passes, loading included   |
+    +---------------------------------+-----------------------------------------------------------+
 
     Args:
-        loader_for: takes an image side in pixels and gives batches of training images of that side as the network
-            takes them, alone or first in a tuple or list; each rank its own part. Called anew for each calibration.
-            The first ``num_batches`` must be a fair sample, so shuffle a file that is sorted by class.
-        num_batches: forward passes on each rank, at most; the paper uses 200.
-        when: "each" evaluation, or the "last" only: the one at the end of training, and those of ``Trainer.eval()``.
-        tolerance: ends a calibration early, see :func:`~mixsize.algorithms.batchnorm.calibration.calibrate_batch_norm`.
-        sizes: evaluator label -> image side in pixels, None to evaluate with the network's own statistics. A label that
-            is not listed must end in its size, as in ``eval_224px``.
+        loader_for: takes an image side in pixels and returns batches of training images of that side: tensors, or
+            tuples or lists that begin with one; each rank its own part. Called anew for each calibration. The first
+            ``num_batches`` must be a fair sample, so shuffle a file that is sorted by class.
+        num_batches: upper bound on the forward passes on each rank; the paper uses 200.
+        when: ``"each"`` evaluation, or only the ``"last"``: at the end of training, and in ``Trainer.eval()``.
+        sizes: evaluator label -> image side in pixels, or None to evaluate with the network's own statistics. A label
+            that is not listed must end in its size, as in ``eval_224px``.
 
     Attributes:
-        bank: the statistics last measured at each size; travels in checkpoints.
+        bank: the statistics last measured at each size; saved in checkpoints.
         seconds: wall-clock time of all calibrations in this process, loading included.
 
     Raises:
-        ValueError: at ``FIT_START``, evaluators whose size is not known or listed labels that no evaluator has.
-        NoEffectWarning: warned of for a network without batch norm; evaluation then goes on as it is.
+        ValueError: an argument out of its range. At ``FIT_START``: an evaluator of unknown size, or a label in
+            ``sizes`` that no evaluator has.
+        NoEffectWarning: warned for a network without batch norm, which is evaluated as it is.
 
     Example:
         >>> def loader_for(size_px):
-        ...     return MixSizeLoader("train.beton", Regime.fixed(Base(size_px, 256)), augment=CenterCrop())
-        >>> Trainer(model, train_loader, eval_dataloader=evaluators, algorithms=[BNCalibrate(loader_for)])
+        ...     return (torch.rand(16, 3, size_px, size_px) for _ in range(10))
+        >>> calibrate = BNCalibrate(loader_for, num_batches=10, when="last", sizes={"validation": 224})
     """
 
     def __init__(
@@ -75,15 +74,12 @@ class BNCalibrate(Algorithm):
         *,
         num_batches: int = 200,
         when: Literal["each", "last"] = "each",
-        tolerance: float | None = None,
         sizes: Mapping[str, int | None] | None = None,
     ) -> None:
         if num_batches < 1:
             raise ValueError(f"num_batches is {num_batches}; it must be at least 1")
         if when not in ("each", "last"):
             raise ValueError(f"when is {when!r}; it must be 'each' or 'last'")
-        if tolerance is not None and not tolerance > 0:
-            raise ValueError(f"tolerance is {tolerance}; it must lie above 0")
         for label, size_px in (sizes or {}).items():
             if size_px is not None and size_px < 1:
                 raise ValueError(f"sizes[{label!r}] is {size_px}; it must be at least 1, or None")
@@ -92,29 +88,28 @@ class BNCalibrate(Algorithm):
         self._loader_for = loader_for
         self._num_batches = num_batches
         self._when = when
-        self._tolerance = tolerance
         self._sizes = dict(sizes or {})
-        self._at_end = False
-        self._put_in: ExitStack | None = None
+        self._is_last = False
+        self._in_use: ExitStack | None = None
 
     def match(self, event: Event, state: State) -> bool:
-        """Run around evaluations, and before a training step only where one left something to put back."""
-        return event in _HANDLERS and (event not in _ONLY_PUT_BACK or self._put_in is not None)
+        """Run around evaluations, and on other events only while the network carries an evaluation's statistics."""
+        return event in _HANDLERS and (event not in _ONLY_RESTORE or self._in_use is not None)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """Hand the event to its method."""
+        """Call the event's method."""
         _HANDLERS[event](self, state, logger)
 
     def state_dict(self) -> dict[str, Any]:
-        """The statistics last measured at each size, in plain values and tensors."""
+        """The bank in plain values and tensors."""
         return {"bank": self.bank.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = False) -> None:
-        """Take up the statistics."""
+        """Restore the bank."""
         self.bank.load_state_dict(state["bank"])
 
-    def _begin(self, state: State, logger: Logger) -> None:
-        self._put_back(state, logger)
+    def _check_network(self, state: State, logger: Logger) -> None:
+        self._restore(state, logger)
         network = network_of(state)
         if not batch_norm_layers(network):
             warnings.warn(
@@ -127,34 +122,28 @@ class BNCalibrate(Algorithm):
         unknown = [label for label in self._sizes if label not in labels]
         if unknown:
             raise ValueError(
-                f"sizes lists the evaluator {unknown[0]!r}; the Trainer's are {', '.join(map(repr, labels)) or 'none'}"
+                f"sizes lists the evaluator {unknown[0]!r}; the Trainer has {', '.join(map(repr, labels)) or 'none'}"
             )
         for label in labels:
             self._size_of(label)
 
-    def _note_end(self, state: State, logger: Logger) -> None:
-        self._at_end = _training_ends(state)
+    def _note_last(self, state: State, logger: Logger) -> None:
+        self._is_last = _training_ends(state)
 
     def _note_standalone(self, state: State, logger: Logger) -> None:
-        self._at_end = True
+        self._is_last = True
 
-    def _enter(self, state: State, logger: Logger) -> None:
-        self._put_back(state, logger)
+    def _calibrate(self, state: State, logger: Logger) -> None:
+        self._restore(state, logger)
         label = state.dataloader_label
         assert label is not None
         network, size_px = network_of(state), self._size_of(label)
-        if size_px is None or (self._when == "last" and not self._at_end) or not batch_norm_layers(network):
+        if size_px is None or (self._when == "last" and not self._is_last) or not batch_norm_layers(network):
             return
         started = time.perf_counter()
         # As Composer evaluates: FP8 wants batches of special sizes.
         with get_precision_context(state.precision, state.precision_config, fp8_autocast_enabled=False):
-            result = self.bank.calibrate(
-                network,
-                size_px,
-                self._loader_for(size_px),
-                max_batches=self._num_batches,
-                tolerance=self._tolerance,
-            )
+            result = self.bank.calibrate(network, size_px, self._loader_for(size_px), max_batches=self._num_batches)
         seconds = time.perf_counter() - started
         self.seconds += seconds
         logger.log_metrics(
@@ -163,12 +152,12 @@ class BNCalibrate(Algorithm):
         with ExitStack() as stack:
             own = stack.enter_context(self.bank.use(network, size_px))
             stack.callback(network.register_state_dict_post_hook(_saving(own)).remove)
-            self._put_in = stack.pop_all()
+            self._in_use = stack.pop_all()
 
-    def _put_back(self, state: State, logger: Logger) -> None:
-        if self._put_in is not None:
-            self._put_in.close()
-            self._put_in = None
+    def _restore(self, state: State, logger: Logger) -> None:
+        if self._in_use is not None:
+            self._in_use.close()
+            self._in_use = None
 
     def _size_of(self, label: str) -> int | None:
         if label in self._sizes:
@@ -176,31 +165,31 @@ class BNCalibrate(Algorithm):
         found = _SIZE_IN_LABEL.search(label)
         if found is None:
             raise ValueError(
-                f"the evaluator {label!r} does not end in its image size, as in 'eval_224px'; give it in sizes, or "
-                "None there to leave it uncalibrated"
+                f"the label of evaluator {label!r} does not end in its image size, as in 'eval_224px'; list it in "
+                "sizes, with None to leave it uncalibrated"
             )
         return int(found[1])
 
 
 _HANDLERS = {
-    Event.INIT: BNCalibrate._begin,
+    Event.INIT: BNCalibrate._check_network,
     Event.FIT_START: BNCalibrate._check_labels,
-    Event.BATCH_START: BNCalibrate._put_back,
-    Event.PREDICT_START: BNCalibrate._put_back,
-    Event.EVAL_BEFORE_ALL: BNCalibrate._note_end,
+    Event.BATCH_START: BNCalibrate._restore,
+    Event.PREDICT_START: BNCalibrate._restore,
+    Event.EVAL_BEFORE_ALL: BNCalibrate._note_last,
     Event.EVAL_STANDALONE_START: BNCalibrate._note_standalone,
-    Event.EVAL_START: BNCalibrate._enter,
-    Event.EVAL_END: BNCalibrate._put_back,
+    Event.EVAL_START: BNCalibrate._calibrate,
+    Event.EVAL_END: BNCalibrate._restore,
 }
-_ONLY_PUT_BACK = (Event.BATCH_START, Event.PREDICT_START, Event.EVAL_END)
+_ONLY_RESTORE = (Event.BATCH_START, Event.PREDICT_START, Event.EVAL_END)
 
 
 def _training_ends(state: State) -> bool:
-    """Whether no training step is left; asked while the state still shows the training loader."""
+    """Whether no training step is left; the state must still hold the training loader."""
     elapsed = state.get_elapsed_duration()
     if elapsed is None or elapsed >= 1.0:
         return True
-    # An evaluation by batches comes before the epoch counts as done, and is then not repeated after it.
+    # An evaluation after the last batch runs before the epoch counts as done.
     assert state.max_duration is not None
     return (
         state.max_duration.unit == TimeUnit.EPOCH
@@ -211,7 +200,7 @@ def _training_ends(state: State) -> bool:
 
 
 def _saving(own: dict[str, tuple[Tensor, Tensor]]) -> Callable[..., None]:
-    """A hook that saves the network's own statistics in place of the evaluation's."""
+    """A hook that writes the network's own statistics into a state dict in place of the evaluation's."""
 
     def after_state_dict(module: nn.Module, saved: dict[str, Any], prefix: str, metadata: Any) -> None:
         for name, (mean, var) in own.items():

@@ -1,4 +1,4 @@
-"""How a training step runs: eager, compiled or as CUDA graphs, and the visit to every shape.
+"""Eager, compiled and CUDA-graph training passes, the visit to every shape, preserved networks.
 
 Imports ``regime``.
 """

@@ -1,4 +1,4 @@
-"""Composer's model around a network, the network inside of it, and the parameters that are trained."""
+"""Composer's model around a network, the network inside it, and the trained parameters."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mixsize.algorithms.execution.engines import Engine, Passes, training_passes
 
 
 class EngineClassifier(ComposerClassifier):
-    """A ``ComposerClassifier`` whose training passes may be compiled or replayed; evaluation runs as it is.
+    """A ``ComposerClassifier`` whose training passes may be compiled or replayed; evaluation runs eagerly.
 
     Args:
         module: takes images ``(N, 3, S, S)`` alone.
-        kwargs: as ``ComposerClassifier`` takes them.
+        kwargs: see ``ComposerClassifier``.
     """
 
     def __init__(self, module: nn.Module, **kwargs: Any) -> None:
@@ -26,7 +26,7 @@ class EngineClassifier(ComposerClassifier):
         self._passes: tuple[Passes] = (module,)
 
     def use_engine(self, engine: Engine, num_shapes: int) -> None:
-        """Train through an engine from now on; arguments and errors of :func:`~.engines.training_passes`."""
+        """Train through an engine from now on; see :func:`~mixsize.algorithms.training_passes`."""
         self._passes = (training_passes(self.module, engine, num_shapes),)
 
     def forward(self, batch: tuple[Tensor, Any]) -> Tensor:
@@ -36,22 +36,22 @@ class EngineClassifier(ComposerClassifier):
 
 
 def network_of(state: State) -> nn.Module:
-    """The network that takes images alone, out of the wrappers of Composer and of DDP.
+    """The network that takes images alone, inside the wrappers of Composer and DDP.
 
     Raises:
-        ValueError: a model that does not keep it in its attribute ``module``, as ``ComposerClassifier`` does.
+        ValueError: the model does not keep it in an attribute ``module``, as ``ComposerClassifier`` does.
     """
     model = state.model.module if state.is_model_ddp else state.model
     network = getattr(model, "module", None)
     if not isinstance(network, nn.Module):
         raise ValueError(
-            "batch norm is measured by calling the network on images alone, which is looked for in the model's "
-            f"attribute 'module', as ComposerClassifier has it; {type(model).__name__} has none"
+            f"batch-norm calibration calls the network on images alone; {type(model).__name__} has no such network in "
+            "an attribute 'module', as ComposerClassifier has"
         )
     return network
 
 
 def trained_parameters(state: State) -> list[Tensor]:
-    """Parameters of the optimisers: the gradients of others are neither unscaled nor cleared between steps."""
+    """Parameters of the optimisers; gradients of others are neither unscaled nor cleared between steps."""
     groups = [group for optimizer in ensure_tuple(state.optimizers) for group in optimizer.param_groups]
     return [parameter for group in groups for parameter in group["params"]]

@@ -1,7 +1,7 @@
-"""How the passes of a training step run: as they are, compiled, or replayed from CUDA graphs, once for each shape.
+"""Training passes run eagerly, compiled, or replayed from CUDA graphs.
 
-On small networks a step's time is that of launching kernels rather than of arithmetic; compilation and graphs cut it.
-Both are made for one shape, which a regime with its few shapes allows: the first step of each makes its own.
+On small networks launching kernels takes more time than arithmetic; compilation and graphs cut it. Both are made for
+one shape, at its first step; a regime has few shapes.
 """
 
 from __future__ import annotations
@@ -9,33 +9,41 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import nn
+
+from mixsize.algorithms.execution.preservation import preserved
 
 log = logging.getLogger(__name__)
 
 Engine = Literal["eager", "compile", "cuda_graphs"]
 Passes = Callable[[torch.Tensor], torch.Tensor]
-# PyTorch's own advice for what is captured after few steps.
+# As PyTorch advises.
 _WARMUP_PASSES = 3
 
 
 def training_passes(network: nn.Module, engine: Engine, num_shapes: int) -> Passes:
-    """What to call in a network's place where it is trained.
+    """A callable to use in place of a network in training steps.
 
-    The network itself stays as it is: evaluate it, save it and count its parameters as ever.
+    The network itself stays: evaluate and save it as usual.
 
     Args:
         network: takes images ``(N, 3, S, S)`` alone.
         engine: ``eager``: the network itself. ``compile``: ``torch.compile``, with static shapes. ``cuda_graphs``:
             forward and backward pass captured in CUDA graphs. A graph returns the same memory at every step: gradients
-            must be None when a step begins, and one backward pass is all that a step may have.
-        num_shapes: how many shapes will be trained on; see :func:`~mixsize.algorithms.regime.shapes.shapes_of`.
+            must be None when a step begins, and a step may have only one backward pass.
+        num_shapes: number of shapes that will be trained on; see :func:`~mixsize.algorithms.shapes_of`.
 
     Raises:
-        ValueError: another engine, or ``cuda_graphs`` for a network that is on no GPU.
+        ValueError: another engine, or ``cuda_graphs`` for a network that is not on a GPU.
+
+    Example:
+        >>> network = torch.nn.Conv2d(3, 8, 3)
+        >>> passes = training_passes(network, "eager", num_shapes=4)
+        >>> passes(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 8, 14, 14])
     """
     if engine not in get_args(Engine):
         raise ValueError(f"engine is {engine!r}; it must be one of {', '.join(get_args(Engine))}")
@@ -51,8 +59,8 @@ def training_passes(network: nn.Module, engine: Engine, num_shapes: int) -> Pass
 
 
 def _allow_recompilations(count: int) -> None:
-    """PyTorch gives a function up to eager mode, silently, after 8 compilations."""
-    # Imported here as it takes a second, which no other engine needs.
+    """Raise PyTorch's limit of 8 compilations per function, after which it silently runs eagerly."""
+    # Imported here: it takes a second, and the other engines do not need it.
     from torch._dynamo import config
 
     key = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
@@ -60,14 +68,14 @@ def _allow_recompilations(count: int) -> None:
 
 
 class ShapeGraphs:
-    """A network's passes, captured in a pair of CUDA graphs for each shape at its first step.
+    """Captures a network's passes in a pair of CUDA graphs for each shape, at its first step.
 
-    In evaluation mode, and for shapes beyond the expected number, the network runs as it is.
+    In evaluation mode, and for shapes beyond the expected number, the network runs eagerly.
 
     Args:
         network: takes images ``(N, 3, S, S)`` alone; on a CUDA device. Its parameters must stay where they are in
             memory, as optimisers leave them.
-        num_shapes: how many shapes to capture; each keeps the memory that it trains in.
+        num_shapes: number of shapes to capture; each keeps the memory that it trains in.
         capture: makes the graphs of one shape; by default :func:`capture_passes`.
     """
 
@@ -96,19 +104,14 @@ class ShapeGraphs:
         return self._graphs[key](images)
 
     def _capture_apart(self, images: torch.Tensor) -> Passes:
-        """Capture with trial passes that leave no trace in the network's buffers and the random state."""
-        buffers = [(buffer, buffer.detach().clone()) for buffer in self._network.buffers()]
-        with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
-            passes = self._capture(self._network, images)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        return passes
+        """Capture; the trial passes leave the network's buffers and the random state as they were."""
+        with preserved(self._network):
+            return self._capture(self._network, images)
 
     def _warn(self, images: torch.Tensor) -> None:
         if not self._full:
             log.warning(
-                "a batch of shape %s is one more than the %d that are captured in CUDA graphs: it runs without",
+                "a batch of shape %s exceeds the %d shapes captured in CUDA graphs: it runs eagerly",
                 tuple(images.shape),
                 self._num_shapes,
             )
@@ -116,28 +119,29 @@ class ShapeGraphs:
 
 
 def _capture_in(pool: tuple[int, int]) -> Callable[[nn.Module, torch.Tensor], Passes]:
-    """Capture into one pool of memory: no two shapes are ever under way at once."""
+    """Capture into one pool of memory: no two shapes run at the same time."""
 
     def capture(network: nn.Module, images: torch.Tensor) -> Passes:
-        # Capturing replaces the forward method of the module it is given, once for each shape: not the network's own.
+        # Capturing replaces the forward method of its module, once for each shape; the network keeps its own.
         shell = _Shell(network)
         with _autocast_without_cache(images.device.type):
-            return torch.cuda.make_graphed_callables(
+            captured = torch.cuda.make_graphed_callables(
                 shell, (torch.randn_like(images),), num_warmup_iters=_WARMUP_PASSES, pool=pool
             )
+            return cast(Passes, captured)
 
     return capture
 
 
 def _autocast_without_cache(device_type: str) -> AbstractContextManager[object]:
-    """Autocast as it is in force, but for its cache of cast weights, which would outlive the capture."""
+    """The current autocast without its cache of cast weights, which would outlive the capture."""
     if not torch.is_autocast_enabled(device_type):
         return nullcontext()
     return torch.autocast(device_type, torch.get_autocast_dtype(device_type), cache_enabled=False)
 
 
 class _Shell(nn.Module):
-    """A module of its own around a network."""
+    """A separate module around a network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

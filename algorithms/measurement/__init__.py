@@ -1,4 +1,4 @@
-"""Accuracy over image sizes and the similarity of gradients, for a bare PyTorch loop.
+"""Accuracy over image sizes and similarity of gradients, for a bare PyTorch loop.
 
 Imports ``batchnorm``.
 """

@@ -1,4 +1,4 @@
-"""Accuracy over image sizes, by a network's own batch-norm statistics and by calibrated ones; needs torch alone.
+"""Accuracy over image sizes, with a network's own batch-norm statistics and with calibrated ones; needs torch alone.
 
 Paper: MixSize (ICLR 2021 submission), section 4.2 and figures 1 and 3.
 """
@@ -6,27 +6,33 @@ Paper: MixSize (ICLR 2021 submission), section 4.2 and figures 1 and 3.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixsize.algorithms.batchnorm.calibration import StatisticsBank, batch_norm_layers
+from mixsize.algorithms.batchnorm.bank import StatisticsBank
+from mixsize.algorithms.batchnorm.layers import batch_norm_layers
+from mixsize.algorithms.batchnorm.pooling import widest_float
+from mixsize.algorithms.execution.preservation import device_of, preserved
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a network does on a set of images.
+    """Accuracy and loss of a network on a set of images.
 
     Attributes:
-        images: how many, each counted once, over all ranks.
-        hits: of them, those whose own class has the highest output.
-        hits_in_five: those whose own class is among the five highest; None where there are no more than five classes.
+        images: number of images over all ranks.
+        hits: images whose class has the highest output.
+        hits_in_five: images whose class is among the five highest outputs; None for five classes or fewer.
         loss: mean cross-entropy, in nats.
+
+    Example:
+        >>> score = Score(images=200, hits=150, hits_in_five=190, loss=0.8)
+        >>> score.top1, score.top5
+        (0.75, 0.95)
     """
 
     images: int
@@ -47,13 +53,17 @@ class Score:
 
 @dataclass(frozen=True)
 class SizeScore:
-    """How a network does at one image size.
+    """Accuracy and loss of a network at one image size.
 
     Attributes:
         size_px: image side S in pixels.
-        own: with the batch-norm statistics that the network came with.
-        calibrated: with statistics measured at this size; None where that was not asked for.
-        calibration_images: images that those were measured on, over all ranks; 0 where that was not asked for.
+        own: with the network's own batch-norm statistics.
+        calibrated: with statistics measured at this size; None without calibration.
+        calibration_images: images that they were measured on, over all ranks; 0 without calibration.
+
+    Example:
+        >>> SizeScore(224, own=Score(200, 150, 190, 0.8), calibrated=None, calibration_images=0).own.top1
+        0.75
     """
 
     size_px: int
@@ -66,34 +76,36 @@ def evaluate(
     network: nn.Module,
     batches: Iterable[Any],
     *,
-    device: str | torch.device | None = None,
     across_ranks: bool = True,
 ) -> Score:
-    """Count how many images a network classifies correctly.
+    """Count the images that a network classifies correctly.
 
-    The network is as it was afterwards, training flags included. Precision is the caller's: wrap the call in
-    ``torch.autocast``; the loss is computed in float32 whatever the network's outputs are.
+    The network and the random states are as before afterwards, training modes included. Wrap the call in
+    ``torch.autocast`` to choose the precision; the loss is always computed in float32.
 
     Args:
         network: takes images ``(N, C, H, W)`` and gives one output for each class, ``(N, K)``.
-        batches: tuples or lists that begin with images and their classes ``(N,)``, whole numbers from 0 to K - 1.
-        device: where they go; by default the network's.
-        across_ranks: count over all ranks of ``torch.distributed``, where it is initialised. Every rank must then call
-            this, each with its own part of the images; their numbers of batches may differ. All get the same score.
+        batches: tuples or lists that begin with images and their classes ``(N,)``, whole numbers from 0 to K - 1. They
+            are moved to the network's device.
+        across_ranks: count over all ranks of ``torch.distributed``, if it is initialised. Every rank must then call
+            this function with its own part of the images. Ranks may have different numbers of batches; all get the
+            same score.
 
     Raises:
-        ValueError: no image at all, a batch of another kind, or outputs of another shape.
+        ValueError: no images, a batch of another kind, or outputs of another shape.
 
     Example:
-        >>> evaluate(network, EvalLoader("val.beton", size_px=288, batch_size=256)).top1
-        0.7927
+        >>> network = torch.nn.Flatten()
+        >>> evaluate(network, [(torch.eye(3).reshape(3, 3, 1, 1), torch.tensor([0, 1, 0]))]).hits
+        2
     """
-    target = torch.device(device) if device is not None else _device_of(network)
-    tally = _Tally(target)
-    with _evaluating(network):
+    device = device_of(network)
+    tally = _Tally(device)
+    with preserved(network), torch.no_grad():
+        network.eval()
         for batch in batches:
             images, labels = _parts_of(batch)
-            tally.add(network(images.to(target, non_blocking=True)), labels.to(target, non_blocking=True))
+            tally.add(network(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True))
     return tally.score(across_ranks)
 
 
@@ -104,7 +116,6 @@ def evaluate_sizes(
     *,
     calibration_loader_for: Callable[[int], Iterable[Any]] | None = None,
     calibration_batches: int = 200,
-    device: str | torch.device | None = None,
     across_ranks: bool = True,
 ) -> Iterator[SizeScore]:
     """Evaluate a network at several image sizes, with and without batch norm calibrated at each.
@@ -113,25 +124,27 @@ def evaluate_sizes(
 
     Args:
         network: see :func:`evaluate`.
-        loader_for: takes an image side in pixels and gives the evaluation batches at it; called twice for each size
-            where batch norm is calibrated.
+        loader_for: takes an image side in pixels and returns the evaluation batches; called twice for each size with
+            calibration.
         sizes_px: image sides in pixels, in the order wanted.
-        calibration_loader_for: takes an image side in pixels and gives batches of training images at it, in an order
-            whose first ``calibration_batches`` are a fair sample; None to leave calibration out.
-        calibration_batches: forward passes that calibrate a size, on each rank, at most; the paper uses 200.
-        device: see :func:`evaluate`.
-        across_ranks: see :func:`evaluate`; calibration pools over ranks likewise.
+        calibration_loader_for: takes an image side in pixels and returns batches of training images. The first
+            ``calibration_batches`` must be a fair sample. None for no calibration.
+        calibration_batches: upper bound on the forward passes for each size, on each rank; the paper uses 200.
+        across_ranks: see :func:`evaluate`; calibration then pools over ranks too.
 
     Yields:
-        one :class:`SizeScore` for each size, as soon as it is known.
+        one :class:`SizeScore` for each size, as soon as it is computed.
 
     Raises:
-        ValueError: at once, for sizes or a number of batches that cannot be, or calibration of a network without batch
-            norm; while it runs, see :func:`evaluate` and :func:`~mixsize.algorithms.calibrate_batch_norm`.
+        ValueError: at once: a size or a number of batches out of range, or calibration of a network without batch norm.
+            During the evaluation: see :func:`evaluate` and :func:`~mixsize.algorithms.calibrate_batch_norm`.
 
     Example:
-        >>> for row in evaluate_sizes(network, test_at, [160, 224, 288], calibration_loader_for=train_at):
-        ...     print(row.size_px, row.own.top1, row.calibrated.top1)
+        >>> network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> def loader_for(size_px):
+        ...     return [(torch.rand(4, 3, size_px, size_px), torch.tensor([0, 1, 2, 0]))]
+        >>> [(row.size_px, row.own.images) for row in evaluate_sizes(network, loader_for, [16, 24])]
+        [(16, 4), (24, 4)]
     """
     if not sizes_px:
         raise ValueError("sizes_px is empty")
@@ -144,7 +157,7 @@ def evaluate_sizes(
         raise ValueError(f"{type(network).__name__} has no batch-norm layer that keeps running statistics to calibrate")
 
     def score_at(size_px: int) -> SizeScore:
-        own = evaluate(network, loader_for(size_px), device=device, across_ranks=across_ranks)
+        own = evaluate(network, loader_for(size_px), across_ranks=across_ranks)
         if calibration_loader_for is None:
             return SizeScore(size_px, own, None, 0)
         bank = StatisticsBank()
@@ -153,24 +166,22 @@ def evaluate_sizes(
             size_px,
             calibration_loader_for(size_px),
             max_batches=calibration_batches,
-            device=device,
             across_ranks=across_ranks,
         )
         with bank.use(network, size_px):
-            calibrated = evaluate(network, loader_for(size_px), device=device, across_ranks=across_ranks)
+            calibrated = evaluate(network, loader_for(size_px), across_ranks=across_ranks)
         return SizeScore(size_px, own, calibrated, measured.samples)
 
     return map(score_at, sizes_px)
 
 
 class _Tally:
-    """Sums that stay on the device until they are asked for."""
+    """Sums that stay on the device until the score is read."""
 
     def __init__(self, device: torch.device) -> None:
-        #: Images, hits, hits in five, and the images that these were looked for in.
+        #: Images, hits, hits in five, and images with more than five classes.
         self._counts = torch.zeros(4, dtype=torch.int64, device=device)
-        # Apple's devices have no float64.
-        self._loss = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        self._loss = torch.zeros((), dtype=widest_float(device), device=device)
 
     def add(self, outputs: Any, labels: Tensor) -> None:
         if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(labels):
@@ -194,25 +205,9 @@ class _Tally:
         return Score(images, hits, hits_in_five if looked_in else None, self._loss.item() / images)
 
 
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    # Flags are kept one by one: a network may have been partly in training mode, a frozen layer for instance.
-    flags = [(module, module.training) for module in network.modules()]
-    try:
-        network.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
 def _parts_of(batch: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, Sequence) or len(batch) < 2 or not all(isinstance(part, Tensor) for part in batch[:2]):
-        raise ValueError(f"a batch must be a tuple or list of images and labels, this one is a {type(batch).__name__}")
+        raise ValueError(
+            f"a batch is a {type(batch).__name__}; it must be a tuple or list that begins with images and labels"
+        )
     return batch[0], batch[1]
-
-
-def _device_of(network: nn.Module) -> torch.device:
-    tensor = next(chain(network.parameters(), network.buffers()), None)
-    return torch.device("cpu") if tensor is None else tensor.device

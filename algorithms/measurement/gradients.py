@@ -1,4 +1,4 @@
-"""How alike gradients are between image sizes and between images, and how they scatter; needs torch alone.
+"""Similarity of gradients between image sizes and between images, and their variance; needs torch alone.
 
 Paper: MixSize (ICLR 2021 submission), table 2: Spearman's rank correlation and the variance of the whole network's
 gradients.
@@ -7,8 +7,7 @@ gradients.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -17,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixsize.algorithms.batchnorm.calibration import batch_norm_layers
+from mixsize.algorithms.batchnorm.layers import normalise_by_batch
+from mixsize.algorithms.execution.preservation import preserved
 
 #: Outputs ``(N, K)`` and classes ``(N,)`` -> the batch's mean loss, 0-dimensional.
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -26,13 +26,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Correlation(NamedTuple):
     """Spearman's rank correlation over several pairs of gradients.
 
-    A pair has none where a gradient's components are all equal; then ``mean`` is NaN.
+    Attributes:
+        mean: over the pairs; NaN if the components of a gradient are all equal.
+        std: standard deviation over the pairs; NaN for a single pair.
+        pairs: number of pairs.
     """
 
     mean: float
-    #: Standard deviation over the pairs; NaN for a single one.
     std: float
-    #: How many pairs.
     pairs: int
 
 
@@ -42,7 +43,7 @@ class GradientComparison:
 
     Attributes:
         parameters: components of a gradient.
-        batches: how many batches there were at each size.
+        batches: number of batches at each size.
         between_sizes: (larger size, smaller size) -> correlation of the gradients of the same images at both, one pair
             for each batch.
         between_images: size -> correlation of the gradients of consecutive batches.
@@ -66,11 +67,10 @@ def compare_gradients(
     """Compare the gradients of the same images at several sizes, and of different images at the same size.
 
     Batch norm normalises by each batch's own statistics, as in a training step; all other layers are in evaluation
-    mode, so that no gradient differs by a draw of dropout or stochastic depth. The network is the same afterwards, bit
-    for bit: running statistics, training flags and ``.grad`` included. Sums are float64.
+    mode, so that no gradient depends on a draw of dropout or stochastic depth. The network is the same afterwards, bit
+    for bit, with running statistics, training modes and ``.grad``. Sums are float64.
 
-    Held at a time are, for each size, two vectors of ranks and one of means: 24 bytes a parameter; ranking one gradient
-    takes some 50 bytes a parameter more.
+    Takes 24 bytes per parameter for each size, and about 50 bytes per parameter to rank a gradient.
 
     Args:
         network: takes images ``(N, C, S, S)``; parameters that need no gradient are left out.
@@ -82,6 +82,14 @@ def compare_gradients(
     Raises:
         ValueError: fewer than two batches, no size or one twice, no parameter that takes a gradient, a gradient that is
             not finite.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> images = [torch.rand(8, 3, 16, 16) for _ in range(3)]
+        >>> labels = torch.arange(8) % 4
+        >>> batches = [{16: (batch, labels), 8: (resize_batch(batch, 8), labels)} for batch in images]
+        >>> compare_gradients(network, batches, sizes_px=[16, 8]).between_sizes[16, 8].pairs
+        3
     """
     if not sizes_px or len(set(sizes_px)) < len(sizes_px):
         raise ValueError(f"sizes_px is {list(sizes_px)}; it must name at least one size, and each once")
@@ -91,7 +99,8 @@ def compare_gradients(
     moments = {size: _Moments() for size in sizes}
     previous: dict[int, Tensor] = {}
     count = 0
-    with _as_in_training(network):
+    with preserved(network):
+        normalise_by_batch(network)
         for count, batch in enumerate(batches, start=1):
             ranked: dict[int, Tensor] = {}
             for size in sizes:
@@ -117,19 +126,24 @@ def compare_gradients(
 
 
 def gradient_vector(network: nn.Module, images: Tensor, labels: Tensor, loss: Loss = F.cross_entropy) -> Tensor:
-    """The gradient of a batch's loss by all parameters, one after the other, shape ``(P,)``.
+    """The gradient of a batch's loss with respect to all parameters, concatenated, shape ``(P,)``.
 
-    A parameter that the loss does not depend on has zeros. ``.grad`` of the parameters stays as it was; batch norm in
-    training mode moves its running statistics as in any forward pass.
+    Zero for a parameter that the loss does not depend on. ``.grad`` of the parameters stays; batch norm in training
+    mode updates its running statistics.
 
     Args:
-        network: as it is, training flags included; parameters that need no gradient are left out.
+        network: runs in its current training modes; parameters that need no gradient are left out.
         images: shape ``(N, C, S, S)``.
         labels: classes, shape ``(N,)``.
         loss: takes the network's outputs and the labels.
 
     Raises:
         ValueError: no parameter takes a gradient.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
+        >>> gradient_vector(network, torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 3])).shape
+        torch.Size([65])
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not parameters:
@@ -141,19 +155,19 @@ def gradient_vector(network: nn.Module, images: Tensor, labels: Tensor, loss: Lo
 
 
 def spearman(first: Tensor, second: Tensor) -> float:
-    """Spearman's rank correlation; ties share the mean of their ranks. NaN where all values of either are equal.
+    """Spearman's rank correlation; ties share the mean of their ranks. NaN if all values of either vector are equal.
 
     Takes O(P log P) time and O(P) memory.
 
     Args:
         first: finite numbers, shape ``(P,)``.
-        second: likewise.
+        second: finite numbers, shape ``(P,)``.
 
     Raises:
-        ValueError: vectors that differ in length, or hold fewer than two numbers.
+        ValueError: vectors of different lengths, or with fewer than two numbers.
 
     Example:
-        >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([5.0, 9.0, 7.0]))
+        >>> round(spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([5.0, 9.0, 7.0])), 3)
         0.5
     """
     if first.ndim != 1 or first.shape != second.shape or len(first) < 2:
@@ -164,7 +178,7 @@ def spearman(first: Tensor, second: Tensor) -> float:
 
 
 def _standardised_ranks(values: Tensor) -> Tensor:
-    """Ranks less their mean, scaled to length 1, float64: the dot product of two is their rank correlation."""
+    """Ranks minus their mean, scaled to length 1, float64: the dot product of two is their rank correlation."""
     ordered, order = values.sort()
     _, counts = torch.unique_consecutive(ordered, return_counts=True)
     # Values k + 1 to k + c in order, all equal, share the rank k + (c + 1) / 2.
@@ -210,22 +224,3 @@ class _Moments:
 
     def variance(self) -> float:
         return self._squares / (self._count - 1) / self.components
-
-
-@contextmanager
-def _as_in_training(network: nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in network.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        # Set one by one: a network's own train() may do more, and children of a layer (drop, act) must not follow it.
-        for module, _ in flags:
-            module.training = False
-        for layer in batch_norm_layers(network).values():
-            layer.training = True
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)

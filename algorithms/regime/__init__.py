@@ -1,4 +1,4 @@
-"""What may be drawn and what is drawn: sizes, batches, duplicates, epoch plans. Arithmetic only.
+"""Regimes and epoch plans: sizes, batches, duplicates. Arithmetic only.
 
 Imports nothing of mixsize.
 """

@@ -1,22 +1,22 @@
-"""What is drawn: for every step of an epoch its shape and its samples.
+"""Epoch plans: the shape and the samples of every step.
 
-A plan is a pure function of (regime, number of images, seed, epoch, rank, world size). It is made
-before the epoch's first batch, so that a loader can prefetch and a run can resume at any step
-without replaying the ones before.
+A plan is a pure function of (regime, number of images, seed, epoch, rank, world size). It is made before the epoch's
+first batch: a loader can prefetch, and a run can resume at any step without replaying the earlier ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from mixsize.algorithms.regime.checks import MAX_SAMPLES, MAX_SIZE_PX, check_count
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.quasi_random import QuasiRandom
-from mixsize.algorithms.regime.regime import MAX_SAMPLES, MAX_SIZE_PX, Regime, check_count
+from mixsize.algorithms.regime.regime import Regime
 
-# Streams of one epoch that must not share draws.
+# Independent random streams of one epoch.
 _ORDER, _SHAPES, _EPOCH_CHOICE = range(3)
 #: Compiled code takes seeds in 64 bits.
 MAX_SEED = 2**64 - 1
@@ -31,6 +31,11 @@ class Step:
         batch_size: distinct images B on this rank.
         duplicates: augmented copies D of each image.
         samples: the images' indices in the data set, shape ``(B,)``.
+
+    Example:
+        >>> step = plan_epoch(Regime.fixed(Base(32, 64, duplicates=2)), num_samples=1000, seed=0, epoch=0)[0]
+        >>> step.size_px, len(step.samples), step.num_images
+        (32, 64, 128)
     """
 
     size_px: int
@@ -55,7 +60,15 @@ class EpochPlan:
         batch_size: distinct images at each step on this rank, shape ``(steps,)``.
         duplicates: augmented copies at each step, shape ``(steps,)``.
         samples: this rank's image indices, step after step, shape ``(sum of batch_size,)``.
-        pages: of a quasi-random order, the file's pages in the order in which this rank comes to them; else None.
+        pages: of a quasi-random order, the file's pages in the order in which this rank reads them; else None.
+
+    Attributes:
+        offsets: index in ``samples`` at which each step starts, and their number, shape ``(steps + 1,)``.
+
+    Example:
+        >>> plan = plan_epoch(Regime.fixed(Base(32, 64)), num_samples=1000, seed=0, epoch=0)
+        >>> len(plan), plan.step_at(128)
+        (15, 2)
     """
 
     epoch: int
@@ -65,12 +78,12 @@ class EpochPlan:
     duplicates: np.ndarray
     samples: np.ndarray
     pages: np.ndarray | None = None
+    offsets: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        offsets = np.concatenate([[0], np.cumsum(self.batch_size, dtype=np.int64)])
-        assert offsets[-1] == len(self.samples)
-        object.__setattr__(self, "offsets", offsets)
-        for array in (self.size_px, self.batch_size, self.duplicates, self.samples, offsets):
+        object.__setattr__(self, "offsets", np.concatenate([[0], np.cumsum(self.batch_size, dtype=np.int64)]))
+        assert self.offsets[-1] == len(self.samples)
+        for array in (self.size_px, self.batch_size, self.duplicates, self.samples, self.offsets):
             array.setflags(write=False)
 
     def __len__(self) -> int:
@@ -95,10 +108,10 @@ class EpochPlan:
         return int((self.size_px.astype(np.int64) ** 2 * self.batch_size * self.duplicates).max(initial=0))
 
     def step_at(self, num_samples: int) -> int:
-        """The step that follows once ``num_samples`` distinct images were trained on, over all ranks.
+        """The step that follows after ``num_samples`` distinct images, over all ranks.
 
         Raises:
-            ValueError: ``num_samples`` falls inside a step, so it was not counted under this plan.
+            ValueError: ``num_samples`` falls inside a step.
         """
         done = self.offsets * self.world_size
         step = int(np.searchsorted(done, num_samples))
@@ -121,25 +134,31 @@ def plan_epoch(
 ) -> EpochPlan:
     """Draw an epoch.
 
-    Every rank sees the same shape at the same step; over all ranks each image comes up at most once.
-    What does not fill a whole batch is left out, and which images those are changes by epoch.
+    Every rank sees the same shape at the same step. Over all ranks each image is drawn at most once. The images that
+    do not fill a whole batch are left out; they differ from epoch to epoch.
 
     Args:
-        regime: what may be drawn.
+        regime: the triples to draw from.
         num_samples: images in the data set.
         seed: the run's seed, at least 0.
         epoch: from 0.
         rank: this process, from 0.
         world_size: number of ranks.
-        quasi_random: how the file is gone through; by default in wholly random order.
+        quasi_random: order of the file's pages; by default images are drawn in random order.
 
     Returns:
-        This rank's steps. About 9 bytes an image of the data set are held while drawing, and 4 bytes for each of
-        the rank's own images afterwards.
+        This rank's steps. Drawing takes about 9 bytes per image of the data set; the plan holds 4 bytes for each of the
+        rank's own images.
 
     Raises:
         ValueError: too few images, more ranks than images, a batch that the ranks cannot share evenly, or a number out
             of range.
+
+    Example:
+        >>> regime = Regime.from_sizes({32: 0.5, 16: 0.5}, Base(size_px=32, batch_size=64), "B+")
+        >>> plan = plan_epoch(regime, num_samples=50_000, seed=17, epoch=0, rank=0, world_size=2)
+        >>> sorted({(step.size_px, step.batch_size) for step in plan})
+        [(16, 128), (32, 32)]
     """
     _check_ranks(num_samples, rank, world_size)
     _check_divides(regime, world_size)
@@ -160,7 +179,7 @@ def plan_epoch(
 
 
 def check_plannable(regime: Regime | Progression, num_samples: int, rank: int = 0, world_size: int = 1) -> None:
-    """Refuse what some epoch could not be drawn from; much cheaper than drawing one.
+    """Refuse a regime of which some epoch could not be drawn; much cheaper than drawing one.
 
     Raises:
         ValueError: as :func:`plan_epoch`.
@@ -183,12 +202,12 @@ def plan_length(regime: Regime, num_samples: int, seed: int, epoch: int) -> int:
 
 
 def plan_sizes(regime: Regime, num_steps: int, seed: int, epoch: int) -> np.ndarray:
-    """Image sides for the steps of a loader that brings batches of its own.
+    """Image sides for the steps of a loader that does not plan its batches.
 
-    Each side takes its share of the steps, rounded to whole ones, in random order; the same on every rank.
+    Each side takes its share of the steps, rounded to whole steps, in random order, the same on every rank.
 
     Args:
-        regime: what may be drawn; only sides and shares count.
+        regime: only its sides and shares count.
         num_steps: length of the epoch.
         seed: the run's seed, at least 0.
         epoch: from 0.
@@ -202,7 +221,7 @@ def plan_sizes(regime: Regime, num_steps: int, seed: int, epoch: int) -> np.ndar
     generator = _generator(seed, epoch, _SHAPES)
     quota = np.array(regime.step_shares) * num_steps
     counts = np.floor(quota + 1e-9).astype(np.int64)
-    # The steps that whole numbers leave over go to sides at random, so that no side is short in every epoch.
+    # Left-over steps go to sides at random, so that no side is short in every epoch.
     left = quota - counts
     if counts.sum() < num_steps:
         short = num_steps - int(counts.sum())
@@ -225,6 +244,10 @@ def plan_evaluation(num_samples: int, size_px: int, batch_size: int, rank: int =
 
     Raises:
         ValueError: a size or batch below 1, or more ranks than images.
+
+    Example:
+        >>> [step.batch_size for step in plan_evaluation(num_samples=10, size_px=224, batch_size=4)]
+        [4, 3, 3]
     """
     _check_ranks(num_samples, rank, world_size)
     check_count("size_px", size_px, MAX_SIZE_PX)
@@ -258,7 +281,7 @@ def _draw_choices(regime: Regime, num_samples: int, seed: int, epoch: int) -> np
 
 
 def _rank_part(order: np.ndarray, batch_size: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-    """Each global batch is cut into ``world_size`` runs; this is the ``rank``-th of each, joined."""
+    """The samples of the ``rank``-th of ``world_size`` parts of each global batch, batch after batch."""
     ends = np.cumsum(batch_size, dtype=np.int64)
     if world_size == 1:
         return order[: ends[-1]]

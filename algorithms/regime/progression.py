@@ -1,4 +1,4 @@
-"""What may be drawn when the image size grows during training: phases, or a ramp.
+"""Regimes whose image size grows during training: phases, or a ramp.
 
 Source: fast.ai's progressive resizing; MixSize (ICLR 2021 submission), appendix E, compares it with drawing sizes
 per step and per epoch.
@@ -12,20 +12,13 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import get_args
 
-from mixsize.algorithms.regime.regime import (
-    MAX_SIZE_PX,
-    Base,
-    Choice,
-    Regime,
-    Rounding,
-    check_count,
-    check_member,
-    check_stride,
-    is_number,
-)
+from mixsize.algorithms.regime.checks import MAX_SIZE_PX, check_count, check_member, check_stride, is_number
+from mixsize.algorithms.regime.fitting import Rounding
+from mixsize.algorithms.regime.regime import Base, Choice, Regime
 
 #: The longest ramp.
 MAX_EPOCHS = 1_000_000
@@ -39,8 +32,11 @@ class Phase:
         size_px: image side S in pixels.
         epochs: how many epochs, at least 1.
         batch_size: distinct images B in a step, over all ranks; None fits it to the base's budget.
-        lr_factor: factor of the learning rate that is in force otherwise.
+        lr_factor: factor of the learning rate that other algorithms or schedulers set.
         crop_scale: least and greatest area of a random resized crop in this phase; None keeps the loader's.
+
+    Example:
+        >>> phase = Phase(size_px=128, epochs=30, lr_factor=0.5, crop_scale=(0.35, 1.0))
     """
 
     size_px: int
@@ -52,20 +48,25 @@ class Phase:
 
 @dataclass(frozen=True)
 class Progression:
-    """Phases in order; the last one goes on for as long as training does.
+    """Phases in order; the last one lasts until training ends.
 
-    Stands wherever a :class:`~mixsize.algorithms.Regime` does: a loader asks it for the regime of each epoch.
+    Takes the place of a :class:`~mixsize.algorithms.Regime`: a loader asks it for the regime of each epoch.
 
     Args:
         base: the step whose budget ``size_px**2 * batch_size * duplicates`` each phase's batch is fitted to.
         phases: at least one.
-        warmup_epochs: after each transition the learning rate rises in a line from a tenth of the phase's to the whole.
+        warmup_epochs: length of a linear rise of the learning rate after each transition, from a tenth of the phase's.
         rounding: how batches are fitted, see :meth:`~mixsize.algorithms.Regime.from_sizes`.
         batch_multiple: every fitted batch is a multiple of it.
         stride_px: every size is a multiple of it.
 
     Raises:
-        ValueError: no phases, a count below 1, a factor that is not above 0, a size that is no multiple of the stride.
+        ValueError: no phases, a number out of range, a size that is not a multiple of the stride.
+
+    Example:
+        >>> progression = Progression(Base(224, 256), (Phase(128, 30), Phase(224, 60, lr_factor=0.1)))
+        >>> [regime.max_images for regime in progression.regimes], progression.at_epoch(30).mean_size_px
+        ([784, 256], 224.0)
     """
 
     base: Base
@@ -86,9 +87,7 @@ class Progression:
             _check_phase(f"phases[{i}]", phase)
         object.__setattr__(self, "phases", tuple(_plain(phase) for phase in self.phases))
         check_stride((phase.size_px for phase in self.phases), self.stride_px)
-        regimes = tuple(self._fit(phase) for phase in self.phases)
-        object.__setattr__(self, "_regimes", regimes)
-        object.__setattr__(self, "_starts", (0, *accumulate(phase.epochs for phase in self.phases))[:-1])
+        assert self.regimes  # Fitted here, for the errors of a phase whose batch does not fit.
 
     @classmethod
     def ramp(
@@ -116,7 +115,7 @@ class Progression:
             batch_multiple: see :class:`Progression`.
 
         Raises:
-            ValueError: epochs out of order or beyond a million, or sizes that are no multiples of ``step_px``.
+            ValueError: epochs out of order or beyond a million, or sizes that are not multiples of ``step_px``.
         """
         for name, value in (("start_px", start_px), ("end_px", end_px), ("step_px", step_px)):
             check_count(name, value, MAX_SIZE_PX)
@@ -132,15 +131,15 @@ class Progression:
         phases = [Phase(size, epochs) for size, epochs in _runs(sizes)]
         return cls(base, tuple(phases), rounding=rounding, batch_multiple=batch_multiple, stride_px=step_px)
 
-    @property
+    @cached_property
     def regimes(self) -> tuple[Regime, ...]:
         """Each phase's regime."""
-        return self._regimes
+        return tuple(self._fit(phase) for phase in self.phases)
 
-    @property
+    @cached_property
     def starts(self) -> tuple[int, ...]:
         """The epoch at which each phase starts."""
-        return self._starts
+        return (0, *accumulate(phase.epochs for phase in self.phases))[:-1]
 
     @property
     def max_images(self) -> int:
@@ -152,7 +151,7 @@ class Progression:
         return bisect_right(self.starts, epoch) - 1
 
     def at_epoch(self, epoch: int) -> Regime:
-        """What is drawn in an epoch."""
+        """The regime of an epoch."""
         return self.regimes[self.phase_at(epoch)]
 
     def crop_scale_at(self, epoch: int) -> tuple[float, float] | None:
@@ -169,7 +168,7 @@ class Progression:
         return factor * (0.1 + 0.9 * since / self.warmup_epochs)
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits that change whenever something that is drawn would."""
+        """Twelve hexadecimal digits that change with anything that changes the draws."""
         drawn = asdict(self)
         del drawn["stride_px"]
         return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:12]
@@ -203,7 +202,7 @@ def _check_phase(where: str, phase: Phase) -> None:
 
 
 def _plain(phase: Phase) -> Phase:
-    """Without numpy's numbers, which are no JSON."""
+    """With Python's numbers in place of NumPy's, which cannot be written as JSON."""
     return Phase(
         int(phase.size_px),
         int(phase.epochs),
@@ -214,7 +213,7 @@ def _plain(phase: Phase) -> Phase:
 
 
 def _runs(values: Sequence[int]) -> Iterable[tuple[int, int]]:
-    """Each value with how often it stands in a row."""
+    """Each value with the length of its run."""
     start = 0
     for i in range(1, len(values) + 1):
         if i == len(values) or values[i] != values[start]:

@@ -1,9 +1,9 @@
-"""An order of samples that reads a file page after page, for storage that is slow at reading here and there.
+"""An order of samples that reads a file page by page, for storage with slow random access.
 
-A *page* is FFCV's: a stretch of the file that holds some of the samples whole. In FFCV's ``QUASI_RANDOM`` order each
-batch comes from a few pages; with batches of several sizes that would bind a sample's size to its page, and FFCV has it
-for one rank only. Here the pages are shuffled and cut into windows, and samples are shuffled within a window: a sample
-may come at any size, and the samples of a batch are the same for any number of ranks.
+A *page*, as in FFCV, is a part of the file that holds whole samples. In FFCV's ``QUASI_RANDOM`` order each batch comes
+from a few pages, on one rank only; with batches of several sizes, a sample's size would depend on its page. Here the
+pages are shuffled and cut into windows, and samples are shuffled within a window: a sample may have any size, and the
+samples of a batch are the same for any number of ranks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class QuasiRandom:
-    """Pages of a file, and how many of them are mixed.
+    """Pages of a file, and the number of pages that are mixed.
 
     Attributes:
         page_of: each sample's page, counted from 0 and in the order of the file, shape ``(N,)``.
@@ -54,17 +54,17 @@ class QuasiRandom:
         return cls(page_of.astype(np.int32), starts, page_bytes, window)
 
     def draw_pages(self, generator: np.random.Generator) -> np.ndarray:
-        """The order in which an epoch comes to the pages, ``(pages,)``."""
+        """The order in which an epoch reads the pages, ``(pages,)``."""
         return generator.permutation(len(self.starts))
 
     def sort(self, order: np.ndarray, pages: np.ndarray) -> np.ndarray:
-        """``order``, a random order of the samples, by window; within a window as it was."""
+        """Sort a random order of the samples by window; within a window it stays."""
         window_of_page = np.empty(len(pages), dtype=np.int32)
         window_of_page[pages] = np.arange(len(pages)) // self.window
         return order[np.argsort(window_of_page[self.page_of[order]], kind="stable")]
 
     def gather(self, order: np.ndarray, batch_size: np.ndarray) -> np.ndarray:
-        """The samples of each batch in the order of the file: cut into runs, each rank finds its own on few pages.
+        """Sort the samples of each batch in the order of the file, so that each rank finds its part on few pages.
 
         Args:
             order: samples, batch after batch.
@@ -74,7 +74,7 @@ class QuasiRandom:
         return order[: len(batch_of)][np.lexsort((self.page_of[order[: len(batch_of)]], batch_of))]
 
     def pages_of_rank(self, pages: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-        """Of ``pages``, those that hold a rank's samples for the most part, window after window."""
+        """The pages that hold most of a rank's samples, window after window."""
         windows = math.ceil(len(pages) / self.window)
         cuts = (np.sort(pages[w * self.window : (w + 1) * self.window]) for w in range(windows))
         return np.concatenate([np.array_split(cut, world_size)[rank] for cut in cuts])

@@ -9,10 +9,10 @@ from mixsize.algorithms.regime.regime import Regime
 
 
 class InputShape(NamedTuple):
-    """What a network is given in one forward pass: ``(images, 3, size_px, size_px)``.
+    """The shape ``(images, 3, size_px, size_px)`` of one forward pass.
 
     Attributes:
-        images: B * D of this rank.
+        images: B * D on this rank.
         size_px: image side S, in pixels.
     """
 
@@ -23,12 +23,17 @@ class InputShape(NamedTuple):
 def shapes_of(
     regime: Regime | Progression, ranks: int = 1, microbatch_images: int | None = None
 ) -> tuple[InputShape, ...]:
-    """Every shape that a rank's network will be trained on under a regime, the one of most pixels first.
+    """Every shape that a rank's network will be trained on under a regime, the largest in pixels first.
 
     Args:
-        regime: what may be drawn.
+        regime: the triples that may be drawn.
         ranks: processes that share each batch.
-        microbatch_images: images of a rank in one forward pass, never parting an image's duplicates; None for all.
+        microbatch_images: images of a rank in one forward pass; an image's duplicates stay together. None for all.
+
+    Example:
+        >>> regime = Regime.from_sizes({32: 0.5, 16: 0.5}, Base(size_px=32, batch_size=64), "B+")
+        >>> shapes_of(regime, ranks=2)
+        (InputShape(images=128, size_px=16), InputShape(images=32, size_px=32))
     """
     found = set()
     for part in regime.regimes:

@@ -5,35 +5,28 @@ from __future__ import annotations
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
-from composer.utils import dist
 
-from mixsize.algorithms.execution.planned_loader import PlannedLoader
-from mixsize.algorithms.regime.plan import EpochPlan, plan_sizes
+from mixsize.algorithms.regime.planned_loader import PlannedLoader
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
-from mixsize.algorithms.sampling.resizing import resize_batch
+from mixsize.algorithms.sampling.batches import PlannedBatches, ResizedBatches, Shape
 
 log = logging.getLogger(__name__)
-
-#: (size_px, global batch_size, duplicates)
-Shape = tuple[int, int, int]
 
 
 class MixSizeSampling(Algorithm):
     """Trains at image sizes, batch sizes and duplicates drawn from a regime at every step.
 
     With a loader of planned batches (:class:`~mixsize.ffcv_loaders.MixSizeLoader`,
-    :class:`~mixsize.ffcv_loaders.TorchMixSizeLoader`) it binds the regime before iteration starts, keeps the
-    loader's epoch in step with the Trainer's, and checks each batch's shape against the plan.
+    :class:`~mixsize.ffcv_loaders.TorchMixSizeLoader`) it binds the regime before iteration starts, keeps the loader's
+    epoch in step with the Trainer's, and checks each batch's shape against the plan.
 
-    With any other loader it resizes each batch on the device to a side drawn with the regime's shares; batch and
-    duplicates then stay as the loader brings them, which is said once in the log.
+    With any other loader it resizes each batch on the device to a side drawn with the regime's shares. Batch size and
+    duplicates then stay as the loader brings them; a warning says so once.
 
     Runs on ``BEFORE_LOAD`` and ``FIT_START`` (bind), ``EPOCH_START`` and ``EPOCH_END`` (epoch), ``AFTER_DATALOADER``
     (check), ``BEFORE_FORWARD`` (resize) and ``BATCH_END`` (sample count).
@@ -52,9 +45,14 @@ class MixSizeSampling(Algorithm):
     +---------------------------------+--------------------------------------------------------------+
 
     Args:
-        regime: what is drawn; by default the loader's own, which only a loader of planned batches has.
-        input_key: where the images stand in a batch, as in Composer's own algorithms; used to resize.
+        regime: the regime to draw from; by default that of the loader, if it plans its batches.
+        input_key: of the images in a batch, as in Composer's own algorithms.
         seed: of the sides drawn for other loaders; by default the Trainer's.
+
+    Attributes:
+        shapes: (size_px, global batch_size, duplicates) -> steps of the run so far.
+        last_shape: the shape of the current step, None before the first.
+        sequence_crc: checksum of the shapes in order; equal on ranks that drew the same.
 
     Raises:
         ValueError: no regime for a loader that has none, automatic microbatching, or a planned loader passed to the
@@ -62,8 +60,7 @@ class MixSizeSampling(Algorithm):
 
     Example:
         >>> regime = Regime.from_sizes("s144", Base(224, 256), "B+", batch_multiple=8)
-        >>> loader = MixSizeLoader("train.beton", regime)
-        >>> Trainer(model, loader.data_spec(), algorithms=[MixSizeSampling()], max_duration="90ep")
+        >>> algorithm = MixSizeSampling(regime)
     """
 
     def __init__(
@@ -72,47 +69,30 @@ class MixSizeSampling(Algorithm):
         self.regime = regime
         self.input_key = input_key
         self.seed = seed
-        #: How often each shape occurred in the run so far: (size_px, batch_size, duplicates) -> steps.
         self.shapes: Counter[Shape] = Counter()
-        #: The shape of the step at hand, None before the first.
         self.last_shape: Shape | None = None
-        #: Checksum of the shapes in the order they occurred; ranks that drew alike agree on it.
         self.sequence_crc = 0
         self._epoch_shapes: Counter[Shape] = Counter()
-        self._length: int | None = None
-        self._plan: EpochPlan | None = None
-        self._sizes: np.ndarray | None = None
+        self._batches: PlannedBatches | ResizedBatches | None = None
 
     def match(self, event: Event, state: State) -> bool:
-        """Run wherever the plan and the Trainer's clock must agree."""
-        return event in self.handlers()
+        """Run where the plan and the Trainer's clock must agree."""
+        return event in _HANDLERS
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """Hand the event to its method."""
-        self.handlers()[event](state, logger)
-
-    def handlers(self) -> dict[Event, Callable[[State, Logger], None]]:
-        """The method that each event goes to."""
-        return {
-            Event.BEFORE_LOAD: self._bind,
-            Event.FIT_START: self._start,
-            Event.EPOCH_START: self._enter_epoch,
-            Event.AFTER_DATALOADER: self._check,
-            Event.BEFORE_FORWARD: self._resize,
-            Event.BATCH_END: self._check_count,
-            Event.EPOCH_END: self._end_epoch,
-        }
+        """Call the event's method."""
+        _HANDLERS[event](self, state, logger)
 
     def state_dict(self) -> dict[str, Any]:
         """The shapes that occurred, in plain values."""
         return {
-            "shapes": _listed(self.shapes),
-            "epoch_shapes": _listed(self._epoch_shapes),
+            "shapes": _rows(self.shapes),
+            "epoch_shapes": _rows(self._epoch_shapes),
             "sequence_crc": self.sequence_crc,
         }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = False) -> None:
-        """Take up the count of shapes."""
+        """Restore the shapes that occurred."""
         self.shapes = _counted(state["shapes"])
         self._epoch_shapes = _counted(state["epoch_shapes"])
         self.sequence_crc = int(state["sequence_crc"])
@@ -123,30 +103,27 @@ class MixSizeSampling(Algorithm):
             return  # It comes with fit(), whose FIT_START binds it.
         if state.auto_microbatching:
             raise ValueError(
-                "device_train_microbatch_size='auto' settles on the first batches' memory and cannot follow changing "
-                "shapes; give a number of images, or leave it out"
+                "device_train_microbatch_size is 'auto', which settles on the first batches' memory and cannot follow "
+                "changing shapes; give a number of images, or leave it out"
             )
-        if not isinstance(loader, PlannedLoader):
-            if self.regime is None:
-                raise ValueError(
-                    f"the Trainer's train_dataloader is a {type(loader).__name__}, which has no regime of its own; "
-                    f"give {type(self).__name__} one, or use a mixsize loader"
-                )
-            return
-        if self._length is None:
-            self._length = len(loader)
-        if self.regime is not None and self.regime != loader.regime:
-            largest = loader.batch_size
-            loader.bind(self.regime)
-            self._follow_length(state, loader)
-            if state.device_train_microbatch_size == largest:  # Not asked for: Composer took it from the loader.
-                state.device_train_microbatch_size = loader.batch_size
+        if isinstance(loader, PlannedLoader):
+            if not isinstance(self._batches, PlannedBatches) or self._batches.loader is not loader:
+                self._batches = PlannedBatches(loader, self.input_key)
+            if self.regime is not None:
+                self._batches.bind(self.regime, state)
+        elif self.regime is not None:
+            self._batches = ResizedBatches(self.regime, self.input_key, self.seed)
+        else:
+            raise ValueError(
+                f"the Trainer's train_dataloader is a {type(loader).__name__}, which has no regime of its own; "
+                f"give {type(self).__name__} one, or use a mixsize loader"
+            )
 
     def _start(self, state: State, logger: Logger) -> None:
         self._bind(state, logger)
-        if not isinstance(state.train_dataloader, PlannedLoader):
+        if isinstance(self._batches, ResizedBatches):
             log.warning(
-                "%s: images of a %s are resized on the device; its batches and duplicates stay as they come",
+                "%s: images of a %s are resized on the device; its batch size and duplicates stay as they come",
                 type(self).__name__,
                 type(state.train_dataloader).__name__,
             )
@@ -155,41 +132,10 @@ class MixSizeSampling(Algorithm):
     def _enter_epoch(self, state: State, logger: Logger) -> None:
         if int(state.timestamp.batch_in_epoch) == 0:
             self._epoch_shapes.clear()
-        epoch = int(state.timestamp.epoch)
-        loader = state.train_dataloader
-        if isinstance(loader, PlannedLoader):
-            loader.set_epoch(epoch)
-            self._follow_length(state, loader)
-            self._plan = loader.plan()
-            return
-        if state.dataloader_len is None:
-            raise ValueError("the train_dataloader has no length; sides are drawn for an epoch of known length")
-        assert self.regime is not None
-        seed = state.rank_zero_seed if self.seed is None else self.seed
-        self._plan, self._sizes = None, plan_sizes(self.regime.at_epoch(epoch), int(state.dataloader_len), seed, epoch)
+        self._bound.enter_epoch(state)
 
-    def _follow_length(self, state: State, loader: PlannedLoader) -> None:
-        """Composer keeps the length it first saw; one that the user cut short (a subset) stays."""
-        if state.dataloader is loader and state.dataloader_len is not None:
-            if int(state.dataloader_len) == self._length:
-                state.dataloader_len = len(loader)
-            self._length = len(loader)
-
-    def _check(self, state: State, logger: Logger) -> None:
-        index = int(state.timestamp.batch_in_epoch)
-        images = state.batch_get_item(self.input_key)
-        if self._plan is None:
-            assert self._sizes is not None
-            shape = (int(self._sizes[index]), len(images) * dist.get_world_size(), 1)
-        else:
-            step = self._plan[index]
-            expected = (step.num_images, 3, step.size_px, step.size_px)
-            if tuple(images.shape) != expected:
-                raise RuntimeError(
-                    f"batch {index} of epoch {int(state.timestamp.epoch)} has shape {tuple(images.shape)}; the plan "
-                    f"says {expected}: another algorithm or transform changed it"
-                )
-            shape = (step.size_px, step.batch_size * dist.get_world_size(), step.duplicates)
+    def _count_shape(self, state: State, logger: Logger) -> None:
+        shape = self._bound.shape(state)
         self.last_shape = shape
         self.shapes[shape] += 1
         self._epoch_shapes[shape] += 1
@@ -199,36 +145,37 @@ class MixSizeSampling(Algorithm):
         )
 
     def _resize(self, state: State, logger: Logger) -> None:
-        if self._sizes is None:
-            return
-        # Here rather than earlier: the batch, or the microbatch, is on the device by now.
-        size_px = int(self._sizes[int(state.timestamp.batch_in_epoch)])
-        state.batch_set_item(self.input_key, resize_batch(state.batch_get_item(self.input_key), size_px))
+        self._bound.resize(state)
 
     def _check_count(self, state: State, logger: Logger) -> None:
-        if self._plan is None:
-            return
-        done = int(state.timestamp.batch_in_epoch)
-        expected = int(self._plan.offsets[done]) * self._plan.world_size
-        counted = int(state.timestamp.sample_in_epoch)
-        if counted != expected:
-            raise ValueError(
-                f"the Trainer counted {counted} samples in {done} steps that trained on {expected} distinct "
-                "images: pass loader.data_spec() to the Trainer, not the loader itself"
-            )
+        self._bound.check_count(state)
 
-    def _end_epoch(self, state: State, logger: Logger) -> None:
+    def _leave_epoch(self, state: State, logger: Logger) -> None:
         samples: Counter[int] = Counter()
         for (size_px, batch_size, _), steps in self._epoch_shapes.items():
             samples[size_px] += steps * batch_size
         total = sum(samples.values())
         logger.log_metrics({f"mixsize/sample_share/{size}px": count / total for size, count in samples.items()})
-        if isinstance(state.train_dataloader, PlannedLoader):
-            # A checkpoint taken from here on belongs to the next epoch.
-            state.train_dataloader.set_epoch(int(state.timestamp.epoch))
+        self._bound.leave_epoch(state)
+
+    @property
+    def _bound(self) -> PlannedBatches | ResizedBatches:
+        assert self._batches is not None
+        return self._batches
 
 
-def _listed(shapes: Counter[Shape]) -> list[list[int]]:
+_HANDLERS = {
+    Event.BEFORE_LOAD: MixSizeSampling._bind,
+    Event.FIT_START: MixSizeSampling._start,
+    Event.EPOCH_START: MixSizeSampling._enter_epoch,
+    Event.AFTER_DATALOADER: MixSizeSampling._count_shape,
+    Event.BEFORE_FORWARD: MixSizeSampling._resize,
+    Event.BATCH_END: MixSizeSampling._check_count,
+    Event.EPOCH_END: MixSizeSampling._leave_epoch,
+}
+
+
+def _rows(shapes: Counter[Shape]) -> list[list[int]]:
     return [[*shape, steps] for shape, steps in sorted(shapes.items())]
 
 

@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixsize.algorithms.batchnorm.calibration import calibrate_batch_norm
 from mixsize.algorithms.execution.composer_model import network_of
-from mixsize.algorithms.execution.planned_loader import PlannedLoader
+from mixsize.algorithms.regime.planned_loader import PlannedLoader
 from mixsize.algorithms.regime.progression import Progression
+from mixsize.algorithms.sampling.batches import PlannedBatches
 from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.training.epoch_schedule import position_in_epochs
 
@@ -23,8 +24,8 @@ BatchNormAt = Literal["keep", "reset", "freeze"]
 class ProgressiveResize(MixSizeSampling):
     """Trains from small images to large ones in phases.
 
-    The loader produces each phase's size, with a batch fitted to the base's budget; other loaders' batches are
-    resized on the device, see :class:`MixSizeSampling`. Composer's own ``ProgressiveResizing`` always does the latter.
+    The loader decodes each phase's size, with a batch fitted to the base's budget. Batches of other loaders are resized
+    on the device, see :class:`MixSizeSampling`; Composer's own ``ProgressiveResizing`` always resizes on the device.
 
     Runs on the events of :class:`MixSizeSampling` and on ``BATCH_START`` (batch norm, learning rate) and ``FIT_END``.
     Logs its keys, and:
@@ -34,29 +35,27 @@ class ProgressiveResize(MixSizeSampling):
     +============================+========================================================================+
     | ``mixsize/phase``          | index of the phase, each step                                          |
     +----------------------------+------------------------------------------------------------------------+
-    | ``mixsize/lr_factor``      | what the phase and its warm-up multiply the learning rate by, each step |
+    | ``mixsize/lr_factor``      | factor of the learning rate from the phase and its warm-up, each step  |
     +----------------------------+------------------------------------------------------------------------+
 
-    The factor applies while the optimiser steps and at no other time: schedulers, other algorithms and
-    checkpoints see the learning rate without it.
+    The factor applies only while the optimiser steps: schedulers, other algorithms and checkpoints see the learning
+    rate without it.
 
     Args:
         progression: the phases.
         batch_norm: at a transition, ``keep`` the running statistics, ``reset`` them (re-estimated on the new phase's
             first batches; needs a loader of planned batches), or ``freeze`` them for ``freeze_steps`` steps.
-        freeze_steps: steps of ``freeze``, at least 1 with it.
-        reset_batches: batches that ``reset`` looks at.
+        freeze_steps: steps of ``freeze``, at least 1 with it and 0 without.
+        reset_batches: number of batches that ``reset`` re-estimates on.
         input_key: see :class:`MixSizeSampling`.
         seed: see :class:`MixSizeSampling`.
 
     Raises:
-        ValueError: an unknown ``batch_norm``, a count out of range, or ``reset`` with a loader that plans nothing.
+        ValueError: an unknown ``batch_norm``, a count out of range, or ``reset`` with a loader without planned batches.
 
     Example:
         >>> phases = (Phase(128, 30), Phase(192, 30, lr_factor=0.5), Phase(224, 30, lr_factor=0.1))
-        >>> progression = Progression(Base(224, 256), phases, warmup_epochs=1)
-        >>> loader = MixSizeLoader("train.beton", progression)
-        >>> Trainer(model, loader.data_spec(), algorithms=[ProgressiveResize(progression)], max_duration="90ep")
+        >>> algorithm = ProgressiveResize(Progression(Base(224, 256), phases, warmup_epochs=1), batch_norm="reset")
     """
 
     def __init__(
@@ -86,36 +85,43 @@ class ProgressiveResize(MixSizeSampling):
         self._reset_at: set[int] = set()
         self._hooks: list[Any] = []
 
-    def handlers(self) -> dict[Event, Callable[[State, Logger], None]]:
-        """The method that each event goes to."""
-        return {**super().handlers(), Event.BATCH_START: self._start_step, Event.FIT_END: self._release}
+    def match(self, event: Event, state: State) -> bool:
+        """Run on the events of sampling and on those of phases."""
+        return event in _HANDLERS or super().match(event, state)
 
-    def _bind(self, state: State, logger: Logger) -> None:
-        super()._bind(state, logger)
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        """Sample, then call the event's own method."""
+        if super().match(event, state):
+            super().apply(event, state, logger)
+        if event in _HANDLERS:
+            _HANDLERS[event](self, state, logger)
+
+    def _check_loader(self, state: State, logger: Logger) -> None:
         loader = state.train_dataloader
         if self.batch_norm == "reset" and loader is not None and not isinstance(loader, PlannedLoader):
             raise ValueError(
-                f"batch_norm='reset' re-estimates on the new phase's batches, which a {type(loader).__name__} cannot "
-                "show ahead; use a mixsize loader, or batch_norm='keep' or 'freeze'"
+                f"batch_norm is 'reset', which re-estimates on the new phase's batches ahead of training; the "
+                f"train_dataloader is a {type(loader).__name__}, which does not plan them: use a mixsize loader, or "
+                "batch_norm 'keep' or 'freeze'"
             )
 
-    def _start(self, state: State, logger: Logger) -> None:
-        super()._start(state, logger)
+    def _start_run(self, state: State, logger: Logger) -> None:
+        self._check_loader(state, logger)
         if not self._hooks:
             for optimizer in state.optimizers:
                 self._hooks += _scaled_steps(optimizer, lambda: self._lr_factor)
+        self._start_phase(state, logger)
 
-    def _enter_epoch(self, state: State, logger: Logger) -> None:
-        super()._enter_epoch(state, logger)
+    def _start_phase(self, state: State, logger: Logger) -> None:
         epoch = int(state.timestamp.epoch)
         starts_phase = epoch in self.progression.starts[1:] and int(state.timestamp.batch_in_epoch) == 0
-        # FIT_START and EPOCH_START both come here where a run starts or resumes at a phase.
+        # FIT_START and EPOCH_START both come here if a run starts or resumes at a phase.
         if self.batch_norm == "reset" and starts_phase and epoch not in self._reset_at:
             self._reset_at.add(epoch)
-            loader = state.train_dataloader
-            assert isinstance(loader, PlannedLoader)
+            assert isinstance(self._batches, PlannedBatches)
+            ahead = self._batches.loader.dataset.peek()
             with get_precision_context(state.precision, state.precision_config):
-                calibrate_batch_norm(network_of(state), loader.dataset.peek(), max_batches=self.reset_batches)
+                calibrate_batch_norm(network_of(state), ahead, max_batches=self.reset_batches)
 
     def _start_step(self, state: State, logger: Logger) -> None:
         position = position_in_epochs(state)
@@ -132,8 +138,9 @@ class ProgressiveResize(MixSizeSampling):
         loader, epoch = state.train_dataloader, int(state.timestamp.epoch)
         start = self.progression.starts[phase]
         # Within a phase all epochs are equally long.
-        length = len(loader) if isinstance(loader, PlannedLoader) else int(state.dataloader_len)
-        return (epoch - start) * length + int(state.timestamp.batch_in_epoch)
+        length = len(loader) if isinstance(loader, PlannedLoader) else state.dataloader_len
+        assert length is not None
+        return (epoch - start) * int(length) + int(state.timestamp.batch_in_epoch)
 
     def _release(self, state: State, logger: Logger) -> None:
         for hook in self._hooks:
@@ -141,8 +148,17 @@ class ProgressiveResize(MixSizeSampling):
         self._hooks.clear()
 
 
+_HANDLERS = {
+    Event.BEFORE_LOAD: ProgressiveResize._check_loader,
+    Event.FIT_START: ProgressiveResize._start_run,
+    Event.EPOCH_START: ProgressiveResize._start_phase,
+    Event.BATCH_START: ProgressiveResize._start_step,
+    Event.FIT_END: ProgressiveResize._release,
+}
+
+
 def _scaled_steps(optimizer: torch.optim.Optimizer, factor: Callable[[], float]) -> list[Any]:
-    """Multiply the learning rates by ``factor()`` for the duration of each step; returns the hooks' handles."""
+    """Multiply the learning rates by ``factor()`` during each step; returns the handles of the hooks."""
     kept: list[list[float]] = []
 
     def scale(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

@@ -23,49 +23,49 @@ class GradSmoothing(Algorithm):
     """Scales each step's gradients so that their global L2 norm follows its running average.
 
     Source: MixSize (ICLR 2021 submission), section "Gradient smoothing": ``gbar_t = a * gbar_{t-1} + (1 - a) * g_t``,
-    ``gbar_0 = g_0``, gradients times ``gbar_t / (g_t + eps)``. The mathematics is in
-    :class:`~mixsize.algorithms.smoothing.gradient_smoother.GradientSmoother`, which a bare PyTorch loop can use.
+    ``gbar_0 = g_0``, gradients times ``gbar_t / (g_t + eps)``, computed by
+    :class:`~mixsize.algorithms.GradientSmoother`.
 
-    Runs on ``AFTER_TRAIN_BATCH`` (smooth): once a step whatever the microbatches, on gradients averaged over ranks
-    and, under AMP, unscaled. The norm is taken over the parameters of the optimisers. A norm that is not finite leaves
-    gradients and average as they are. Also runs on ``INIT`` (order), ``FIT_START`` (shards of FSDP1), and
-    ``BATCH_END``, ``EPOCH_END`` and ``FIT_END`` (log).
+    Runs on ``AFTER_TRAIN_BATCH`` (smooth): once per step whatever the microbatches, on gradients averaged over ranks
+    and, under AMP, unscaled. The norm is over the parameters of the optimisers. A norm that is not finite leaves
+    gradients and average as they are. Also runs on ``INIT`` (order), ``FIT_START`` (check), and ``BATCH_END``,
+    ``EPOCH_END`` and ``FIT_END`` (log).
 
-    +--------------------------+--------------------------------------------------------------------+
-    | Key                      | Logged data                                                        |
-    +==========================+====================================================================+
-    | ``smoothing/grad_norm``  | L2 norm over all gradients before smoothing, each step             |
-    +--------------------------+--------------------------------------------------------------------+
-    | ``smoothing/average``    | running average of the norm after the step (with ``per_size``, the |
+    +--------------------------+---------------------------------------------------------------------+
+    | Key                      | Logged data                                                         |
+    +==========================+=====================================================================+
+    | ``smoothing/grad_norm``  | L2 norm over all gradients before smoothing, each step              |
+    +--------------------------+---------------------------------------------------------------------+
+    | ``smoothing/average``    | running average of the norm after the step (with ``per_size``, the  |
     |                          | average of the step's image side); NaN before the first finite norm |
-    +--------------------------+--------------------------------------------------------------------+
-    | ``smoothing/factor``     | what the step's gradients were multiplied by                       |
-    +--------------------------+--------------------------------------------------------------------+
+    +--------------------------+---------------------------------------------------------------------+
+    | ``smoothing/factor``     | the number that the step's gradients were multiplied by             |
+    +--------------------------+---------------------------------------------------------------------+
 
-    Values wait on the device and are logged together, each under its own step: every ``log_interval`` steps, at the
-    end of an epoch and of the fit, and before a checkpoint. W&B ignores steps that lie behind its newest, so it is
-    given the newest values only; ``log_interval=1`` gives it all. ``InMemoryLogger`` keeps no steps: it stamps values
-    with the time of logging. A run that is killed loses what waited.
+    Values stay on the device and are logged together, each under its own step: every ``log_interval`` steps, at the
+    end of an epoch and of the fit, and before a checkpoint. W&B rejects steps behind its newest and gets the newest
+    values only, unless ``log_interval=1``. ``InMemoryLogger`` stamps values with the time of logging. A run that is
+    killed loses the values not yet logged.
 
     Args:
         alpha: share of the old average kept in each step, in [0, 1).
         eps: added to the norm in the denominator, above 0.
         update: ``"before"``: the average takes in the step's norm before it is used, as in the paper's equation and
-            its released code; ``"after"``: the step is scaled by the average of the steps before it.
-        order: ``"before_clipping"``: Composer's ``GradientClipping`` bounds the smoothed gradients;
-            ``"after_clipping"``: the norms averaged are clipped ones. Either moves this algorithm in
-            ``state.algorithms``. None leaves the list as given, of which Composer runs the *last* first on
+            its released code. ``"after"``: the step is scaled by the average of the preceding steps.
+        order: ``"before_clipping"``: Composer's ``GradientClipping`` bounds the smoothed gradients.
+            ``"after_clipping"``: the averaged norms are those of clipped gradients. Either moves this algorithm in
+            ``state.algorithms``. None keeps the list as given, of which Composer runs the *last* first on
             ``AFTER_TRAIN_BATCH``.
-        per_size: keep one average for each image side in place of one for all.
-        input_key: of the images in the batch, ``(N, C, H, W)``; read with ``per_size`` only, which takes W.
+        per_size: keep one average per image side instead of one for all.
+        input_key: of the images in the batch, ``(N, C, H, W)``; read only with ``per_size``, which uses W.
         log_interval: steps between transfers of the logged values to the host.
 
     Raises:
-        ValueError: an argument out of its range; sparse gradients; a batch without images under ``per_size``; a
-            checkpoint saved with another ``per_size``.
+        ValueError: an argument out of its range; sparse gradients; a model under FSDP1, whose gradients are parts; a
+            batch without images under ``per_size``; a checkpoint saved with another ``per_size``.
 
     Example:
-        >>> Trainer(model, loader.data_spec(), algorithms=[MixSizeSampling(), GradSmoothing()], max_duration="90ep")
+        >>> algorithm = GradSmoothing(alpha=0.95, per_size=True)
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class GradSmoothing(Algorithm):
         if log_interval < 1 or int(log_interval) != log_interval:
             raise ValueError(f"log_interval is {log_interval}; it must be a whole number of steps, at least 1")
         self.smoother = GradientSmoother(alpha, eps, update)
-        self.order, self.per_size, self.input_key, self.log_interval = order, per_size, input_key, log_interval
-        #: What was done to the newest step's gradients, None before the first and where there were none.
+        self.order: Order | None = order
+        self.per_size, self.input_key, self.log_interval = per_size, input_key, log_interval
+        #: The newest step; None before the first and after a step without gradients.
         self.last: Smoothing | None = None
         self._unlogged: list[tuple[int, Smoothing]] = []
         self._logger: Logger | None = None
-        self._shards: list[tuple[list[Tensor], torch.distributed.ProcessGroup]] = []
 
     def __repr__(self) -> str:
         core = self.smoother
@@ -99,20 +99,20 @@ class GradSmoothing(Algorithm):
         )
 
     def match(self, event: Event, state: State) -> bool:
-        """Run where gradients are ready, and where the logged values are due."""
+        """Run when gradients are ready and when logged values are due."""
         return event in _HANDLERS
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """Hand the event to its method."""
+        """Call the event's method."""
         _HANDLERS[event](self, state, logger)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages in plain values. Logs what waits, which a run resumed from here would not know."""
+        """The averages in plain values. Logs the waiting values, which a run resumed from here would not have."""
         self._log_all()
         return {"per_size": self.per_size, **self.smoother.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = False) -> None:
-        """Take up the averages."""
+        """Restore the averages."""
         if state["per_size"] != self.per_size:
             raise ValueError(f"the checkpoint was saved with per_size={state['per_size']}, not {self.per_size}")
         self.smoother.load_state_dict(state)
@@ -122,16 +122,13 @@ class GradSmoothing(Algorithm):
         if self.order is not None:
             state.algorithms = _placed(self, state.algorithms, self.order)
 
-    def _find_shards(self, state: State, logger: Logger) -> None:
-        self._shards = _fsdp1_shards(state.model)
+    def _refuse_fsdp1(self, state: State, logger: Logger) -> None:
+        if any(isinstance(module, FullyShardedDataParallel) for module in state.model.modules()):
+            raise ValueError("GradSmoothing needs whole gradients or DTensors; train with DDP or FSDP2, not FSDP1")
 
     def _smooth(self, state: State, logger: Logger) -> None:
-        parameters = trained_parameters(state)
-        shards = self._shards
-        if shards:
-            parameters, shards = _set_apart(parameters, shards)
         key = self._size_px(state) if self.per_size else None
-        self.last = step = self.smoother.smooth(parameters, key=key, sharded=shards)
+        self.last = step = self.smoother.smooth(trained_parameters(state), key=key)
         if step is not None and logger.destinations:
             self._unlogged.append((int(state.timestamp.batch), step))
 
@@ -154,7 +151,7 @@ class GradSmoothing(Algorithm):
             self._log(behind=1)
 
     def _log(self, behind: int) -> None:
-        """Log what waits; ``behind`` is how many steps the clock of the loggers may be ahead of the newest."""
+        """Log the waiting values; ``behind`` is by how many steps the loggers' clock is ahead of the newest."""
         assert self._logger is not None
         steps = [step for step, _ in self._unlogged]
         values = torch.stack([value for _, smoothing in self._unlogged for value in smoothing]).view(-1, 3).tolist()
@@ -170,7 +167,7 @@ class GradSmoothing(Algorithm):
 
 _HANDLERS = {
     Event.INIT: GradSmoothing._place,
-    Event.FIT_START: GradSmoothing._find_shards,
+    Event.FIT_START: GradSmoothing._refuse_fsdp1,
     Event.AFTER_TRAIN_BATCH: GradSmoothing._smooth,
     Event.BATCH_END: GradSmoothing._log_due,
     Event.EPOCH_END: GradSmoothing._log_all,
@@ -179,34 +176,10 @@ _HANDLERS = {
 
 
 def _placed(smoothing: GradSmoothing, algorithms: Sequence[Algorithm], order: Order) -> list[Algorithm]:
-    """Composer runs the list backwards on its ``AFTER_`` events, so what acts first stands last."""
+    """Composer runs the list backwards on its ``AFTER_`` events: the first to act stands last."""
     rest = [algorithm for algorithm in algorithms if algorithm is not smoothing]
     clipping = [i for i, algorithm in enumerate(rest) if isinstance(algorithm, GradientClipping)]
     if not clipping:
         return list(algorithms)
     at = clipping[-1] + 1 if order == "before_clipping" else clipping[0]
     return [*rest[:at], smoothing, *rest[at:]]
-
-
-def _fsdp1_shards(model: torch.nn.Module) -> list[tuple[list[Tensor], torch.distributed.ProcessGroup]]:
-    """Parameters of which FSDP1 leaves each rank a part, by process group."""
-    by_group: dict[torch.distributed.ProcessGroup, list[Tensor]] = {}
-    for module in FullyShardedDataParallel.fsdp_modules(model):
-        handle = module._handle
-        if handle is None or not handle.uses_sharded_strategy:
-            continue
-        flat = handle.flat_param
-        parts = flat._params if handle._use_orig_params else [flat]
-        by_group.setdefault(module.process_group, []).extend(parts)
-    return [(parts, group) for group, parts in by_group.items()]
-
-
-def _set_apart(
-    parameters: list[Tensor], shards: list[tuple[list[Tensor], torch.distributed.ProcessGroup]]
-) -> tuple[list[Tensor], list[tuple[list[Tensor], torch.distributed.ProcessGroup]]]:
-    """Whole parameters, and those of the trained ones that are sharded."""
-    trained = {id(parameter) for parameter in parameters}
-    split = [([part for part in parts if id(part) in trained], group) for parts, group in shards]
-    split = [(parts, group) for parts, group in split if parts]
-    apart = {id(part) for parts, _ in split for part in parts}
-    return [parameter for parameter in parameters if id(parameter) not in apart], split

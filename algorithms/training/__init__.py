@@ -1,1 +1,1 @@
-"""Learning rates by epoch, the seed of each step, the training clock. Imports nothing of mixsize."""
+"""Learning-rate schedules by epoch, the seed of each step, the training clock. Imports nothing of mixsize."""

@@ -1,4 +1,4 @@
-"""Random numbers inside the network that depend on the step alone, so that a resumed run draws the same."""
+"""Random numbers inside the network that depend on the step alone."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from composer.utils import dist
 class StepSeed(Algorithm):
     """Seeds dropout, stochastic depth and other draws of a training step from (seed, step, rank).
 
-    Composer restores the random state only where a checkpoint was taken between epochs. With this, a run that
-    resumes anywhere goes on as if it had never stopped, and neither an evaluation nor a data loader in between moves
-    what training draws. Python's, NumPy's and PyTorch's generators are set, those of CUDA included, when the batch
-    arrives: put it before algorithms that draw.
+    Composer restores the random state only from a checkpoint between epochs. With this algorithm a run resumes exactly
+    at any step, and neither an evaluation nor a data loader changes the draws of training. Seeds the generators of
+    Python, NumPy and PyTorch, CUDA included, on ``AFTER_DATALOADER``: list it before algorithms that draw.
 
     Args:
         seed: by default the Trainer's.
 
     Example:
-        >>> Trainer(model, loader.data_spec(), algorithms=[StepSeed(), MixSizeSampling()], seed=17)
+        >>> algorithms = [StepSeed(seed=17), MixSizeSampling()]
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -32,7 +31,7 @@ class StepSeed(Algorithm):
         self.seed = seed
 
     def match(self, event: Event, state: State) -> bool:
-        """Run at every training batch, before anything looks at it."""
+        """Run at every training batch."""
         return event == Event.AFTER_DATALOADER
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:

@@ -1,4 +1,4 @@
-"""How long a run has trained."""
+"""The training time of a run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from composer.utils import dist
 class TrainingClock(Callback):
     """Seconds of training so far, over all starts of a run: from asking for each batch to the end of its step.
 
-    Evaluations, checkpoints and set-up are not counted. Composer's own ``timestamp.total_wct`` follows the time of day,
-    which somebody may set; this does not.
+    Evaluations, checkpoints and set-up do not count. The clock is monotonic, unlike Composer's ``timestamp.total_wct``.
 
     Args:
-        agree: take the mean over the ranks at every step, for what decides by the clock and must decide alike on all.
+        agree: take the mean over the ranks at every step, for decisions that all ranks must take alike.
 
     Attributes:
         seconds: of training.
+
+    Example:
+        >>> clock = TrainingClock(agree=True)
+        >>> clock.seconds
+        0.0
     """
 
     def __init__(self, agree: bool = False) -> None:
@@ -30,11 +34,11 @@ class TrainingClock(Callback):
         self._since = 0.0
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
-        """A batch is asked for."""
+        """Start the clock."""
         self._since = time.perf_counter()
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Its step has ended."""
+        """Stop the clock."""
         spent = time.perf_counter() - self._since
         if self._agree and dist.get_world_size() > 1:
             of_all = state.device.tensor_to_device(torch.tensor([spent], dtype=torch.float64))
@@ -47,5 +51,5 @@ class TrainingClock(Callback):
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the seconds."""
         self.seconds = float(state["seconds"])

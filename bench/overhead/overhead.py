@@ -24,12 +24,14 @@ from rich.console import Console
 from tqdm import tqdm
 
 from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
-from mixsize.algorithms.batchnorm.calibration import batch_norm_layers, calibrate_batch_norm
+from mixsize.algorithms.batchnorm.calibration import calibrate_batch_norm
+from mixsize.algorithms.batchnorm.layers import batch_norm_layers
 from mixsize.algorithms.regime.plan import EpochPlan, Step
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.smoothing.grad_smoothing import GradSmoothing
-from mixsize.algorithms.training.epoch_schedule import EpochSchedule, constant
+from mixsize.algorithms.training.epoch_schedule import EpochSchedule
+from mixsize.algorithms.training.schedules import constant
 from mixsize.bench.result_files import keep_result
 from mixsize.display.console import plain_console, print_table
 from mixsize.ffcv_loaders.pipeline.planned import PlannedDataset, PlannedLoader

@@ -159,7 +159,7 @@ def train(job: PeerJob) -> RunRecord:
 
 def fixed_at_base(recipe: schema.Recipe) -> FixedRegime:
     """The recipe's baseline as a regime."""
-    return FixedRegime(mode="fixed", base=recipe.regime.base)
+    return FixedRegime.model_validate({"mode": "fixed", "base": recipe.regime.base})
 
 
 def _loader(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from mixsize.algorithms.regime.checks import check_count
 from mixsize.algorithms.regime.plan import MAX_SEED, EpochPlan, Step, check_plannable, plan_epoch, plan_length
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.quasi_random import QuasiRandom
-from mixsize.algorithms.regime.regime import Regime, check_count
+from mixsize.algorithms.regime.regime import Regime
 from mixsize.system.ranks import process_rank
 
 if TYPE_CHECKING:

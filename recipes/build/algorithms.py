@@ -77,7 +77,6 @@ def _build_calibration(recipe: schema.Recipe, train: Beton, device: torch.device
         lambda size_px: build_calibration_loader(recipe, train, size_px, batch_size, device),
         num_batches=recipe.calibration.batches,
         when=recipe.calibration.when,
-        tolerance=recipe.calibration.tolerance,
     )
 
 

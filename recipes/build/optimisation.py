@@ -7,8 +7,9 @@ import torch
 from mixsize.algorithms.regime.plan import plan_length
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
-from mixsize.algorithms.training import epoch_schedule
-from mixsize.algorithms.training.epoch_schedule import EpochSchedule, Schedule, elapsed_fraction
+from mixsize.algorithms.training import schedules
+from mixsize.algorithms.training.epoch_schedule import EpochSchedule, elapsed_fraction
+from mixsize.algorithms.training.schedules import Schedule
 from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.recipes.config import schema
 
@@ -61,13 +62,13 @@ def build_schedule(recipe: schema.Recipe, epochs: float) -> Schedule:
     """The learning rate as a function of the position in epochs, in a run of ``epochs``."""
     config = recipe.schedule
     if isinstance(config, schema.MultiStep):
-        return epoch_schedule.multistep(config.milestones, config.factors, config.warmup_epochs)
+        return schedules.multistep(config.milestones, config.factors, config.warmup_epochs)
     if isinstance(config, schema.Cosine):
-        return epoch_schedule.cosine(epochs, config.final_factor, config.warmup_epochs)
+        return schedules.cosine(epochs, config.final_factor, config.warmup_epochs)
     if isinstance(config, schema.OneCycle):
-        return epoch_schedule.one_cycle(epochs, config.peak_fraction, config.start_factor, config.final_factor)
+        return schedules.one_cycle(epochs, config.peak_fraction, config.start_factor, config.final_factor)
     assert isinstance(config, schema.Constant)
-    return epoch_schedule.constant(config.warmup_epochs)
+    return schedules.constant(config.warmup_epochs)
 
 
 def epochs_of(recipe: schema.Recipe, regime: Regime | Progression, images: int) -> float:

@@ -17,7 +17,7 @@ import torch
 from composer.core import get_precision_context
 from tqdm import tqdm
 
-from mixsize.algorithms.batchnorm.calibration import batch_norm_layers
+from mixsize.algorithms.batchnorm.layers import batch_norm_layers
 from mixsize.algorithms.measurement.evaluation import Score, SizeScore, evaluate_sizes
 from mixsize.display.console import plain_console
 from mixsize.display.figures import save
@@ -232,7 +232,6 @@ def measure(job: Job) -> EvalRecord | None:
             list(job.loaders),
             calibration_loader_for=None if job.calibration is None else calibrating,
             calibration_batches=job.calibration_batches,
-            device=job.device,
         ):
             assert score.own.images == job.images.num_samples
             scores.append(score)

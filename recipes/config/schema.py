@@ -155,9 +155,6 @@ class Calibration(Section):
 
     batches: PositiveInt = Field(200, description="forward passes over training images for each size, on each rank")
     when: Literal["each", "last"] = Field("last", description="before each evaluation, or before the last one only")
-    tolerance: PositiveFloat | None = Field(
-        None, description="end early once the statistics move by less than this fraction; null: never"
-    )
 
 
 class _AnyOptimizer(Section):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from mixsize.algorithms.regime.checks import check_stride
 from mixsize.algorithms.regime.progression import Progression
-from mixsize.algorithms.regime.regime import Regime, check_stride
+from mixsize.algorithms.regime.regime import Regime
 from mixsize.recipes.config.schema import Recipe
 
 

@@ -22,7 +22,7 @@ from mixsize import (
     Regime,
     Resize,
 )
-from mixsize.algorithms.training.epoch_schedule import cosine
+from mixsize.algorithms.training.schedules import cosine
 
 PHASES = Progression(Base(16, 64), (Phase(8, 1), Phase(12, 1, lr_factor=0.5), Phase(16, 1, lr_factor=0.2)))
 

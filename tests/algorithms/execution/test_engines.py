@@ -136,7 +136,7 @@ def test_evaluation_and_shapes_beyond_the_expected_run_without_a_graph(caplog):
             passes(torch.randn(4, 3, size, size))
     assert captures.shapes == [(4, 3, 8, 8)]
     (record,) = caplog.records
-    assert "(4, 3, 12, 12) is one more than the 1 that are captured" in record.getMessage()
+    assert "(4, 3, 12, 12) exceeds the 1 shapes captured" in record.getMessage()
 
 
 def test_a_batch_in_another_memory_format_has_a_graph_of_its_own():

@@ -100,7 +100,9 @@ def test_a_loader_whose_shapes_are_not_known_is_refused():
         progress_bar=False,
         auto_log_hparams=False,
     )
-    with pytest.raises(ValueError, match="visits the shapes that a mixsize loader has planned; those of a DataL"):
+    with pytest.raises(
+        ValueError, match="the shapes that a mixsize loader has planned; the train_dataloader is a DataL"
+    ):
         trainer.fit()
 
 

@@ -142,7 +142,7 @@ def test_a_size_is_evaluated_when_it_is_asked_for():
 def test_what_cannot_be_evaluated_is_refused():
     with pytest.raises(ValueError, match="no image"):
         evaluate(Shown(), [])
-    with pytest.raises(ValueError, match="images and labels, this one is a Tensor"):
+    with pytest.raises(ValueError, match="a batch is a Tensor; it must be a tuple or list"):
         evaluate(Shown(), [torch.zeros(2, 3)])
     with pytest.raises(ValueError, match=r"gives \(2, 3, 4, 4\) for 2 labels; expected \(2, classes\)"):
         evaluate(nn.Identity(), [(torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.long))])

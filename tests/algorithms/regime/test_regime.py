@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from mixsize.algorithms.regime.regime import SIZE_DISTRIBUTIONS, Base, Choice, Regime, check_stride
+from mixsize.algorithms.regime.checks import check_stride
+from mixsize.algorithms.regime.regime import SIZE_DISTRIBUTIONS, Base, Choice, Regime
 
 CIFAR = Base(32, 64)
 IMAGENET = Base(224, 256)

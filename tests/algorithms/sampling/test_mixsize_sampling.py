@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mixsize.algorithms import Base, EpochSchedule, MixSizeSampling, Regime, plan_epoch
 from mixsize.algorithms.sampling.resizing import resize_batch
-from mixsize.algorithms.training.epoch_schedule import multistep
+from mixsize.algorithms.training.schedules import multistep
 from mixsize.ffcv_loaders import MixSizeLoader, PadCrop
 
 MIX = {20: 0.2, 16: 0.3, 12: 0.3, 8: 0.2}

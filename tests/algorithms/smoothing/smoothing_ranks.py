@@ -16,12 +16,12 @@ from composer.loggers import LoggerDestination
 from composer.models import ComposerClassifier
 from composer.utils import FSDP2Config, dist
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from mixsize.algorithms.smoothing.grad_smoothing import GradSmoothing, _fsdp1_shards, _set_apart
+from mixsize.algorithms.smoothing.grad_smoothing import GradSmoothing
 from mixsize.algorithms.smoothing.gradient_smoother import GradientSmoother
 
 BATCH = 16
@@ -94,7 +94,7 @@ def trained_by_composer(fsdp2=False):
     return {"rows": rows.rows, "before": before.steps, "after": after.steps, "weights": weights}
 
 
-def smoothed_steps(model, extra, find_shards=lambda model: ()):
+def smoothed_steps(model, extra):
     """Three steps on one batch, its loss scaled anew each time: norm, factor, and float64 squares of gradients.
 
     Squares are of this rank's parts of sharded gradients, and of whole ones; before and after smoothing.
@@ -107,11 +107,11 @@ def smoothed_steps(model, extra, find_shards=lambda model: ()):
         extra.grad = None
         loss = nn.functional.cross_entropy(model(images), labels) + extra.sum()
         (loss * scale).backward()
-        rest, shards = _set_apart([*model.parameters(), extra], find_shards(model))
-        parted = [p for parts, _ in shards for p in parts] + [p for p in rest if isinstance(p.grad, DTensor)]
-        whole = [p for p in rest if not isinstance(p.grad, DTensor)]
+        parameters = [*model.parameters(), extra]
+        parted = [p for p in parameters if isinstance(p.grad, DTensor)]
+        whole = [p for p in parameters if not isinstance(p.grad, DTensor)]
         row = {"parts_before": square(parted), "whole_before": square(whole)}
-        step = smoother.smooth(rest, sharded=shards)
+        step = smoother.smooth(parameters)
         row |= {"parts_after": square(parted), "whole_after": square(whole)}
         steps.append({**row, "norm": float(step.grad_norm), "factor": float(step.factor)})
     return steps
@@ -137,19 +137,12 @@ def fsdp2_steps():
     return smoothed_steps(model, plain_parameter())
 
 
-def fsdp1_steps(use_orig_params):
-    model = FullyShardedDataParallel(network(), use_orig_params=use_orig_params, device_id=torch.device("cpu"))
-    return smoothed_steps(model, plain_parameter(), _fsdp1_shards)
-
-
 def main(folder):
     dist.initialize_dist("cpu")
     results = {
         "composer": trained_by_composer(),
         "composer fsdp2": trained_by_composer(fsdp2=True),
         "fsdp2": fsdp2_steps(),
-        "fsdp1": fsdp1_steps(use_orig_params=True),
-        "fsdp1 flat": fsdp1_steps(use_orig_params=False),
     }
     (Path(folder) / f"rank{dist.get_global_rank()}.json").write_text(json.dumps(results))
 

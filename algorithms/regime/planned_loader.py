@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
 
 from mixsize.algorithms.regime.plan import EpochPlan
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
 
 
+class PlannedDataset(Protocol):
+    """The ``dataset`` of a loader of planned batches."""
+
+    def peek(self) -> Iterator[Any]:
+        """The current epoch's batches from its start; counts neither epochs nor steps."""
+        ...
+
+
 @runtime_checkable
 class PlannedLoader(Protocol):
     """A loader whose batches follow an epoch plan, for instance :class:`~mixsize.ffcv_loaders.MixSizeLoader`."""
+
+    @property
+    def dataset(self) -> PlannedDataset:
+        """Serves the batches."""
+        ...
 
     @property
     def regime(self) -> Regime | Progression:
