@@ -51,7 +51,6 @@ ROOMS = (
     "bench.gpu",
     "bench.paper",
     "bench.peers",
-    "bench.soak",
     "bench.pages",
     "front",
 )
