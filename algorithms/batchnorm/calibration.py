@@ -152,7 +152,7 @@ def _pooled(layer: _BatchNorm, pool: Pool) -> Iterator[None]:
         values = inputs[0]
         count = values.numel() // values.shape[1]
         if kernel_tells:
-            pool.add(count, mean, var * ((count - 1) / count))
+            pool.add(count, mean, var.to(pool.mean.dtype) * ((count - 1) / count))
         else:
             batch_var, batch_mean = torch.var_mean(values.float(), dim=[0, *range(2, values.ndim)], correction=0)
             pool.add(count, batch_mean, batch_var)

@@ -97,6 +97,14 @@ def test_the_spread_between_batches_counts():
     assert layer.running_var.item() == pytest.approx(3 * 6 / 5)
 
 
+def test_statistics_that_are_not_finite_are_replaced():
+    layer = nn.BatchNorm1d(1)
+    layer.running_mean.fill_(torch.nan)
+    layer.running_var.fill_(torch.inf)
+    calibrate_batch_norm(layer, [torch.tensor([[1.0], [3.0]])])
+    assert (layer.running_mean.item(), layer.running_var.item()) == (pytest.approx(2), pytest.approx(2))
+
+
 def test_one_batch_gives_every_layer_what_a_training_pass_leaves_behind():
     model, images = network(), images_like(16)
     calibrate_batch_norm(model, [images])

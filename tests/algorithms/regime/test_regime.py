@@ -183,3 +183,10 @@ def test_stride_names_the_network_and_the_way_out():
     check_stride([32, 64], 32)
     with pytest.raises(ValueError, match=r"40 px .* 32 of resnet50 \(nearest: 32 and 64 px\).*regime.stride"):
         check_stride([32, 40], 32, "resnet50")
+
+
+def test_shares_of_steps_take_as_many_steps_as_the_images_fill():
+    regime = Regime.from_choices(Base(8, 10), [Choice(8, 10, 1, 0.5), Choice(4, 1, 1, 0.5)], share_of="steps")
+    # A third step would be one of 10 images: 2 * 10 + 1 = 21 of 17. Two steps take 11 images.
+    assert regime.step_counts(17) == (1, 1)
+    assert regime.step_counts(21) == (2, 1)
