@@ -113,8 +113,8 @@ def mixed_regime(recipe: schema.Recipe, stride_px: int) -> Regime:
     if isinstance(regime, Regime) and len(regime.choices) > 1 and all(c.duplicates == 1 for c in regime.choices):
         return regime
     raise ValueError(
-        f"regime.mode: timm's scheduled sizes are a mix of sizes without duplicates, {recipe.regime.mode} is another "
-        "regime; give one such as regime/s28_bplus"
+        f"regime.mode: timm's scheduled sizes are a mix of sizes without duplicates, got {recipe.regime.mode}; give "
+        "a regime such as regime/s28_bplus"
     )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -244,21 +245,18 @@ def test_seeds_that_are_not_asked_for_again_stay_on_record(suite_file, runs, tmp
     assert [record.name for record in read_records(tmp_path / "runs.jsonl")] == [run.name for run in runs]
 
 
-def test_a_stopped_run_of_another_recipe_is_told_before_anything_starts(digits, suite_file, tmp_path, monkeypatch):
-    from mixsize.recipes.build.trainer import build
-    from mixsize.recipes.commands.train import fit
-
-    (first, _) = runs_of(load_suite(suite_file), tmp_path / "runs", 1, ["progress_bar=false"])
-    fit(build(first.recipe))
-    (first.folder / "record.json").unlink()
+def test_a_stopped_run_of_another_recipe_is_told_before_anything_starts(stopped, tmp_path, monkeypatch):
+    shutil.copytree(stopped.folder, tmp_path / "runs")
+    (tmp_path / "runs/small-fixed-seed17/record.json").unlink()
     launches = Launches(monkeypatch)
-    other = runs_of(load_suite(suite_file), tmp_path / "runs", 1, ["optimizer.lr=0.01"])
+    suite = load_suite(stopped.argv[2])
+    other = runs_of(suite, tmp_path / "runs", 1, ["optimizer.lr=0.01"])
     with pytest.raises(ValueError, match=r"holds a stopped run of another recipe: optimizer\.lr was 0\.05, is 0\.01"):
         Runner(other, tmp_path / "runs.jsonl", lambda runner, run: None)
     assert launches.started == []
     # Asked to, it begins anew.
-    anew = runs_of(load_suite(suite_file), tmp_path / "runs", 1, ["optimizer.lr=0.01", "output.restart=true"])
-    assert len(Runner(anew, tmp_path / "runs.jsonl", lambda runner, run: None).pending) == 2
+    anew = runs_of(suite, tmp_path / "runs", 1, ["optimizer.lr=0.01", "output.restart=true"])
+    assert len(Runner(anew, tmp_path / "runs.jsonl", lambda runner, run: None).pending) == 3
 
 
 def test_time_left_is_the_mean_time_of_the_finished_runs_of_the_same_regime(runs, tmp_path, monkeypatch):
