@@ -124,7 +124,7 @@ def test_a_finished_run_is_shown_and_not_repeated(digits, tmp_path, capsys, monk
 
 
 def test_a_run_stopped_after_its_last_checkpoint_is_evaluated_alone(digits, tmp_path):
-    items = ["max_duration=1ep", "regime.base.batch_size=256"]
+    items = ["max_duration=1ep", "regime.base.batch_size=256", "evaluation.every_epochs=1"]
     record = fit(build(recipe(digits, tmp_path, *items)))
     (tmp_path / "runs/demo/record.json").unlink()
     again = fit(build(recipe(digits, tmp_path, *items)))
