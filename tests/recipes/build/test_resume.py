@@ -124,11 +124,14 @@ def test_a_finished_run_is_shown_and_not_repeated(digits, tmp_path, capsys, monk
 
 
 def test_a_run_stopped_after_its_last_checkpoint_is_evaluated_alone(digits, tmp_path):
-    items = ["max_duration=3ba"]
+    items = ["max_duration=1ep", "regime.base.batch_size=256", "evaluation.every_epochs=1"]
     record = fit(build(recipe(digits, tmp_path, *items)))
     (tmp_path / "runs/demo/record.json").unlink()
-    again = build(recipe(digits, tmp_path, *items))
-    assert fit(again).accuracy == record.accuracy
+    again = fit(build(recipe(digits, tmp_path, *items)))
+    assert again.accuracy == record.accuracy
+    # 1437 // 256 steps; the second evaluation at the end takes the place of the first.
+    assert [point.step for point in again.curve] == [5]
+    assert again.curve[0].train_loss == record.curve[0].train_loss
 
 
 def test_what_differs_is_named_and_nothing_is_touched(digits, tmp_path):
