@@ -91,7 +91,6 @@ def test_a_file_holds_the_bank_that_was_saved(tmp_path):
             assert loaded[size][name].count == statistics.count
 
 
-@pytest.mark.fault("disk full while a bank of statistics is written", "one error; the older file stays")
 def test_a_write_that_fails_keeps_the_older_file(tmp_path, monkeypatch):
     bank, path = bank_of(8), tmp_path / "bn.pt"
     bank.save(path)

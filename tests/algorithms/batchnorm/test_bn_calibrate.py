@@ -325,7 +325,6 @@ def test_an_evaluation_that_fails_leaves_nothing_behind(digits):
     trainer.close()
 
 
-@pytest.mark.fault("calibration raises", "its error ends the run; the network keeps its own statistics")
 def test_a_calibration_that_fails_leaves_nothing_behind(digits):
     watch = Watch()
 

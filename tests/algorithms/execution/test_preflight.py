@@ -73,7 +73,6 @@ def test_microbatches_are_what_is_visited(digits):
     assert visited[0].seen[:4] == [(20, 3, 16, 16), (12, 3, 16, 16), (20, 3, 8, 8), (8, 3, 8, 8)]
 
 
-@pytest.mark.fault("out of memory at the largest shape", "ends before the first step, naming the shape")
 def test_a_shape_that_does_not_fit_ends_the_run_before_its_first_step(digits, monkeypatch):
     class Small(Noting):
         def forward(self, images):

@@ -278,7 +278,6 @@ def test_gradient_scaling_gives_the_same_steps():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.fault("gradients overflow under loss scaling", "the step is skipped, the average of norms is as before")
 def test_an_overflow_is_skipped_and_the_run_goes_on_as_if_it_had_not_been():
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     averages, weights = amp_steps(scaler, overflow_at=3)

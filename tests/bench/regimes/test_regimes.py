@@ -157,7 +157,6 @@ def train(runs, tmp_path):
     return runner, told
 
 
-@pytest.mark.fault("SIGKILL of a suite", "no process left; started again, it goes on where it stood")
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is not told of its parent's end")
 def test_a_suite_that_is_killed_leaves_no_run_behind_and_goes_on_where_it_stood(stopped):
     assert stopped.left == []
@@ -186,7 +185,6 @@ def test_a_suite_ends_with_a_table_a_report_and_a_result_file(stopped):
     assert "| fixed | 1 | 25 |" in RECORD_TABLES["regimes"](result)
 
 
-@pytest.mark.fault("a run of a suite fails", "it is recorded with its last words, the others go on")
 def test_a_run_that_fails_is_recorded_with_its_own_words_and_the_others_go_on(stopped):
     assert stopped.code == 1
     fixed, mixed, broken = read_records(stopped.folder)
@@ -206,7 +204,6 @@ def test_a_suite_that_is_started_again_repeats_its_failed_runs_alone(stopped):
 
 
 @pytest.mark.soak  # Another suite of processes; the ordinary run kills one by SIGKILL.
-@pytest.mark.fault("SIGTERM of a suite", "no process left")
 def test_a_suite_that_is_asked_to_end_leaves_no_run_behind(digits, tmp_path):
     argv = ["bench", "regimes", write_suite(digits, tmp_path / "small.yaml", 2_000_000), "--folder", f"{tmp_path}/runs"]
     assert (
@@ -320,9 +317,6 @@ def _processes_with(word):
     return found
 
 
-@pytest.mark.fault(
-    "disk full while a suite's records or results are written", "OSError naming the file; the older stays"
-)
 @pytest.mark.parametrize(
     "write",
     [

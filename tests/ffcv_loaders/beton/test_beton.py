@@ -155,7 +155,6 @@ def test_a_plain_file_has_no_info(plain):
     assert beton.num_classes == 3
 
 
-@pytest.mark.fault(".beton with a bit flipped in header or index", "refused, naming the file")
 def test_every_flipped_bit_of_the_index_is_noticed(beton):
     with open(beton, "rb") as file:
         table = int(np.frombuffer(file.read(HeaderType.itemsize), HeaderType)[0]["alloc_table_ptr"])
@@ -183,7 +182,6 @@ def test_flipped_bits_of_a_plain_file_raise_nothing_but_beton_error(plain):
     assert all("data.beton: " in message for message in messages)
 
 
-@pytest.mark.fault(".beton cut short", "refused, naming the file")
 def test_a_file_cut_short_anywhere_is_refused(beton):
     size = beton.stat().st_size
     with open(beton, "rb") as file:

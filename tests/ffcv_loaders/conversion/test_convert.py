@@ -460,7 +460,6 @@ def test_a_file_system_that_refuses_to_write_is_one_error(tmp_path, quiet):
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.fault("disk full at the end of a conversion", "one error naming the file; nothing is left")
 def test_a_disk_found_full_at_the_end_is_one_error(tmp_path, quiet, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -493,22 +492,10 @@ def wait_until(condition, seconds=60):
 @pytest.mark.parametrize(
     ("number", "code", "clears_up"),
     [
-        pytest.param(
-            number,
-            code,
-            clears_up,
-            marks=[
-                pytest.mark.fault(f"{number.name} of a conversion", outcome),
-                # What it does in the writing process is tested above.
-                *([pytest.mark.soak] if number == signal.SIGINT else []),
-            ],
-            id=number.name,
-        )
-        for number, code, clears_up, outcome in (
-            (signal.SIGKILL, -signal.SIGKILL, False, "no file, no process left; the next conversion clears up"),
-            (signal.SIGTERM, 128 + signal.SIGTERM, True, "no file, no process, nothing half-written left"),
-            (signal.SIGINT, -signal.SIGINT, True, "no file, no process, nothing half-written left"),
-        )
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, False, id="SIGKILL"),
+        pytest.param(signal.SIGTERM, 128 + signal.SIGTERM, True, id="SIGTERM"),
+        # Another test sends it to the writing process.
+        pytest.param(signal.SIGINT, -signal.SIGINT, True, marks=pytest.mark.soak, id="SIGINT"),
     ],
 )
 def test_a_stopped_conversion_leaves_no_file_and_no_process(tmp_path, quiet, number, code, clears_up):
