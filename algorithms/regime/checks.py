@@ -1,4 +1,4 @@
-"""Checks of numbers and words, and the limits of what plans can hold."""
+"""Checks of numbers and words, and the limits of plans."""
 
 from __future__ import annotations
 
