@@ -32,7 +32,8 @@ from timm.data.scheduled_sampler import ScheduledBatchSampler
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.algorithms.training.epoch_schedule import EpochSchedule
 from mixsize.algorithms.training.training_clock import TrainingClock
-from mixsize.bench.peers.loaders import normalisation, timm_loader, torchvision_augment, torchvision_loader
+from mixsize.bench.loader.torchvision_loader import normalisation, torchvision_loader
+from mixsize.bench.peers.loaders import timm_loader, torchvision_augment
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD
 from mixsize.recipes.build.data import build_evaluators, evaluator_label, open_data

@@ -12,16 +12,11 @@ import torch
 from PIL import Image
 
 from mixsize.algorithms import Base, Choice, Regime
+from mixsize.bench.loader.torchvision_loader import normalisation, torchvision_loader
 from mixsize.bench.pages.tables import RECORD_TABLES
 from mixsize.bench.peers import peers
 from mixsize.bench.peers import run as peer_run
-from mixsize.bench.peers.loaders import (
-    check_images,
-    normalisation,
-    timm_loader,
-    torchvision_augment,
-    torchvision_loader,
-)
+from mixsize.bench.peers.loaders import check_images, timm_loader, torchvision_augment
 from mixsize.cli import main
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.conversion.convert import convert_splits
