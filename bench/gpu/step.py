@@ -38,8 +38,6 @@ class TrainingStep:
         device: where it trains.
         shapes: all shapes that it will train on, the largest first.
         engine: as in ``execution.network``.
-        classes: outputs of the network.
-        lr: learning rate; by default so low that noise does not blow the weights up.
     """
 
     def __init__(
@@ -48,13 +46,10 @@ class TrainingStep:
         device: torch.device,
         shapes: Sequence[InputShape],
         engine: Engine = "eager",
-        *,
-        classes: int = CLASSES,
-        lr: float = 1e-3,
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            module = create_network(schema.Model.model_validate({"name": network}), classes)
+            module = create_network(schema.Model.model_validate({"name": network}), CLASSES)
         self.device = device
         self.shapes = tuple(shapes)
         # PyTorch's stub lacks the argument.
@@ -62,7 +57,8 @@ class TrainingStep:
         self.parameters = list(self.network.parameters())
         self._smoother = GradientSmoother()
         self._passes = training_passes(self.network, engine, len(self.shapes))
-        self._optimizer = torch.optim.SGD(self.parameters, lr=lr, momentum=0.9, weight_decay=1e-4)
+        # So low a rate that noise does not blow the weights up.
+        self._optimizer = torch.optim.SGD(self.parameters, lr=1e-3, momentum=0.9, weight_decay=1e-4)
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor, smooth: bool = False) -> torch.Tensor:
         """Train on a batch; returns the loss, on the device."""
