@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from statistics import fmean
@@ -25,6 +24,8 @@ from mixsize.recipes.models.network import create_network
 
 CLASSES = 1000
 SEED = 0
+#: A context in which cuDNN times its convolution kernels at each new shape and keeps the fastest.
+tuned_kernels = partial(torch.backends.cudnn.flags, enabled=True, benchmark=True)
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 _Item = TypeVar("_Item")
@@ -126,17 +127,6 @@ def shuffled(items: Iterable[_Item], round_number: int) -> list[_Item]:
     """The items in an order that differs between rounds, so that none always follows the same one."""
     items = list(items)
     return [items[i] for i in np.random.default_rng((SEED, round_number)).permutation(len(items))]
-
-
-@contextmanager
-def tuned_kernels() -> Iterator[None]:
-    """Let cuDNN time its convolution kernels at each new shape and keep the fastest."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def synchronize(device: torch.device) -> None:

@@ -116,7 +116,8 @@ def train(peer: Peer, items: Sequence[str], images: Path) -> RunRecord:
     reproducibility.seed_all(recipe.seed)
     model = build_model(recipe, recipe.model.num_classes or train_images.num_classes)
     stride_px = network_stride(model.module)
-    base_regime = build_regime(recipe.model_copy(update={"regime": fixed_at_base(recipe)}), stride_px, ranks=1)
+    base_alone = FixedRegime(mode="fixed", base=recipe.regime.base)
+    base_regime = build_regime(recipe.model_copy(update={"regime": base_alone}), stride_px, ranks=1)
     assert isinstance(base_regime, Regime)
     spec, extras = _loader(peer, images, recipe, train_images, stride_px)
     shapes, clock = Shapes(), TrainingClock()
@@ -145,11 +146,6 @@ def train(peer: Peer, items: Sequence[str], images: Path) -> RunRecord:
         return _record(recipe, trainer.state, shapes, clock)
     finally:
         trainer.close()
-
-
-def fixed_at_base(recipe: schema.Recipe) -> FixedRegime:
-    """The recipe's baseline as a regime."""
-    return FixedRegime.model_validate({"mode": "fixed", "base": recipe.regime.base})
 
 
 def _loader(
