@@ -5,26 +5,21 @@ from __future__ import annotations
 from functools import partial
 
 from mixsize.algorithms.regime.shapes import InputShape
-from mixsize.bench.gpu.case import Case, Row, Setup, ratios, spread
+from mixsize.bench.gpu.case import Cases, Row, Setup, ratios, spread
 from mixsize.bench.gpu.step import TrainingStep, noise_batches, time_each, tuned_kernels
 from mixsize.bench.gpu.trace import host_waits, record_trace
 from mixsize.bench.overhead.overhead import TrainerPair
 
 
-def cases(setup: Setup) -> list[Case]:
+def cases(setup: Setup) -> Cases:
     """All algorithms under Composer's Trainer, and gradient smoothing in a plain loop."""
     network, shape, pairs = "resnet50", InputShape(256, 224), 40
     if setup.dry_run:
         network, shape, pairs = "test_resnet", InputShape(4, 32), 2
-    return [
-        Case("algorithms", f"{network}, all", 60, partial(measure_trainer, network, shape, pairs, setup)),
-        Case(
-            "algorithms",
-            f"{network}, smoothing alone",
-            30,
-            partial(measure_smoothing, network, shape, pairs, setup),
-        ),
-    ]
+    return {
+        f"{network}, all": partial(measure_trainer, network, shape, pairs, setup),
+        f"{network}, smoothing alone": partial(measure_smoothing, network, shape, pairs, setup),
+    }
 
 
 def measure_trainer(network: str, shape: InputShape, pairs: int, setup: Setup) -> list[Row]:

@@ -1,4 +1,4 @@
-"""A case of ``mixsize bench gpu``: one measurement, whose figures are rows of its part's table."""
+"""Cases of ``mixsize bench gpu``: measurements whose figures are rows of their part's table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torch
 
 #: A row of a table: column name -> text, number, spread or None. Units are part of the name (``step_ms``).
 Row = dict[str, Any]
+#: Name of a case -> its measurement, which returns its rows.
+Cases = dict[str, Callable[[], list[Row]]]
 
 
 @dataclass(frozen=True)
@@ -21,35 +23,12 @@ class Setup:
     Attributes:
         device: the device that is measured.
         dry_run: use tiny shapes, to try the bench itself.
-        folder: where runs and a dry run's data are kept.
-        cifar: folder with CIFAR-10's ``train.beton`` and ``test.beton``.
         images: ``.beton`` file of photographs.
-        threads: decoding threads.
     """
 
     device: torch.device
     dry_run: bool
-    folder: Path
-    cifar: Path
     images: Path
-    threads: int
-
-
-@dataclass(frozen=True)
-class Case:
-    """The unit that a bench resumes by.
-
-    Attributes:
-        part: the part that it belongs to.
-        name: unique within the part.
-        seconds: how long it may take. The bench skips it where less time is left.
-        measure: returns its rows.
-    """
-
-    part: str
-    name: str
-    seconds: float
-    measure: Callable[[], list[Row]]
 
 
 def spread(values: Sequence[float], scale: float = 1.0) -> dict[str, float]:

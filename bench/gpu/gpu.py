@@ -1,21 +1,20 @@
-"""What the method costs and gives on a GPU, part by part; README.md in this folder says what each figure means."""
+"""What the method costs on a GPU, part by part; README.md in this folder says what each figure means."""
 
 from __future__ import annotations
 
 import argparse
 import gc
 import json
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from mixsize.bench.gpu import algorithms, cifar, engines, loading, shapes
-from mixsize.bench.gpu.case import Case, Setup
+from mixsize.bench.gpu import algorithms, engines, loading, shapes
+from mixsize.bench.gpu.case import Cases, Setup
 from mixsize.bench.gpu.step import CLASSES
 from mixsize.bench.gpu.tables import head_and_rows, rows_of
 from mixsize.bench.result_files import result_path, write_result
@@ -23,20 +22,19 @@ from mixsize.display.console import plain_console, print_table
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.conversion.convert import convert_splits
 from mixsize.recipes.records.environment import environment
-from mixsize.system.ranks import default_threads
 
 #: Part -> its cases. The order is the order of measuring: the most important parts come first.
-PARTS: dict[str, Callable[[Setup], list[Case]]] = {
+PARTS: dict[str, Callable[[Setup], Cases]] = {
     "shape_price": shapes.price_cases,
     "budget": shapes.budget_cases,
     "algorithms": algorithms.cases,
     "epoch": loading.epoch_cases,
     "calibration": loading.calibration_cases,
-    "kernel_gaps": engines.gap_cases,
-    "equivalence": engines.loss_cases,
-    "cifar10": cifar.cases,
+    "kernel_gaps": engines.cases,
 }
 _READ_IMAGES = {"epoch", "calibration"}
+#: Stand in for photographs in a dry run.
+_DIGITS = Path("runs/gpu/digits")
 
 #: Part -> case -> its ``seconds`` and ``rows``.
 Parts = dict[str, dict[str, dict[str, Any]]]
@@ -47,19 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU, to try the bench itself")
     parser.add_argument(
-        "--minutes", type=float, default=9.0, metavar="M", help="skip what no longer fits into this time (default: 9)"
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="CIFAR-10's train.beton and test.beton (default: data/cifar10)"
-    )
-    parser.add_argument(
         "--images",
         type=Path,
         metavar="FILE.beton",
         help="photographs; a small file is read several times over (default: data/imagenet-sample.beton)",
-    )
-    parser.add_argument(
-        "--folder", type=Path, default=Path("runs/gpu"), help="where the CIFAR-10 runs are kept (default: runs/gpu)"
     )
     parser.add_argument(
         "--out",
@@ -76,15 +65,14 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     for name in args.parts:
         if name not in PARTS:
             raise ValueError(f"no part {name!r}; the parts are {', '.join(PARTS)}")
-    if not args.minutes > 0:
-        raise ValueError(f"--minutes is {args.minutes:g}; it must be above 0")
     if not args.dry_run and not torch.cuda.is_available():
         raise ValueError("PyTorch sees no GPU here; --dry-run tries the bench on the CPU, with tiny shapes")
-    setup = _setup(args)
-    _check_files(names, setup)
+    device = torch.device("cpu") if args.dry_run else torch.device("cuda", torch.cuda.current_device())
+    setup = Setup(device, args.dry_run, args.images or _default_images(args.dry_run))
+    if _READ_IMAGES.intersection(names):
+        _check_images(setup.images)
     out = args.out or (None if args.dry_run else result_path("gpu"))
     parts = _measured_before(out, args.dry_run) if out is not None else {}
-    cases = [case for name in names for case in PARTS[name](setup)]
 
     def keep() -> None:
         if out is not None:
@@ -92,97 +80,64 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
     def measured() -> int:
         console = plain_console()
-        failed = measure(cases, parts, 60 * args.minutes, keep, console)
+        failures = measure({name: PARTS[name](setup) for name in names}, parts, keep, console)
         for name in names:
             if name in parts:
                 print_table(console, *head_and_rows(rows_of(parts[name])), title=name)
-        if left := _missing(cases, parts):
-            words = ", ".join(f"{case.part} ({case.name})" for case in left)
-            console.print(f"not measured: {words}; the same command goes on", highlight=False, soft_wrap=True)
         if out is not None:
             console.print(f"result: {out}", soft_wrap=True)
-        return 1 if failed else 0
+        return 1 if failures else 0
 
     return measured
 
 
-def measure(
-    cases: Sequence[Case], parts: Parts, seconds: float, keep: Callable[[], None], console: Console
-) -> list[Case]:
-    """Measure the cases that have no figures yet; skip those that no longer fit into the time.
-
-    The first one begins in any case, so that every start gets on. A case that fails does not stop the others.
+def measure(cases: Mapping[str, Cases], parts: Parts, keep: Callable[[], None], console: Console) -> int:
+    """Measure the cases that have no figures yet. A case that fails does not stop the others.
 
     Args:
-        cases: in the order of measuring.
+        cases: of each part, in the order of measuring.
         parts: figures so far; new ones are added.
-        seconds: time for all of them.
         keep: called after each case, to save ``parts``.
         console: takes a line for each case.
 
     Returns:
-        The cases that failed.
+        The number of cases that failed.
     """
-    began = time.monotonic()
-    failed = []
-    for number, case in enumerate(_missing(cases, parts)):
-        expected = max([case.seconds, *(known["seconds"] for known in parts.get(case.part, {}).values())])
-        if number and seconds - (time.monotonic() - began) < expected:
-            continue
-        console.print(f"{case.part}: {case.name}", highlight=False)
-        case_began = time.monotonic()
+    failures = 0
+    missing = [(part, name) for part, of_part in cases.items() for name in of_part if name not in parts.get(part, {})]
+    for part, name in missing:
+        console.print(f"{part}: {name}", highlight=False)
+        began = time.monotonic()
         try:
-            rows = case.measure()
+            rows = cases[part][name]()
         except Exception as error:  # A failure must not cost the other cases their time on the machine.
             console.print(f"failed: {type(error).__name__}: {error}", highlight=False, soft_wrap=True)
-            failed.append(case)
+            failures += 1
         else:
-            taken = time.monotonic() - case_began
-            parts.setdefault(case.part, {})[case.name] = {"seconds": taken, "rows": rows}
+            parts.setdefault(part, {})[name] = {"seconds": time.monotonic() - began, "rows": rows}
             keep()
-        finally:
-            _free()
-    return failed
+        # Networks, compiled code and graphs; the limit on compilations counts those of all networks of a class.
+        gc.collect()
+        torch.compiler.reset()
+        torch.cuda.empty_cache()
+    return failures
 
 
-def _missing(cases: Sequence[Case], parts: Parts) -> list[Case]:
-    return [case for case in cases if case.name not in parts.get(case.part, {})]
+def _default_images(dry_run: bool) -> Path:
+    if not dry_run:
+        return Path("data/imagenet-sample.beton")
+    if not (_DIGITS / "train.beton").is_file():
+        convert_splits("digits", _DIGITS, store="jpg", workers=1, progress=False, overwrite=True)
+    return _DIGITS / "train.beton"
 
 
-def _setup(args: argparse.Namespace) -> Setup:
-    folder = args.folder / "dry-run" if args.dry_run else args.folder
-    cifar_folder, images = Path("data/cifar10"), Path("data/imagenet-sample.beton")
-    if args.dry_run:
-        # Digits stand in for both.
-        cifar_folder, images = folder / "digits", folder / "digits/train.beton"
-        if not images.is_file():
-            convert_splits("digits", cifar_folder, store="jpg", workers=1, progress=False, overwrite=True)
-    return Setup(
-        device=torch.device("cpu") if args.dry_run else torch.device("cuda", torch.cuda.current_device()),
-        dry_run=args.dry_run,
-        folder=folder,
-        cifar=args.data or cifar_folder,
-        images=args.images or images,
-        threads=default_threads(),
-    )
-
-
-def _check_files(names: Sequence[str], setup: Setup) -> None:
-    if _READ_IMAGES.intersection(names):
-        if not setup.images.is_file():
-            raise ValueError(
-                f"--images: no file {setup.images}; write it with mixsize convert path/to/images {setup.images}"
-            )
-        with Beton.open(setup.images) as beton:
-            beton.check_labels(CLASSES)
-            if not beton.is_jpeg.all():
-                raise ValueError(f"--images: {setup.images} holds raw pixels; decoding is timed from JPEGs")
-    missing = [file for name in ("train", "test") if not (file := setup.cifar / f"{name}.beton").is_file()]
-    if "cifar10" in names and missing:
-        raise ValueError(
-            f"--data: no file {missing[0]}; write it with mixsize convert cifar10 {setup.cifar} --root path/to/cifar "
-            "--download"
-        )
+def _check_images(images: Path) -> None:
+    if not images.is_file():
+        raise ValueError(f"--images: no file {images}; write it with mixsize convert path/to/images {images}")
+    with Beton.open(images) as beton:
+        beton.check_labels(CLASSES)
+        if not beton.is_jpeg.all():
+            raise ValueError(f"--images: {images} holds raw pixels; decoding is timed from JPEGs")
 
 
 def _measured_before(out: Path, dry_run: bool) -> Parts:
@@ -202,13 +157,3 @@ def _measured_before(out: Path, dry_run: bool) -> Parts:
     if differing:
         raise ValueError(f"{out}: measured under other conditions: {', '.join(differing)}; give another --out")
     return found["parts"]
-
-
-def _free() -> None:
-    """Give back a case's networks, compiled code, graphs and memory of the device."""
-    if torch.cuda.is_available():
-        if "torch._dynamo" in sys.modules:
-            # Its limit on compilations counts those of all networks of a class.
-            torch._dynamo.reset()
-        gc.collect()
-        torch.cuda.empty_cache()

@@ -14,7 +14,7 @@ from mixsize.algorithms.batchnorm.calibration import calibrate_batch_norm
 from mixsize.algorithms.regime.plan import EpochPlan, plan_epoch
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.algorithms.regime.shapes import InputShape, shapes_of
-from mixsize.bench.gpu.case import Case, Row, Setup, ratios, spread
+from mixsize.bench.gpu.case import Cases, Row, Setup, ratios, spread
 from mixsize.bench.gpu.step import (
     SEED,
     Batch,
@@ -28,6 +28,7 @@ from mixsize.bench.gpu.step import (
 from mixsize.ffcv_loaders.decode.augment import CenterCrop
 from mixsize.ffcv_loaders.decode.decode import EVALUATION_MIN_OVERSAMPLING
 from mixsize.ffcv_loaders.loader import MixSizeLoader
+from mixsize.system.ranks import default_threads
 
 #: Served first, as the first images that a process decodes wait for compilation.
 _WARM_UP_IMAGES = 64
@@ -66,24 +67,21 @@ FULL = Work("resnet50", "s144", Base(224, 256), 21_600, 3, (128, 224, 288), 200)
 DRY = Work("test_resnet", {64: 0.3, 32: 0.7}, Base(64, 8), 100, 2, (32,), 2)
 
 
-def epoch_cases(setup: Setup) -> list[Case]:
+def epoch_cases(setup: Setup) -> Cases:
     """One case, as the regimes are compared within a round."""
     work = DRY if setup.dry_run else FULL
-    return [Case("epoch", work.network, 110, partial(measure_epochs, work, setup))]
+    return {work.network: partial(measure_epochs, work, setup)}
 
 
-def calibration_cases(setup: Setup) -> list[Case]:
+def calibration_cases(setup: Setup) -> Cases:
     """Each size."""
     work = DRY if setup.dry_run else FULL
-    return [
-        Case(
-            "calibration",
-            f"{work.network} {size_px} px, {work.calibration_batches} x {work.base.batch_size}",
-            30,
-            partial(measure_calibration, size_px, work, setup),
+    return {
+        f"{work.network} {size_px} px, {work.calibration_batches} x {work.base.batch_size}": partial(
+            measure_calibration, size_px, work, setup
         )
         for size_px in work.calibration_px
-    ]
+    }
 
 
 def measure_epochs(work: Work, setup: Setup) -> list[Row]:
@@ -141,7 +139,7 @@ def measure_calibration(size_px: int, work: Work, setup: Setup) -> list[Row]:
 def open_images(setup: Setup, *, evaluation: bool = False) -> MixSizeLoader:
     """A loader of the photographs that has decoded its first images; its own regime is not used further."""
     warm_up = Regime.fixed(Base(32, 8))
-    common = {"num_workers": setup.threads, "device": setup.device, "channels_last": True}
+    common = {"num_workers": default_threads(), "device": setup.device, "channels_last": True}
     views = {"augment": CenterCrop(), "min_oversampling": EVALUATION_MIN_OVERSAMPLING} if evaluation else {}
     loader = MixSizeLoader(setup.images, warm_up, **common, **views)
     for _ in serve(loader, plan_epoch(warm_up, _WARM_UP_IMAGES, SEED, 0)):

@@ -13,7 +13,7 @@ import torch
 from mixsize.algorithms.execution.engines import Engine
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.algorithms.regime.shapes import InputShape, shapes_of
-from mixsize.bench.gpu.case import Case, Row, Setup, ratios, spread
+from mixsize.bench.gpu.case import Cases, Row, Setup, ratios, spread
 from mixsize.bench.gpu.step import (
     TrainingStep,
     drawn_shapes,
@@ -55,22 +55,19 @@ DRY = Work(
 )
 
 
-def price_cases(setup: Setup) -> list[Case]:
+def price_cases(setup: Setup) -> Cases:
     """The first network with each engine."""
     work = DRY if setup.dry_run else FULL
     network = work.networks[0]
-    return [
-        Case("shape_price", f"{network} {engine}", 60, partial(measure_price, network, engine, work, setup.device))
-        for engine in work.engines
-    ]
+    return {
+        f"{network} {engine}": partial(measure_price, network, engine, work, setup.device) for engine in work.engines
+    }
 
 
-def budget_cases(setup: Setup) -> list[Case]:
+def budget_cases(setup: Setup) -> Cases:
     """Every network, eagerly."""
     work = DRY if setup.dry_run else FULL
-    return [
-        Case("budget", network, 60, partial(measure_budget, network, work, setup.device)) for network in work.networks
-    ]
+    return {network: partial(measure_budget, network, work, setup.device) for network in work.networks}
 
 
 def measure_price(network: str, engine: Engine, work: Work, device: torch.device) -> list[Row]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from statistics import fmean
@@ -25,6 +24,8 @@ from mixsize.recipes.models.network import create_network
 
 CLASSES = 1000
 SEED = 0
+#: A context in which cuDNN times its convolution kernels at each new shape and keeps the fastest.
+tuned_kernels = partial(torch.backends.cudnn.flags, enabled=True, benchmark=True)
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 _Item = TypeVar("_Item")
@@ -38,8 +39,6 @@ class TrainingStep:
         device: where it trains.
         shapes: all shapes that it will train on, the largest first.
         engine: as in ``execution.network``.
-        classes: outputs of the network.
-        lr: learning rate; by default so low that noise does not blow the weights up.
     """
 
     def __init__(
@@ -48,13 +47,10 @@ class TrainingStep:
         device: torch.device,
         shapes: Sequence[InputShape],
         engine: Engine = "eager",
-        *,
-        classes: int = CLASSES,
-        lr: float = 1e-3,
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            module = create_network(schema.Model.model_validate({"name": network}), classes)
+            module = create_network(schema.Model.model_validate({"name": network}), CLASSES)
         self.device = device
         self.shapes = tuple(shapes)
         # PyTorch's stub lacks the argument.
@@ -62,7 +58,8 @@ class TrainingStep:
         self.parameters = list(self.network.parameters())
         self._smoother = GradientSmoother()
         self._passes = training_passes(self.network, engine, len(self.shapes))
-        self._optimizer = torch.optim.SGD(self.parameters, lr=lr, momentum=0.9, weight_decay=1e-4)
+        # So low a rate that noise does not blow the weights up.
+        self._optimizer = torch.optim.SGD(self.parameters, lr=1e-3, momentum=0.9, weight_decay=1e-4)
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor, smooth: bool = False) -> torch.Tensor:
         """Train on a batch; returns the loss, on the device."""
@@ -130,17 +127,6 @@ def shuffled(items: Iterable[_Item], round_number: int) -> list[_Item]:
     """The items in an order that differs between rounds, so that none always follows the same one."""
     items = list(items)
     return [items[i] for i in np.random.default_rng((SEED, round_number)).permutation(len(items))]
-
-
-@contextmanager
-def tuned_kernels() -> Iterator[None]:
-    """Let cuDNN time its convolution kernels at each new shape and keep the fastest."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def synchronize(device: torch.device) -> None:

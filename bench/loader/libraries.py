@@ -108,7 +108,7 @@ def timm(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
     from timm.data.loader import create_loader
     from timm.data.readers.reader_image_folder import ReaderImageFolder
 
-    from mixsize.bench.peers.loaders import repeated
+    from mixsize.bench.loader.torchvision_loader import repeated
 
     assert setting.images is not None
 
@@ -141,7 +141,7 @@ def timm(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
 def _torchvision_loader(setting: Setting, size_px: int, batch_size: int) -> Epoch:
     from torchvision.transforms import v2
 
-    from mixsize.bench.peers.loaders import normalisation, torchvision_loader
+    from mixsize.bench.loader.torchvision_loader import normalisation, torchvision_loader
 
     assert setting.images is not None
     augment = v2.Compose([v2.RandomResizedCrop(size_px, antialias=True), v2.RandomHorizontalFlip()])

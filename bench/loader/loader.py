@@ -34,6 +34,9 @@ from mixsize.system.ranks import default_threads
 
 #: Upper bound of the time of a mix relative to its share-weighted fixed sizes.
 MIX_COST_TARGET = 1.05
+#: Loader -> case -> an epoch, or a figure of it, for each round.
+Visits = dict[str, dict[str, list[Visit]]]
+Figures = dict[str, dict[str, list[float]]]
 
 
 @dataclass(frozen=True)
@@ -58,21 +61,11 @@ def measure(setting: Setting, cases: Sequence[Case], rounds: int) -> dict[str, A
         loaders = {name: stack.enter_context(LoaderProcess(name, setting, cases)) for name in _loaders(setting)}
         visits = _visit_all(loaders, rounds)
         memory = _memory_of(loaders, cases)
-    rates = {
-        loader: {name: [visit.images / visit.seconds for visit in timed] for name, timed in by_case.items()}
-        for loader, by_case in visits.items()
-    }
-    starts = {
-        loader: {name: [visit.first_batch_seconds for visit in timed] for name, timed in by_case.items()}
-        for loader, by_case in visits.items()
-    }
+    rates = _of_visits(visits, lambda visit: visit.images / visit.seconds)
+    starts = _of_visits(visits, lambda visit: visit.first_batch_seconds)
     return {
-        "rates": {
-            loader: {name: _summary(values) for name, values in by_case.items()} for loader, by_case in rates.items()
-        },
-        "first_batch_seconds": {
-            loader: {name: _summary(values) for name, values in by_case.items()} for loader, by_case in starts.items()
-        },
+        "rates": _summaries(rates),
+        "first_batch_seconds": _summaries(starts),
         "mix_cost": {loader: mix_costs(rates[loader], cases) for loader in OURS if loader in rates},
         "mix_cost_target": MIX_COST_TARGET,
         "memory_mib": memory,
@@ -80,11 +73,9 @@ def measure(setting: Setting, cases: Sequence[Case], rounds: int) -> dict[str, A
     }
 
 
-def _visit_all(loaders: Mapping[str, LoaderProcess], rounds: int) -> dict[str, dict[str, list[Visit]]]:
+def _visit_all(loaders: Mapping[str, LoaderProcess], rounds: int) -> Visits:
     """Loader -> case -> its timed epochs, one for each round."""
-    visits: dict[str, dict[str, list[Visit]]] = {
-        name: {case: [] for case in loader.serves} for name, loader in loaders.items()
-    }
+    visits: Visits = {name: {case: [] for case in loader.serves} for name, loader in loaders.items()}
     work = [(name, case) for name, by_case in visits.items() for case in by_case]
     with tqdm(total=(rounds + 1) * len(work), desc="loaders", unit="epoch", file=sys.stderr) as progress:
         for number in range(rounds + 1):
@@ -258,6 +249,17 @@ def _described(case: Case) -> dict[str, Any]:
         "duplicates": [choice.duplicates for choice in choices],
         "sample_shares": list(case.regime.sample_shares),
     }
+
+
+def _of_visits(visits: Visits, value: Callable[[Visit], float]) -> Figures:
+    return {
+        loader: {name: [value(visit) for visit in timed] for name, timed in by_case.items()}
+        for loader, by_case in visits.items()
+    }
+
+
+def _summaries(figures: Figures) -> dict[str, dict[str, dict[str, Any]]]:
+    return {loader: {name: _summary(values) for name, values in by_case.items()} for loader, by_case in figures.items()}
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:

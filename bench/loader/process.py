@@ -6,7 +6,6 @@ of several loaders should run at a time.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import multiprocessing
@@ -15,18 +14,19 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from mixsize.bench.loader.cases import Case, Setting
 
 if TYPE_CHECKING:
     import torch
 
+_Result = TypeVar("_Result")
 #: Runs one epoch and yields its batches: normalised float32 ``(N, 3, S, S)`` on the CPU, every view counted in N.
 Epoch = Callable[[], Iterator["torch.Tensor"]]
 
@@ -61,6 +61,10 @@ class Visit:
     first_batch_seconds: float
 
 
+#: The loader that this process serves: the name of each case -> its epoch.
+_epochs: dict[str, Epoch] = {}
+
+
 class LoaderProcess:
     """One loader, on as many cores as it has threads. A context manager; leaving it ends the process.
 
@@ -70,55 +74,39 @@ class LoaderProcess:
         cases: to serve; those that the loader cannot serve are skipped.
 
     Raises:
-        RuntimeError: the process ended; its error is on standard error.
+        RuntimeError: the loader failed, or its process ended.
     """
 
     def __init__(self, loader: str, setting: Setting, cases: Sequence[Case]) -> None:
         self._loader = loader
         # A forked process would lack the threads of this one.
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        # A daemon may not have worker processes.
-        self._process = context.Process(target=_serve, args=(theirs, loader, setting, tuple(cases)), daemon=False)
-        self._process.start()
-        theirs.close()
-        self._serves: tuple[str, ...] | None = None
+        self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self._serves = self._process.submit(_start, loader, setting, tuple(cases))
 
     @property
     def serves(self) -> tuple[str, ...]:
         """Names of the cases that the loader can serve; waits for it to start."""
-        served = self._receive() if self._serves is None else self._serves
-        self._serves = served
-        return served
+        return self._result(self._serves)
 
     def visit(self, name: str) -> Visit:
         """Run an epoch of a case that the loader serves."""
-        return self._ask("visit", name)
+        return self._result(self._process.submit(_visit, name))
 
     def memory(self, name: str) -> float:
         """Peak rise of resident memory in an epoch, in MiB; visit the case before, so that all code is compiled."""
-        return self._ask("memory", name)
+        return self._result(self._process.submit(_memory, name))
 
     def __enter__(self) -> LoaderProcess:
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._connection.close()
-        self._process.join()
+        self._process.shutdown()
 
-    def _ask(self, command: str, name: str) -> Any:
-        assert name in self.serves
-        self._connection.send((command, name))
-        return self._receive()
-
-    def _receive(self) -> Any:
+    def _result(self, future: Future[_Result]) -> _Result:
         try:
-            return self._connection.recv()
-        except EOFError:
-            self._process.join()
-            raise RuntimeError(
-                f"the process of the loader {self._loader!r} ended with exit code {self._process.exitcode}"
-            ) from None
+            return future.result()
+        except Exception as error:
+            raise RuntimeError(f"the loader {self._loader!r} failed: {type(error).__name__}: {error}") from error
 
 
 def make_loader(loader: str, setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
@@ -127,7 +115,7 @@ def make_loader(loader: str, setting: Setting, cases: Sequence[Case]) -> dict[st
     return getattr(import_module(module), function)(setting, cases)
 
 
-def _serve(connection: Connection, loader: str, setting: Setting, cases: Sequence[Case]) -> None:
+def _start(loader: str, setting: Setting, cases: Sequence[Case]) -> tuple[str, ...]:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # An interrupt ends the other side, and that ends this one.
     os.environ.update(dict.fromkeys(_ONE_THREAD_EACH, "1"))
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
@@ -137,34 +125,28 @@ def _serve(connection: Connection, loader: str, setting: Setting, cases: Sequenc
     import torch
 
     torch.set_num_threads(1)
-    epochs = make_loader(loader, setting, cases)
+    _epochs.update(make_loader(loader, setting, cases))
     gc.freeze()  # Imported objects need not be searched for garbage before each epoch.
-    connection.send(tuple(epochs))
-    commands = {"visit": _visit, "memory": _memory}
-    # The other side closes the connection.
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
-            command, name = connection.recv()
-            connection.send(commands[command](epochs[name]))
+    return tuple(_epochs)
 
 
-def _visit(epoch: Epoch) -> Visit:
+def _visit(name: str) -> Visit:
     gc.collect()
     images, first = 0, 0.0
     start = time.perf_counter()
-    for batch in epoch():
+    for batch in _epochs[name]():
         first = first or time.perf_counter() - start
         images += len(batch)
     return Visit(images, time.perf_counter() - start, first)
 
 
-def _memory(epoch: Epoch) -> float:
+def _memory(name: str) -> float:
     gc.collect()
     # Memory freed by earlier epochs would hide a rise.
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Resets the peak to what is resident now.
     before = _resident("VmRSS")
-    deque(epoch(), maxlen=0)
+    deque(_epochs[name](), maxlen=0)
     return (_resident("VmHWM") - before) / 1024
 
 

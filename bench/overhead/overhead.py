@@ -20,7 +20,6 @@ from composer import Callback, Trainer
 from composer.core import State
 from composer.loggers import Logger
 from composer.models import ComposerClassifier
-from rich.console import Console
 from tqdm import tqdm
 
 from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
@@ -177,30 +176,28 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
                 "calibration / evaluation passes": compare(found["calibration"], found["evaluation passes"], None),
             },
         }
-        print_comparisons(result, plain_console())
+        print_table(plain_console(), *table(result), notes=[note(result)])
         keep_result(args.out, "overhead", result)
         return 0
 
     return measured
 
 
-def print_comparisons(result: dict[str, Any], console: Console) -> None:
-    """A row for each comparison."""
-    rows = [
-        [
-            name,
-            f"{row['seconds']:.3f}",
-            f"{row['base_seconds']:.3f}",
-            f"{row['ratio']:.4f}",
-            "-".join(f"{quartile:.4f}" for quartile in row["quartiles"]),
-            str(row["n"]),
-            f"{row['target'] or '-'}",
-        ]
-        for name, row in result["comparisons"].items()
-    ]
-    head = ["compared", "seconds", "base, seconds", "ratio", "quartiles", "n", "target"]
+def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: the ratio of each comparison."""
+    rows = []
+    for name, row in result["comparisons"].items():
+        low, high = row["quartiles"]
+        target = f"at most {row['target']}" if row["target"] else ""
+        rows.append([name, f"{row['ratio']:.3f}", f"{low:.3f}-{high:.3f}", str(row["n"]), target])
+    return ["what", "ratio", "quartiles", "n", "target"], rows
+
+
+def note(result: dict[str, Any]) -> str:
+    """The setting of a result."""
     setting = result["setting"]
-    print_table(console, head, rows, title=f"{setting['model']}, {setting['batch_size']} x {setting['size_px']} px")
+    shape = f"{setting['batch_size']} x {setting['size_px']} px"
+    return f"{setting['model']}, {shape}, interleaved; median and quartiles of n."
 
 
 def _take_turns(works: Mapping[str, Callable[[], object]], rounds: int, words: str) -> dict[str, list[float]]:

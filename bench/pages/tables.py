@@ -16,6 +16,7 @@ from mixsize.bench.gpu.gpu import PARTS
 from mixsize.bench.gpu.tables import gpu_table
 from mixsize.bench.loader import report as loader_report
 from mixsize.bench.loader.fidelity import fidelity_table
+from mixsize.bench.overhead import overhead
 from mixsize.bench.paper import gradients
 from mixsize.bench.report.tables import regime_notes, regime_table
 from mixsize.bench.result_files import read_json
@@ -59,15 +60,7 @@ def calibration_table(result: dict[str, Any]) -> str:
 
 def overhead_table(result: dict[str, Any]) -> str:
     """Ratios of a ``mixsize bench overhead`` result."""
-    rows = []
-    for name, row in result["comparisons"].items():
-        low, high = row["quartiles"]
-        target = f"at most {row['target']}" if row["target"] else ""
-        rows.append([name, f"{row['ratio']:.3f}", f"{low:.3f}-{high:.3f}", str(row["n"]), target])
-    setting = result["setting"]
-    shape = f"{setting['batch_size']} x {setting['size_px']} px"
-    notes = f"{setting['model']}, {shape}, interleaved; median and quartiles of n."
-    return _markdown(["what", "ratio", "quartiles", "n", "target"], rows) + f"\n{notes}\n" + _where(result)
+    return _markdown(*overhead.table(result)) + f"\n{overhead.note(result)}\n" + _where(result)
 
 
 def gradients_table(result: dict[str, Any]) -> str:

@@ -5,8 +5,7 @@ The augmentation is the recipe's, in torchvision's transforms; random numbers ar
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +15,11 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransformDataset
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
 
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.recipes.config import schema
-
-#: Images ``(N, 3, S, S)`` and labels ``(N,)``.
-Batch = Sequence[torch.Tensor]
 
 
 def check_images(folder: Path, train: Beton) -> None:
@@ -45,42 +39,6 @@ def check_images(folder: Path, train: Beton) -> None:
             f"--images {folder} has {len(found):,} images and data.train {train.num_samples:,}, or their classes "
             "differ in size; give the folder that data.train was written from"
         )
-
-
-def torchvision_loader(
-    folder: Path, augment: v2.Transform, batch_size: int, workers: int, epoch_images: int | None = None
-) -> DataLoader:
-    """torchvision's ``ImageFolder`` behind PyTorch's ``DataLoader``: uint8 batches, for :func:`normalisation`.
-
-    Args:
-        folder: of class folders.
-        augment: see :func:`torchvision_augment`.
-        batch_size: images in every batch; an incomplete last batch is dropped.
-        workers: processes that decode and augment.
-        epoch_images: distinct images in an epoch; fewer stored ones are read several times. None: each once.
-    """
-    data = ImageFolder(str(folder), transform=augment, loader=_decode)
-    if epoch_images is not None:
-        data.samples = repeated(data.samples, epoch_images)
-    return DataLoader(
-        data,
-        batch_size=batch_size,
-        shuffle=True,
-        num_workers=workers,
-        drop_last=True,
-        persistent_workers=workers > 0,
-    )
-
-
-def normalisation(mean: Sequence[float], std: Sequence[float]) -> Callable[[Batch], Batch]:
-    """Whole uint8 batches to ``(pixels / 255 - mean) / std``, by torchvision."""
-
-    def normalise(batch: Batch) -> Batch:
-        images, labels = batch
-        pixels = functional.to_dtype(images, torch.float32, scale=True)
-        return functional.normalize(pixels, list(mean), list(std), inplace=True), labels
-
-    return normalise
 
 
 def timm_loader(
@@ -162,12 +120,3 @@ def torchvision_augment(config: schema.Augment, size_px: int, train: Beton) -> v
             "data.augment: the peers are given random_resized_crop, resize, or pad_crop without policy and cutout"
         )
     return v2.Compose([*parts, v2.RandomHorizontalFlip()] if config.flip else parts)
-
-
-def repeated(items: Sequence, length: int) -> list:
-    """The items, repeated in order up to a length."""
-    return list(itertools.islice(itertools.cycle(items), length))
-
-
-def _decode(file: str) -> torch.Tensor:
-    return decode_image(file, mode=ImageReadMode.RGB)

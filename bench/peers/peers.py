@@ -11,14 +11,14 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mixsize.bench.peers.loaders import check_images, torchvision_augment
-from mixsize.bench.peers.run import ENVIRONMENT, MIXING, PEERS, Peer, PeerJob, mixed_regime
+from mixsize.bench.peers.run import ENVIRONMENT, MIXING, PEERS, Peer, mixed_regime
 from mixsize.bench.regimes.regimes import plain_records, print_comparison
+from mixsize.bench.regimes.runner import failed_record
 from mixsize.bench.result_files import keep_result
 from mixsize.display.console import plain_console
 from mixsize.ffcv_loaders.beton.reader import Beton
@@ -27,7 +27,6 @@ from mixsize.recipes.commands.arguments import add_items
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.models.network import network_stride, planned_network
-from mixsize.recipes.records.environment import environment
 from mixsize.recipes.records.run_folder import RECORD_FILE
 from mixsize.recipes.records.run_record import RunRecord, read_record
 
@@ -155,30 +154,19 @@ def check_data(runs: Sequence[RunPlan], images: Path) -> None:
 
 def train_in_process(run: RunPlan, images: Path) -> RunRecord:
     """Train in a process of its own, which prints to this one's output; returns the run's record."""
-    with tempfile.TemporaryDirectory() as folder:
-        if run.peer is None:
-            items = [*run.items, "output.restart=true", "output.save_every=never"]
-            command = [sys.executable, "-m", "mixsize", "train", *items]
-            file = run_folder(run.recipe) / RECORD_FILE
-        else:
-            file, job = Path(folder) / "record.json", Path(folder) / "job.json"
-            asked = PeerJob(peer=run.peer, items=run.items, images=images.absolute(), out=file)
-            job.write_text(asked.model_dump_json(), encoding="utf-8")
-            command = [sys.executable, "-m", "mixsize.bench.peers.run", str(job)]
-        variables = os.environ if run.peer is None else {**os.environ, **ENVIRONMENT}
-        code = subprocess.run(command, env=variables, check=False).returncode
-        if code == 0:
-            return read_record(file).model_copy(update={"suite": "peers", "label": run.label})
-    return RunRecord(
-        suite="peers",
-        label=run.label,
-        name=run.recipe.name,
-        seed=run.recipe.seed,
-        outcome="failed",
-        error=f"exit code {code}",
-        recipe=run.recipe.model_dump(mode="json"),
-        environment=environment(1),
+    variables = dict(os.environ)
+    if run.peer is None:
+        arguments = ["mixsize", "train", *run.items, "output.restart=true", "output.save_every=never"]
+    else:
+        arguments = ["mixsize.bench.peers.run", run.peer, str(images), *run.items]
+        variables |= ENVIRONMENT
+    code = subprocess.run([sys.executable, "-m", *arguments], env=variables, check=False).returncode
+    record = (
+        failed_record(run.recipe, run.label, f"exit code {code}")
+        if code
+        else read_record(run_folder(run.recipe) / RECORD_FILE)
     )
+    return record.model_copy(update={"suite": "peers", "label": run.label})
 
 
 def _first_mix(items: Sequence[str], regimes: Sequence[str]) -> str:

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from composer import Trainer
@@ -26,25 +26,27 @@ from composer.algorithms import ProgressiveResizing
 from composer.core import Algorithm, Callback, DataSpec, State
 from composer.loggers import Logger
 from composer.utils import reproducibility
-from pydantic import BaseModel, ConfigDict
 from timm.data.scheduled_sampler import ScheduledBatchSampler
 
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.algorithms.training.epoch_schedule import EpochSchedule
 from mixsize.algorithms.training.training_clock import TrainingClock
-from mixsize.bench.peers.loaders import normalisation, timm_loader, torchvision_augment, torchvision_loader
+from mixsize.bench.loader.torchvision_loader import normalisation, torchvision_loader
+from mixsize.bench.peers.loaders import timm_loader, torchvision_augment
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD
 from mixsize.recipes.build.data import build_evaluators, evaluator_label, open_data
 from mixsize.recipes.build.devices import torch_device
 from mixsize.recipes.build.model import ACCURACY, build_model
 from mixsize.recipes.build.optimisation import build_optimizer, build_schedule, epochs_of
+from mixsize.recipes.build.trainer import run_folder
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.config.regimes import FixedRegime
 from mixsize.recipes.models.network import network_stride
 from mixsize.recipes.planning.regimes import build_regime
 from mixsize.recipes.records.environment import environment
+from mixsize.recipes.records.run_folder import RECORD_FILE
 from mixsize.recipes.records.run_record import RunRecord, Seconds, ShapeRow
 from mixsize.system.files import write_text
 from mixsize.system.ranks import default_threads
@@ -56,24 +58,6 @@ PEERS: tuple[Peer, ...] = get_args(Peer)
 ENVIRONMENT = {"NUMBA_THREADING_LAYER": "omp"}
 #: Peers that take their sizes from a regime.
 MIXING: frozenset[Peer] = frozenset({"timm", "timm_progressive"})
-
-
-class PeerJob(BaseModel):
-    """The work of one process.
-
-    Attributes:
-        peer: the schedule of sizes.
-        items: of the recipe with its regime: the sizes that timm mixes, or the base of Composer's sizes.
-        images: class folders that ``data.train`` was written from.
-        out: file of the record.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    peer: Peer
-    items: tuple[str, ...]
-    images: Path
-    out: Path
 
 
 class Shapes(Callback):
@@ -118,17 +102,24 @@ def mixed_regime(recipe: schema.Recipe, stride_px: int) -> Regime:
     )
 
 
-def train(job: PeerJob) -> RunRecord:
-    """Train and evaluate."""
-    recipe = compose(job.items)
+def train(peer: Peer, items: Sequence[str], images: Path) -> RunRecord:
+    """Train and evaluate.
+
+    Args:
+        peer: the schedule of sizes.
+        items: of the recipe with its regime: the sizes that timm mixes, or the base of Composer's sizes.
+        images: class folders that ``data.train`` was written from.
+    """
+    recipe = compose(items)
     device = torch_device(recipe.device)
     train_images, evaluation = open_data(recipe.data)
     reproducibility.seed_all(recipe.seed)
     model = build_model(recipe, recipe.model.num_classes or train_images.num_classes)
     stride_px = network_stride(model.module)
-    base_regime = build_regime(recipe.model_copy(update={"regime": fixed_at_base(recipe)}), stride_px, ranks=1)
+    base_alone = FixedRegime(mode="fixed", base=recipe.regime.base)
+    base_regime = build_regime(recipe.model_copy(update={"regime": base_alone}), stride_px, ranks=1)
     assert isinstance(base_regime, Regime)
-    spec, extras = _loader(job, recipe, train_images, stride_px)
+    spec, extras = _loader(peer, images, recipe, train_images, stride_px)
     shapes, clock = Shapes(), TrainingClock()
     trainer = Trainer(
         model=model,
@@ -157,13 +148,8 @@ def train(job: PeerJob) -> RunRecord:
         trainer.close()
 
 
-def fixed_at_base(recipe: schema.Recipe) -> FixedRegime:
-    """The recipe's baseline as a regime."""
-    return FixedRegime.model_validate({"mode": "fixed", "base": recipe.regime.base})
-
-
 def _loader(
-    job: PeerJob, recipe: schema.Recipe, train_images: Beton, stride_px: int
+    peer: Peer, images: Path, recipe: schema.Recipe, train_images: Beton, stride_px: int
 ) -> tuple[DataSpec, list[Algorithm | Callback]]:
     """The peer's batches, and the algorithms and callbacks that it adds to the Trainer."""
     info, data = train_images.info, recipe.data
@@ -171,15 +157,15 @@ def _loader(
     std = data.std or (info.std if info else IMAGENET_STD)
     workers = recipe.loader.num_workers or default_threads()
     base = recipe.regime.base
-    if job.peer == "composer":
+    if peer == "composer":
         augment = torchvision_augment(data.augment, base.size_px, train_images)
-        loader = torchvision_loader(job.images, augment, base.batch_size, workers)
+        loader = torchvision_loader(images, augment, base.batch_size, workers)
         return _unsplit(loader, normalisation(mean, std)), [ProgressiveResizing()]
     regime = mixed_regime(recipe, stride_px)
     augments = [torchvision_augment(data.augment, choice.size_px, train_images) for choice in regime.choices]
-    epochs = recipe.duration[0] if job.peer == "timm_progressive" else None
+    epochs = recipe.duration[0] if peer == "timm_progressive" else None
     sampler, scheduled = timm_loader(
-        job.images, regime, augments, workers, mean, std, recipe.seed, progressive_epochs=epochs
+        images, regime, augments, workers, mean, std, recipe.seed, progressive_epochs=epochs
     )
     return _unsplit(scheduled), [TimmEpoch(sampler)]
 
@@ -212,12 +198,12 @@ def _record(recipe: schema.Recipe, state: State, shapes: Shapes, clock: Training
     )
 
 
-def main(file: Path) -> None:
-    """Train the job of a file."""
+def main(peer: Peer, images: str, items: Sequence[str]) -> None:
+    """Train, and write the record into the run's folder."""
     torch.set_num_threads(default_threads())
-    job = PeerJob.model_validate_json(file.read_text(encoding="utf-8"))
-    write_text(job.out, train(job).model_dump_json())
+    record = train(peer, items, Path(images))
+    write_text(run_folder(compose(items)) / RECORD_FILE, record.model_dump_json())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(cast(Peer, sys.argv[1]), sys.argv[2], sys.argv[3:])

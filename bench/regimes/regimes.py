@@ -91,8 +91,6 @@ def tell(console: Console, runner: Runner, run: SuiteRun) -> None:
     if record is None:
         number = len(runner.runs) - len(runner.pending) + 1
         words = f"[{number}/{len(runner.runs)}] {run.label}, seed {run.recipe.seed}: {run.folder / LOG_FILE}"
-        left = runner.seconds_left()
-        words += "" if left is None else f", about {time(left)} left"
     elif record.finished:
         base = str(record.base_size_px)
         size = base if base in record.accuracy else next(iter(record.accuracy))

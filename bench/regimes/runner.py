@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
+
+from tqdm import tqdm
 
 from mixsize.bench.regimes.suite_runs import SuiteRun
 from mixsize.recipes.build.resume import find_start, finished_record
+from mixsize.recipes.config.schema import Recipe
 from mixsize.recipes.records.environment import environment, source_version
 from mixsize.recipes.records.run_folder import RECORD_FILE
 from mixsize.recipes.records.run_record import RunRecord, read_record, read_records, write_records
@@ -63,29 +65,15 @@ class Runner:
     def train(self) -> None:
         """Train the pending runs. A run that fails is recorded, and the others go on."""
         self.save()
-        for run in self.pending:
-            self.train_one(run)
-
-    def train_one(self, run: SuiteRun) -> RunRecord:
-        """Train one of the runs, also one that has ended; returns its record, also where it fails."""
-        self._notify(self, run)
-        failure = launch(run)
-        record = _failed(run, failure) if failure is not None else read_record(run.folder / RECORD_FILE)
-        self._keep(run, record)
-        self.save()
-        self._notify(self, run)
-        return self.records[run.name]
-
-    def seconds_left(self) -> float | None:
-        """Time until all runs have ended, from those that finished; None before the first has."""
-        known: dict[str, list[float]] = {}
-        for record in self.records.values():
-            if record.finished and record.seconds.fit is not None:
-                known.setdefault(record.label, []).append(record.seconds.fit + (record.seconds.set_up or 0.0))
-        if not known:
-            return None
-        means = {label: fmean(taken) for label, taken in known.items()}
-        return sum(means.get(run.label, fmean(means.values())) for run in self.pending)
+        for run in tqdm(self.pending, desc="suite", unit="run"):
+            self._notify(self, run)
+            failure = launch(run)
+            if failure is None:
+                self._keep(run, read_record(run.folder / RECORD_FILE))
+            else:
+                self._keep(run, failed_record(run.recipe, run.label, failure, run.ranks))
+            self.save()
+            self._notify(self, run)
 
     def save(self) -> None:
         """Write the records in the order of the runs; a failure stays until its run is repeated.
@@ -150,16 +138,17 @@ def _stop(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def _failed(run: SuiteRun, error: str) -> RunRecord:
+def failed_record(recipe: Recipe, label: str, error: str, ranks: int = 1) -> RunRecord:
+    """The record of a run that failed."""
     commit, dirty = source_version()
     return RunRecord(
-        label=run.label,
-        name=run.name,
-        seed=run.recipe.seed,
+        label=label,
+        name=recipe.name,
+        seed=recipe.seed,
         outcome="failed",
         error=error,
-        recipe=run.recipe.model_dump(mode="json"),
+        recipe=recipe.model_dump(mode="json"),
         commit=commit,
         dirty=dirty,
-        environment=environment(run.ranks),
+        environment=environment(ranks),
     )

@@ -8,7 +8,6 @@ and what the suite fixes for all: length, evaluation sizes, name, seed and folde
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -122,18 +121,9 @@ def packaged_suites() -> list[str]:
     return sorted(_packaged())
 
 
-def describe_suite(name: str) -> str:
-    """What a packaged suite's own first comment line says of it."""
-    first = _packaged()[name].read_text("utf-8").splitlines()[0]
-    return first.removeprefix("#").strip()
-
-
 def _packaged() -> dict[str, Traversable]:
-    def files() -> Iterator[Traversable]:
-        folder = resources.files("mixsize.bench") / "suites"
-        return (entry for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-    return {entry.name.removesuffix(".yaml"): entry for entry in files()}
+    files = (resources.files("mixsize.bench") / "suites").iterdir()
+    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
 
 
 def _text(name: str) -> tuple[str, str]:

@@ -104,11 +104,10 @@ def _publish(records: Sequence[RunRecord], report: Report, place: tuple[str | No
     tables = [table for section in report.sections if section.compares for table in section.tables]
     comparison = "\n".join(map(render_table, tables))
     try:
-        published = publish(latest(records), *place, comparison=comparison, folder=folder)
+        print(publish(latest(records), *place, comparison=comparison, folder=folder))
     except ValueError as error:
         print(f"error: --wandb: {error}", file=sys.stderr)
         return 2
-    print(published.advice)
     return 0
 
 

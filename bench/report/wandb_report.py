@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,37 +25,10 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS = 5
 
 
-@dataclass(frozen=True)
-class Published:
-    """The outcome of publishing.
-
-    Attributes:
-        url: of the report; None where nothing was sent.
-        offline: folders of the runs that were written to disk instead.
-        reason: the reason for that; None where the runs were sent.
-    """
-
-    url: str | None
-    offline: tuple[Path, ...]
-    reason: str | None
-
-    @property
-    def advice(self) -> str:
-        """Message for the user."""
-        if self.reason is None:
-            return f"report: {self.url}"
-        folder = self.offline[0].parent
-        return (
-            f"{self.reason}; {len(self.offline)} runs were written below {folder}. To send them, log in with "
-            f"wandb login and run: wandb sync {folder}/offline-run-*\n"
-            "The report itself can only be made online: run this command again then"
-        )
-
-
 def publish(
     records: Sequence[RunRecord], entity: str | None, project: str, *, comparison: str, folder: Path = Path(".")
-) -> Published:
-    """Send finished runs to Weights & Biases and make a report over them.
+) -> str:
+    """Send finished runs to Weights & Biases and make a report over them; returns a message for the user.
 
     Args:
         records: of runs; failed ones are skipped.
@@ -75,12 +47,16 @@ def publish(
     if reason is None:
         _reports()  # Raises before the runs are sent rather than after.
     mode: Literal["online", "offline"] = "online" if reason is None else "offline"
-    folders = tuple(log_run(record, entity, project, mode, folder) for record in finished)
+    folders = [log_run(record, entity, project, mode, folder) for record in finished]
     if reason is not None:
-        return Published(None, folders, reason)
+        return (
+            f"{reason}; {len(folders)} runs were written below {folders[0].parent}. To send them, log in with "
+            f"wandb login and run: wandb sync {folders[0].parent}/offline-run-*\n"
+            "The report itself can only be made online: run this command again then"
+        )
     entity = entity or wandb.Api().default_entity
     assert entity is not None
-    return Published(build_report(finished, entity, project, comparison).save().url, (), None)
+    return f"report: {build_report(finished, entity, project, comparison).save().url}"
 
 
 def why_offline() -> str | None:

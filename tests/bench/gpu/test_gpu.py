@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -15,18 +15,16 @@ from rich.console import Console
 from mixsize.algorithms.regime.plan import plan_epoch
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.algorithms.regime.shapes import InputShape
-from mixsize.bench.gpu import algorithms, cifar, engines, loading, shapes
+from mixsize.bench.gpu import algorithms, loading, shapes
 from mixsize.bench.gpu import step as gpu_step
-from mixsize.bench.gpu.case import Case, Setup, ratios, spread
+from mixsize.bench.gpu.case import Setup, ratios, spread
 from mixsize.bench.gpu.gpu import PARTS, measure
 from mixsize.bench.gpu.tables import head_and_rows
 from mixsize.bench.gpu.trace import busy_seconds, host_waits, launches, record_trace, union_length
 from mixsize.bench.pages.tables import TABLES
-from mixsize.bench.regimes import runner
 from mixsize.cli import main
 from mixsize.ffcv_loaders.conversion.convert import convert_splits
 from mixsize.recipes.records.environment import environment
-from mixsize.recipes.records.run_record import RunRecord
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SMALL, LARGE = InputShape(32, 32), InputShape(8, 64)
@@ -143,160 +141,30 @@ def test_the_base_is_timed_although_it_is_no_size_of_the_regime():
     assert rows[0]["time/base"]["median"] == 1.0
 
 
-# ---- losses of engines ----
-
-
-def test_distances_are_compared_with_the_loosest_eager_run():
-    eager = [np.array([0.0, 0.0]), np.array([0.6, -0.8]), np.array([-0.6, 0.8])]
-    # Root mean squares. Of the second to the others: (sqrt(0.5) + sqrt(2)) / 2, as of the third; the first is nearer.
-    # Of the engine: (1 + sqrt(1.7) + sqrt(1.3)) / 3.
-    for allowed, same in ((1.08, "no"), (1.09, "yes")):
-        engines_row = compare(np.array([1.0, 1.0]), eager, allowed)
-        assert engines_row["eager_nats"] == pytest.approx(1.06066, rel=1e-5)
-        assert engines_row["distance_nats"] == pytest.approx(1.14801, rel=1e-5)
-        assert engines_row["same"] == same
-
-
-def compare(curve, eager, allowed):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "STRETCHES", ((1.0, allowed),))
-        (row,) = engines.compare_curves(curve, eager)
-    return row
-
-
-def test_first_steps_are_compared_apart_from_all():
-    eager = [np.zeros(40), np.full(40, 0.1)]
-    curve = np.where(np.arange(40) < 4, 0.5, 0.05)
-    early, whole = engines.compare_curves(curve, eager)
-    assert (early["steps"], whole["steps"]) == (4, 40)
-    # 0.45 nats on average at first, where eager runs are 0.1 apart.
-    assert (early["ratio"], early["same"]) == (pytest.approx(4.5), "no")
-
-
-LOSSES = replace(engines.DRY_LOSSES, steps=40, eager_runs=4, images=400)
-
-
-class Stale:
-    """At the first step after a change of shape, passes see the last images of that shape again."""
-
-    def __init__(self, network):
-        self._network, self._shape, self._seen = network, None, {}
-
-    def __call__(self, images):
-        seen = self._seen.get(images.shape)
-        stale = seen if seen is not None and self._shape != images.shape else images
-        self._seen[images.shape], self._shape = images, images.shape
-        return self._network(stale)
-
-
-class FrozenNorm:
-    """Passes normalise by running statistics."""
-
-    def __init__(self, network):
-        self._network = network
-
-    def __call__(self, images):
-        return self._network.eval()(images)
-
-
-class Doubled:
-    """Gradients are added up twice."""
-
-    def __init__(self, network):
-        self._network = network
-        for parameter in network.parameters():
-            parameter.register_hook(lambda gradient: 2 * gradient)
-
-    def __call__(self, images):
-        return self._network(images)
-
-
-class OtherRounding:
-    """Every weight is rounded to bfloat16 by chance instead of to the nearest."""
-
-    def __init__(self, network):
-        self._network = network
-        self._generator = torch.Generator().manual_seed(99)
-
-    def __call__(self, images):
-        nudged = {
-            name: parameter * engines.rounding_factors(parameter, self._generator)
-            for name, parameter in self._network.named_parameters()
-        }
-        return torch.func.functional_call(self._network, nudged, (images,))
-
-
-@pytest.fixture(scope="module")
-def eager_curves():
-    return [engines.loss_curve(LOSSES, "eager", CPU, nudge) for nudge in range(LOSSES.eager_runs)]
-
-
-@pytest.mark.parametrize(
-    ("passes", "same"), [(OtherRounding, True), (Stale, False), (FrozenNorm, False), (Doubled, False)]
-)
-def test_an_engine_that_only_rounds_differently_is_the_same_and_one_that_errs_is_not(
-    passes, same, eager_curves, monkeypatch
-):
-    monkeypatch.setattr(gpu_step, "training_passes", lambda network, engine, num_shapes: passes(network))
-    rows = engines.compare_curves(engines.loss_curve(LOSSES, "compile", CPU), eager_curves)
-    assert all(row["same"] == "yes" for row in rows) is same
-
-
-def test_every_eager_run_is_nudged_otherwise(eager_curves):
-    assert len({tuple(curve) for curve in eager_curves}) == LOSSES.eager_runs
-
-
-def test_an_epoch_has_the_steps_of_the_loss_curves():
-    work = engines.FULL_LOSSES
-    assert len(gpu_step.drawn_shapes(work.regime, work.images, epoch=0)) >= work.steps
-
-
 # ---- the command ----
 
 
 @pytest.fixture(scope="module")
-def digits_as_jpegs(tmp_path_factory) -> Path:
-    """Where a dry run in this folder keeps its data."""
+def jpegs(tmp_path_factory) -> Path:
+    """Digits as JPEGs."""
     folder = tmp_path_factory.mktemp("gpu")
-    convert_splits("digits", folder / "dry-run/digits", store="jpg", workers=1, progress=False)
-    return folder
+    convert_splits("digits", folder, store="jpg", workers=1, progress=False)
+    return folder / "train.beton"
 
 
 @pytest.fixture
-def dry_run(digits_as_jpegs, tmp_path):
-    """Runs the command; the result file and the runs are the test's own, the data are shared."""
-    (tmp_path / "dry-run").mkdir()
-    (tmp_path / "dry-run/digits").symlink_to(digits_as_jpegs / "dry-run/digits")
+def dry_run(jpegs, tmp_path):
+    """Runs the command; its result file is ``out``."""
     out = tmp_path / "out.json"
 
     def run(*argv):
-        return main(["bench", "gpu", "--dry-run", "--folder", str(tmp_path), "--out", str(out), *argv])
+        return main(["bench", "gpu", "--dry-run", "--images", str(jpegs), "--out", str(out), *argv])
 
     run.out = out
     return run
 
 
-@pytest.fixture
-def launched(monkeypatch):
-    """Stands in for the processes of the CIFAR-10 runs and leaves their records; the names of the runs."""
-    names = []
-
-    def launch(run):
-        names.append(run.name)
-        accuracy = {"16": 0.5, "32": 0.75}
-        record = RunRecord(
-            label=run.label, name=run.name, seed=run.recipe.seed, environment=environment(1),
-            recipe=run.recipe.model_dump(mode="json"), steps=2, epochs=1, pixels=16_384,
-            accuracy=accuracy, calibrated_accuracy={"16": 0.625, "32": 0.75},
-        )  # fmt: skip
-        run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / "record.json").write_text(record.model_dump_json())
-
-    monkeypatch.setattr(runner, "launch", launch)
-    return names
-
-
-def test_a_dry_run_measures_every_part_and_the_next_start_repeats_nothing(dry_run, launched, capsys):
+def test_a_dry_run_measures_every_part_and_the_next_start_repeats_nothing(dry_run, capsys):
     assert dry_run() == 0
     result = json.loads(dry_run.out.read_text())
     assert (result["suite"], result["dry_run"]) == ("gpu", True)
@@ -308,8 +176,6 @@ def test_a_dry_run_measures_every_part_and_the_next_start_repeats_nothing(dry_ru
         ("epoch", "test_resnet"),
         ("calibration", "test_resnet 32 px, 2 x 8"),
         ("kernel_gaps", "test_resnet eager, 4 x 32 px"),
-        ("equivalence", "test_resnet eager"),
-        ("cifar10", "s28_bplus, seed 17"),
     ]
     heads = {part: TABLES[f"gpu_{part}"](result).splitlines()[0] for part in PARTS}
     assert heads["shape_price"] == "| case | size px | images | step share | alone ms | mixed ms | mixed/alone |"
@@ -322,109 +188,49 @@ def test_a_dry_run_measures_every_part_and_the_next_start_repeats_nothing(dry_ru
     )
     assert heads["calibration"] == "| case | jpegs s | device s |"
     assert heads["kernel_gaps"] == "| case | step ms | busy ms | gap | launches | preparation s |"
-    assert heads["equivalence"] == "| case | steps | distance nats | eager nats | ratio | allowed | same |"
-    assert "| s28_bplus, seed 17 | 2 | " in TABLES["gpu_cifar10"](result)
-    assert "| calibrated | 62.50 | 75.00 |" in TABLES["gpu_cifar10"](result)
     assert "say nothing about a GPU" in TABLES["gpu_budget"](result)
     # Figures that any machine gives.
     rows = {part: [row for case in cases.values() for row in case["rows"]] for part, cases in result["parts"].items()}
     assert [row["size_px"] for row in rows["shape_price"]] == [64, 32, "all"]
     assert sum(row.get("step_share", 0) for row in rows["shape_price"]) == pytest.approx(1)
     assert 0 <= rows["kernel_gaps"][0]["gap"] < 1
-    assert {row["same"] for row in rows["equivalence"]} == {"yes"}
     # The first round is not counted.
     assert [row["jpegs_images/s"]["n"] for row in rows["epoch"]] == [loading.DRY.rounds] * 2
 
     capsys.readouterr()
     assert dry_run() == 0
     assert json.loads(dry_run.out.read_text())["parts"] == result["parts"]
-    assert len(launched) == 1
     assert "budget: " not in capsys.readouterr().out
 
 
-def cases_of(names, ran, seconds=1.0, failing=()):
-    def run(name):
+def test_a_case_that_fails_is_named_the_others_go_on_and_the_next_start_tries_it_again(capsys):
+    ran, kept, parts, failing = [], [], {}, {"a"}
+
+    def case(name):
         ran.append(name)
         if name in failing:
             raise RuntimeError("out of luck")
         return [{"figure": 1}]
 
-    return [Case("part", name, seconds, lambda name=name: run(name)) for name in names]
-
-
-def test_what_does_not_fit_into_the_time_is_left_for_the_next_start():
-    ran, kept, parts = [], [], {}
-    quiet = Console(quiet=True)
-    cases = [*cases_of("a", ran), *cases_of("b", ran, seconds=100.0), *cases_of("c", ran)]
-    # The first begins whatever the time.
-    assert measure(cases, parts, 0.0, lambda: kept.append(list(parts["part"])), quiet) == []
-    assert ran == ["a"]
-    measure(cases, parts, 50.0, lambda: kept.append(list(parts["part"])), quiet)
-    assert ran == ["a", "b", "c"]
-    assert kept == [["a"], ["a", "b"], ["a", "b", "c"]]
+    cases = {"part": {name: partial(case, name) for name in "ab"}}
+    assert measure(cases, parts, lambda: kept.append(list(parts["part"])), Console()) == 1
+    assert "failed: RuntimeError: out of luck" in capsys.readouterr().out
+    assert list(parts["part"]) == ["b"]
+    failing.clear()
+    assert measure(cases, parts, lambda: kept.append(list(parts["part"])), Console(quiet=True)) == 0
+    assert ran == ["a", "b", "a"]
+    assert kept == [["b"], ["b", "a"]]
     assert parts["part"]["b"]["rows"] == [{"figure": 1}]
 
 
-@pytest.mark.parametrize(("declared", "taken", "runs"), [(30.0, 1.0, True), (60.0, 1.0, False), (1.0, 60.0, False)])
-def test_a_case_must_fit_by_its_own_seconds_and_by_the_longest_of_its_part(declared, taken, runs):
-    ran = []
-    parts = {"part": {"a": {"seconds": taken, "rows": []}}}
-    cases = cases_of("abc", ran, seconds=declared)
-    measure(cases, parts, 50.0, lambda: None, Console(quiet=True))
-    assert ran == (["b", "c"] if runs else ["b"])
-
-
-def test_a_case_that_fails_is_named_the_others_go_on_and_the_next_start_tries_it_again(capsys):
-    ran, parts = [], {}
-    cases = cases_of("ab", ran, failing="a")
-    assert measure(cases, parts, 50.0, lambda: None, Console()) == cases[:1]
-    assert "failed: RuntimeError: out of luck" in capsys.readouterr().out
-    assert list(parts["part"]) == ["b"]
-    measure(cases, parts, 50.0, lambda: None, Console(quiet=True))
-    assert ran == ["a", "b", "a"]
-
-
-def setup(folder, data, dry_run=True):
-    return Setup(CPU, dry_run, folder, data / "dry-run/digits", data / "dry-run/digits/train.beton", 1)
-
-
-def test_a_file_with_fewer_images_than_an_epoch_is_read_several_times_over(digits_as_jpegs, tmp_path):
-    loader = loading.open_images(setup(tmp_path, digits_as_jpegs))
+def test_a_file_with_fewer_images_than_an_epoch_is_read_several_times_over(jpegs):
+    loader = loading.open_images(Setup(CPU, dry_run=True, images=jpegs))
     # 1,437 images in the file.
     plan = plan_epoch(Regime.fixed(Base(8, 1437)), 2 * 1437, 0, 0)
     first, second = (labels for _, labels in loading.serve(loader, plan))
     assert torch.equal(
         first.bincount() + second.bincount(), 2 * torch.tensor(loader.dataset.source.beton.labels).bincount()
     )
-
-
-def test_a_cifar_run_that_ended_is_not_trained_again(tmp_path, launched, digits_as_jpegs):
-    for _ in range(2):
-        (case,) = cifar.cases(setup(tmp_path, digits_as_jpegs))
-        own, calibrated = case.measure()
-        assert (own["batch_norm"], own["16_px"], calibrated["16_px"]) == ("own", 50.0, 62.5)
-    assert launched == ["cifar10_gpu-s28_bplus-seed17"]
-
-
-def test_the_words_of_a_failed_cifar_run_are_its_cases_error(tmp_path, digits_as_jpegs, monkeypatch):
-    monkeypatch.setattr(runner, "launch", lambda run: "ValueError: no luck\nexit code 1")
-    (case,) = cifar.cases(setup(tmp_path, digits_as_jpegs))
-    with pytest.raises(RuntimeError, match="ValueError: no luck"):
-        case.measure()
-
-
-def test_four_regimes_are_trained_on_cifar_under_one_schedule(tmp_path, digits_as_jpegs):
-    cases = cifar.cases(setup(tmp_path, digits_as_jpegs, dry_run=False))
-    assert [case.name for case in cases[:5]] == [
-        "fixed, seed 17", "s28_bplus, seed 17", "s28_dplus, seed 17", "progressive, seed 17", "fixed, seed 18",
-    ]  # fmt: skip
-    assert len(cases) == 12
-    recipes = [run.recipe for run in cases[0].measure.args[0].runs]
-    assert {recipe.schedule.name for recipe in recipes} == {"one_cycle"}
-    assert {(recipe.optimizer.lr, recipe.optimizer.lr_scaling) for recipe in recipes} == {(0.4, "none")}
-    assert {recipe.regime.base.batch_size for recipe in recipes} == {256}
-    assert {recipe.max_duration for recipe in recipes} == {"30ep"}
-    assert {recipe.calibration.batches for recipe in recipes} == {200}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -437,10 +243,8 @@ def test_without_a_gpu_only_a_dry_run_is_possible(capsys):
     ("argv", "words"),
     [
         (["budgets"], "no part 'budgets'; the parts are shape_price, budget"),
-        (["--minutes", "0"], "--minutes is 0; it must be above 0"),
         (["--images", "nowhere.beton"], "--images: no file nowhere.beton; write it with mixsize convert"),
         (["--images", "raw/train.beton"], "train.beton holds raw pixels; decoding is timed from JPEGs"),
-        (["--data", "nowhere"], "--data: no file nowhere/train.beton; write it with mixsize convert cifar10"),
     ],
 )
 def test_mistakes_are_named(argv, words, dry_run, digits, capsys):

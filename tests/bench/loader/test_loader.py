@@ -192,7 +192,7 @@ def test_the_bench_times_our_loader_and_ffcvs_in_processes_of_their_own(flat, tm
 def test_a_loader_that_fails_is_named(setting):
     with (
         LoaderProcess("unheard of", setting, ()) as process,
-        pytest.raises(RuntimeError, match="'unheard of' ended with exit code 1"),
+        pytest.raises(RuntimeError, match="the loader 'unheard of' failed: KeyError"),
     ):
         _ = process.serves
 

@@ -12,16 +12,11 @@ import torch
 from PIL import Image
 
 from mixsize.algorithms import Base, Choice, Regime
+from mixsize.bench.loader.torchvision_loader import normalisation, torchvision_loader
 from mixsize.bench.pages.tables import RECORD_TABLES
 from mixsize.bench.peers import peers
 from mixsize.bench.peers import run as peer_run
-from mixsize.bench.peers.loaders import (
-    check_images,
-    normalisation,
-    timm_loader,
-    torchvision_augment,
-    torchvision_loader,
-)
+from mixsize.bench.peers.loaders import check_images, timm_loader, torchvision_augment
 from mixsize.cli import main
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.conversion.convert import convert_splits
@@ -248,8 +243,7 @@ def test_every_library_trains_for_the_same_epochs(data, tmp_path):
     recipe = items(data, f"output.folder={tmp_path}/runs", "max_duration=2ep")
     composers, timms = peers.plan_runs(recipe, [str(mix)], ["composer", "timm"], seeds=1)[1:]
     images = data / "images" / "train"
-    job = peer_run.PeerJob(peer="composer", items=composers.items, images=images, out=tmp_path / "record.json")
-    runs = [peer_run.train(job), peers.train_in_process(timms, images)]
+    runs = [peer_run.train("composer", composers.items, images), peers.train_in_process(timms, images)]
     assert [run.epochs for run in runs] == [2, 2]
     assert all(108 < run.samples <= 120 for run in runs)
     assert all(set(run.accuracy) == {"8", "12"} for run in runs)

@@ -123,12 +123,12 @@ def runs(suite_file, tmp_path):
     return runs_of(load_suite(suite_file), tmp_path / "runs", 2)
 
 
-def trained(run, seconds=10.0):
+def trained(run):
     """A record as the run would leave it."""
     return RunRecord.model_validate(
         {
             "label": run.name, "name": run.name, "seed": run.recipe.seed, "recipe": run.recipe.model_dump(mode="json"),
-            "steps": 3, "pixels": 100, "seconds": {"fit": seconds, "set_up": 0.0, "training": seconds},
+            "steps": 3, "pixels": 100, "seconds": {"training": 10.0},
             "accuracy": {"16": 0.5}, "environment": ENVIRONMENT,
         }
     )  # fmt: skip
@@ -151,10 +151,9 @@ class Launches:
 
 
 def train(runs, tmp_path):
-    told = []
-    runner = Runner(runs, tmp_path / "runs.jsonl", lambda runner, run: told.append((run.name, runner.seconds_left())))
+    runner = Runner(runs, tmp_path / "runs.jsonl", lambda runner, run: None)
     runner.train()
-    return runner, told
+    return runner
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is not told of its parent's end")
@@ -213,14 +212,14 @@ def test_a_suite_that_is_asked_to_end_leaves_no_run_behind(digits, tmp_path):
 
 def test_runs_that_ended_are_not_repeated_and_failed_ones_are(runs, tmp_path, monkeypatch):
     launches = Launches(monkeypatch, failing=[runs[1].name])
-    runner, _ = train(runs, tmp_path)
+    runner = train(runs, tmp_path)
     assert launches.started == [run.name for run in runs]
     assert [record.outcome for record in read_records(tmp_path / "runs.jsonl")] == [
         "finished", "failed", "finished", "finished",
     ]  # fmt: skip
     assert [record.error for record in runner.failed] == ["ValueError: no luck\nexit code 1"]
     again = Launches(monkeypatch)
-    runner, _ = train(runs, tmp_path)
+    runner = train(runs, tmp_path)
     assert again.started == [runs[1].name]
     assert runner.failed == []
     assert all(record.finished for record in read_records(tmp_path / "runs.jsonl"))
@@ -237,7 +236,7 @@ def test_seeds_that_are_not_asked_for_again_stay_on_record(suite_file, runs, tmp
     Launches(monkeypatch)
     train(runs, tmp_path)
     fewer = runs_of(load_suite(suite_file), tmp_path / "runs", 1)
-    runner, _ = train(fewer, tmp_path)
+    runner = train(fewer, tmp_path)
     assert list(runner.records) == [run.name for run in fewer]
     assert [record.name for record in read_records(tmp_path / "runs.jsonl")] == [run.name for run in runs]
 
@@ -254,19 +253,6 @@ def test_a_stopped_run_of_another_recipe_is_told_before_anything_starts(stopped,
     # Asked to, it begins anew.
     anew = runs_of(suite, tmp_path / "runs", 1, ["optimizer.lr=0.01", "output.restart=true"])
     assert len(Runner(anew, tmp_path / "runs.jsonl", lambda runner, run: None).pending) == 3
-
-
-def test_time_left_is_the_mean_time_of_the_finished_runs_of_the_same_regime(runs, tmp_path, monkeypatch):
-    taken = {"fixed": 10.0, "mixed": 30.0}
-
-    def launch(run):
-        run.folder.mkdir(parents=True)
-        (run.folder / "record.json").write_text(trained(run, taken[run.label]).model_dump_json())
-
-    monkeypatch.setattr(runner_module, "launch", launch)
-    _, told = train(runs, tmp_path)
-    # Nothing known; three more like the first; a fixed and a mixed one are known; and so on to none.
-    assert [left for _, left in told] == [None, 30.0, 30.0, 40.0, 40.0, 30.0, 30.0, 0]
 
 
 def test_the_error_of_a_failed_run_is_the_end_of_its_log():
@@ -298,7 +284,6 @@ def test_a_person_sees_what_runs_what_came_out_and_how_long_is_left(runs, tmp_pa
     assert lines[0] == f"[1/4] fixed, seed 17: {tmp_path}/runs/small-fixed-seed17/run.log"
     assert lines[1] == "    50.0 % at 16 px after 10.0 s"
     assert lines[2].startswith("[2/4] mixed, seed 17: ")
-    assert lines[2].endswith(" left")
     assert lines[3] == "    failed: ValueError: no luck"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mixsize.algorithms.regime.regime import Base, Regime
-from mixsize.bench.regimes.suite import Budget, SuiteError, describe_suite, load_suite, packaged_suites
+from mixsize.bench.regimes.suite import Budget, SuiteError, load_suite, packaged_suites
 from mixsize.bench.regimes.suite_runs import length_items, runs_of, steps_of_pixels
 from mixsize.recipes.build.resume import finished_record
 from mixsize.recipes.config.compose import compose
@@ -122,7 +122,6 @@ def test_the_papers_suites_come_with_the_package():
         "calibration", "cifar10", "cifar10_cpu", "cifar10_gpu", "digits", "imagenet", "resilience", "sampling",
         "smoothing",
     ]  # fmt: skip
-    assert describe_suite("smoothing") == "Gradient smoothing: mixed sizes with it and without it."
 
 
 COSTS: dict[str, Costs] = {}

@@ -16,7 +16,6 @@ from mixsize.bench.report.html import render_html
 from mixsize.bench.report.intervals import difference, estimate
 from mixsize.bench.report.markdown import escape, render_markdown
 from mixsize.bench.report.sections import make_report
-from mixsize.bench.report.wandb_report import Published
 from mixsize.cli import main
 from mixsize.recipes.records.run_record import write_records
 
@@ -309,7 +308,7 @@ def test_what_is_published_are_the_last_records_and_the_tables_that_compare(tmp_
 
     def publish(records, entity, project, *, comparison, folder):
         sent.append((len(records), entity, project, re.findall(r"^\*\*(.*)\*\*$", comparison, re.MULTILINE), folder))
-        return Published("https://example.org/report", (), None)
+        return "report: https://example.org/report"
 
     monkeypatch.setattr("mixsize.bench.report.wandb_report.publish", publish)
     first = make_suite(seeds=1)
