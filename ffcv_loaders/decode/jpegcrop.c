@@ -197,6 +197,8 @@ EXPORT int32_t mixsize_jpeg_crop(
         for (; n < ROWS_AT_ONCE && done + n < rows; n++) row[n] = dst + (uint64_t)(done + n) * stride * 3;
         done += jpeg_read_scanlines(&info, row, (JDIMENSION)n);
     }
+    /* Some damage shows only at the end marker, and the converter decodes whole images to find it. */
+    if (rows == reduced_height && cols == reduced_width) jpeg_finish_decompress(&info);
     placed[0] = first;
     placed[1] = stride;
 end:

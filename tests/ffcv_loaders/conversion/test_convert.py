@@ -238,8 +238,6 @@ def test_jpegs_that_need_no_change_keep_their_bytes(tmp_path):
     pixels = picture(90, 100)
     for options in ({}, {"progressive": True}, {"mode": "L"}, {"subsampling": 0}, {"quality": 30}):
         content = bytes_of(pixels, **options)
-        if not options:  # Bytes that belong to nothing, before the end marker: every pixel is there.
-            content = content[:-2] + bytes(500) + content[-2:]
         path = tmp_path / "x.jpg"
         path.write_bytes(content)
         image, histogram = encode_image(str(path), Encoding())
@@ -253,6 +251,7 @@ def test_jpegs_that_the_decoder_refuses_are_encoded_again(tmp_path):
     middle = plain.index(b"\xff\xda") + 500
     contents = {
         "CMYK": bytes_of(pixels, mode="CMYK", quality=95),
+        "bytes before the end marker": plain[:-2] + bytes(500) + plain[-2:],
         "damaged in the middle": plain[:middle] + b"\xff\x00" * 10 + plain[middle + 20 :],
     }
     for what, content in contents.items():

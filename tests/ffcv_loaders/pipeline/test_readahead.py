@@ -96,6 +96,16 @@ def test_a_file_that_fits_is_left_to_the_kernel(levels_file, monkeypatch):
             assert type(opened) is kind
 
 
+def test_where_single_images_are_requested_the_kernel_reads_nothing_around_them(
+    levels_file, little_memory, monkeypatch
+):
+    advice = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, kind: advice.append(kind))
+    with Beton.open(levels_file) as beton:
+        readahead.open_readahead(beton, plan_epoch(REGIME, 24, 0, 0), None, 1.1)
+    assert advice == [os.POSIX_FADV_RANDOM]
+
+
 def test_batches_are_the_same_however_they_are_read(levels_file, monkeypatch):
     def batches(**options):
         loader = MixSizeLoader(levels_file, REGIME, augment=RandomResizedCrop(), num_workers=2, device="cpu", **options)
