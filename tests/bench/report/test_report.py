@@ -145,10 +145,10 @@ def test_gflops_are_twice_the_multiply_accumulates():
 
 
 def test_long_learning_curves_are_told_in_a_dozen_rows_with_the_last_among_them():
-    curve = [(epoch, 10 * epoch, 2.0 * epoch, 100 * epoch, epoch / 200) for epoch in range(1, 101)]
+    curve = [(epoch, 10 * epoch, 2.0 * epoch, 100 * epoch, epoch / 200) for epoch in range(1, 102)]
     rows = plots_of(make_report("x", [make_record("fixed", 1, curve)]))["accuracy-over-time"].table.rows
-    assert [row[1] for row in rows] == [str(epoch) for epoch in range(1, 101, 9)]
-    assert list(rows[-1]) == ["fixed", "100", "1,000", "3.33 min", "50.0"]
+    assert [row[1] for row in rows] == [str(epoch) for epoch in range(2, 102, 9)]
+    assert list(rows[-1]) == ["fixed", "101", "1,010", "3.37 min", "50.5"]
 
 
 def test_shares_of_shapes_add_up_over_batches_and_seeds():
