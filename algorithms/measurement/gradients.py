@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixsize.algorithms.batchnorm.layers import normalise_by_batch
-from mixsize.algorithms.execution.preservation import preserved
+from mixsize.algorithms.batchnorm.pooling import Pool
+from mixsize.algorithms.execution.preservation import device_of, preserved
 
 #: Outputs ``(N, K)`` and classes ``(N,)`` -> the batch's mean loss, 0-dimensional.
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -70,7 +72,7 @@ def compare_gradients(
     mode, so that no gradient depends on a draw of dropout or stochastic depth. The network is the same afterwards, bit
     for bit, with running statistics, training modes and ``.grad``. Sums are float64.
 
-    Takes 24 bytes per parameter for each size, and about 50 bytes per parameter to rank a gradient.
+    Takes 32 bytes per parameter for each size, and about 50 bytes per parameter to rank a gradient.
 
     Args:
         network: takes images ``(N, C, S, S)``; parameters that need no gradient are left out.
@@ -96,7 +98,8 @@ def compare_gradients(
     sizes = sorted(sizes_px, reverse=True)
     between_sizes: dict[tuple[int, int], list[float]] = {pair: [] for pair in combinations(sizes, 2)}
     between_images: dict[int, list[float]] = {size: [] for size in sizes}
-    moments = {size: _Moments() for size in sizes}
+    components = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    pools = {size: Pool(components, device_of(network)) for size in sizes}
     previous: dict[int, Tensor] = {}
     count = 0
     with preserved(network):
@@ -107,7 +110,7 @@ def compare_gradients(
                 gradient = gradient_vector(network, *batch[size], loss)
                 if not gradient.isfinite().all():
                     raise ValueError(f"the gradient of batch {count} at {size} px is not finite")
-                moments[size].add(gradient)
+                pools[size].add(1, gradient, torch.zeros_like(gradient))
                 ranked[size] = _standardised_ranks(gradient)
                 if size in previous:
                     between_images[size].append(_dot(previous.pop(size), ranked[size]))
@@ -117,11 +120,11 @@ def compare_gradients(
     if count < 2:
         raise ValueError(f"there were {count} batches; different images need at least 2")
     return GradientComparison(
-        moments[sizes[0]].components,
+        components,
         count,
         {pair: _correlation(values) for pair, values in between_sizes.items()},
         {size: _correlation(values) for size, values in between_images.items()},
-        {size: moments[size].variance() for size in sizes},
+        {size: float(pools[size].squares.mean()) / (count - 1) for size in sizes},
     )
 
 
@@ -194,33 +197,5 @@ def _dot(first: Tensor, second: Tensor) -> float:
 
 
 def _correlation(values: Sequence[float]) -> Correlation:
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return Correlation(mean, math.nan, len(values))
-    return Correlation(
-        mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)), len(values)
-    )
-
-
-class _Moments:
-    """Welford's recurrence; the squared deviations of all components are one sum."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._mean = torch.empty(0)
-        self._squares = 0.0
-
-    @property
-    def components(self) -> int:
-        return len(self._mean)
-
-    def add(self, gradient: Tensor) -> None:
-        if self._count == 0:
-            self._mean = torch.zeros_like(gradient, dtype=torch.float64)
-        self._count += 1
-        deviation = gradient - self._mean
-        self._mean.add_(deviation, alpha=1 / self._count)
-        self._squares += _dot(deviation, deviation) * (self._count - 1) / self._count
-
-    def variance(self) -> float:
-        return self._squares / (self._count - 1) / self.components
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return Correlation(float(np.mean(values)), std, len(values))

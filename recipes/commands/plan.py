@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--times",
         type=Path,
         metavar="FILE",
-        help="predict the time of training from measured steps: a run's record.json, or JSON "
-        '{"steps": [{"size_px": ..., "batch_size": ..., "duplicates": ..., "seconds": ...}, ...]}',
+        help="predict the time of training from the measured steps of a run's record.json",
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw sizes, images and steps into this PNG")
     parser.add_argument(

@@ -6,11 +6,11 @@ does not need PyTorch.
 
 from __future__ import annotations
 
-import json
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
@@ -229,7 +229,7 @@ def read_record(path: Path) -> RunRecord:
         OSError: a file that cannot be read.
         ValueError: not a run record; the message names the key at fault.
     """
-    return _record(_json(path.read_text(encoding="utf-8"), f"{path}"), f"{path}")
+    return _validated(RunRecord, path.read_text(encoding="utf-8"), f"{path}")
 
 
 def read_records(path: Path) -> list[RunRecord]:
@@ -247,19 +247,12 @@ def read_records(path: Path) -> list[RunRecord]:
         path = path / RUNS_FILE
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".jsonl":
-        places = [(f"{path}: line {number}", line) for number, line in enumerate(text.splitlines(), start=1)]
-        return [_record(_json(line, place), place) for place, line in places if line.strip()]
-    content = _json(text, str(path))
-    if isinstance(content, dict) and "record_version" in content:
-        return [_record(content, str(path))]
-    runs = content.get("records") if isinstance(content, dict) else None
-    if not isinstance(runs, dict) or not all(isinstance(of_label, list) for of_label in runs.values()):
-        raise ValueError(f"{path}: holds no run records")
-    return [
-        _record(run, f"{path}: records.{label}[{index}]")
-        for label, of_label in runs.items()
-        for index, run in enumerate(of_label)
-    ]
+        lines = enumerate(text.splitlines(), start=1)
+        return [_validated(RunRecord, line, f"{path}: line {number}") for number, line in lines if line.strip()]
+    by_label = _validated(_ResultFile, text, f"{path}").records
+    if by_label is None:
+        return [_validated(RunRecord, text, f"{path}")]
+    return [record for records in by_label.values() for record in records]
 
 
 def write_records(path: Path, records: Sequence[RunRecord]) -> None:
@@ -275,22 +268,18 @@ def by_label(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     return found
 
 
-def _json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{place}: is not JSON: {error}") from error
+class _ResultFile(BaseModel):
+    records: dict[str, list[RunRecord]] | None = None
 
 
-def _record(content: Any, place: str) -> RunRecord:
-    if not isinstance(content, dict):
-        raise ValueError(f"{place}: a run record is an object, this is a {type(content).__name__}")
-    if content.get("record_version") != RECORD_VERSION:
-        version = content.get("record_version")
-        raise ValueError(f"{place}: record_version is {version!r}; this mixsize reads {RECORD_VERSION}")
+_Content = TypeVar("_Content", bound=BaseModel)
+
+
+def _validated(kind: type[_Content], text: str, place: str) -> _Content:
     try:
-        return RunRecord.model_validate(content)
+        return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{place}: not a valid run record: {at}: {first['msg']}") from error
+        at = ".".join(map(str, first["loc"])) or "the whole"
+        value = textwrap.shorten(repr(first["input"]), 60)
+        raise ValueError(f"{place}: not a valid run record: {at} is {value}: {first['msg']}") from error

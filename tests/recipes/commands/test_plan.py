@@ -21,6 +21,16 @@ def printed(capsys, *argv):
     return capsys.readouterr().out
 
 
+def write_record(path, *shapes):
+    """Write the record of a run with half a second a step at the shapes (size, batch), and return the path."""
+    step = {"duplicates": 1, "steps": 20, "seconds": 0.5}
+    rows = [{"size_px": size, "batch_size": batch, **step} for size, batch in shapes]
+    here = {"python": "3", "torch": "2", "composer": "0", "timm": "1", "ffcv": "1", "cpu": "x", "cores": 2, "gpu": None}
+    values = {"label": "x", "name": "x", "seed": 1, "recipe": {}, "shapes": rows, "environment": {**here, "ranks": 1}}
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
 def test_costs_are_printed_beside_what_is_drawn(capsys):
     out = printed(capsys, *ITEMS)
     # By hand, at 32 px: stem 442,368, stages 14,155,776 and twice 12,976,128, last layer 640: 40.55 million; times 64
@@ -32,24 +42,18 @@ def test_costs_are_printed_beside_what_is_drawn(capsys):
 
 
 def test_times_are_printed_when_there_are_any(capsys, tmp_path):
-    steps = [
-        {"size_px": size, "batch_size": batch, "duplicates": 1, "seconds": 0.5}
-        for size, batch in ((40, 41), (32, 64), (24, 114), (16, 256))
-    ]
-    (tmp_path / "all.json").write_text(json.dumps({"steps": steps}))
-    out = printed(capsys, *ITEMS, "--times", str(tmp_path / "all.json"))
+    shapes = [(40, 41), (32, 64), (24, 114), (16, 256)]
+    out = printed(capsys, *ITEMS, "--times", write_record(tmp_path / "all.json", *shapes))
     assert "time of an epoch  5 min 24 s, training steps alone" in out  # 647 * 0.5 s
     assert "time of 3ep  16 min 10 s" in out
-    (tmp_path / "some.json").write_text(json.dumps({"steps": steps[:2]}))
-    out = printed(capsys, *ITEMS, "--times", str(tmp_path / "some.json"))
+    out = printed(capsys, *ITEMS, "--times", write_record(tmp_path / "some.json", *shapes[:2]))
     assert "not known: no step was timed at 24 px x 114 x 1, 16 px x 256 x 1" in out
     assert "time of" not in out
 
 
 def test_json_holds_costs_times_and_what_was_not_timed(capsys, tmp_path):
-    steps = [{"size_px": 32, "batch_size": 64, "duplicates": 1, "seconds": 0.5}]
-    (tmp_path / "some.json").write_text(json.dumps({"steps": steps}))
-    plan = json.loads(printed(capsys, *ITEMS, "--json", "--times", str(tmp_path / "some.json")))
+    record = write_record(tmp_path / "some.json", (32, 64))
+    plan = json.loads(printed(capsys, *ITEMS, "--json", "--times", record))
     assert [row["seconds_per_step"] for row in plan["choices"]] == [None, 0.5, None, None]
     assert plan["seconds_total"] is None
     assert len(plan["untimed"]) == 3

@@ -58,16 +58,16 @@ def test_committed_result_files_are_read(stem, labels, runs):
 @pytest.mark.parametrize(
     ("contents", "words"),
     [
-        ([{**PLAIN, "record_version": 2}], "line 1: record_version is 2; this mixsize reads 3"),
-        ([{"steps": []}], "line 1: record_version is None"),
-        ([{key: value for key, value in PLAIN.items() if key != "seed"}], "seed: Field required"),
-        ([{**PLAIN, "steps": "3"}], "line 1: not a valid run record: steps: Input should be a valid integer"),
-        ([PLAIN, [1]], r"line 2: a run record is an object, this is a list"),
+        ([{**PLAIN, "record_version": 2}], "line 1: not a valid run record: record_version is 2: Input should be 3"),
+        ([{"steps": 2}], "line 1: .*: label is .*: Field required"),
+        ([{key: value for key, value in PLAIN.items() if key != "seed"}], "seed is .*: Field required"),
+        ([{**PLAIN, "steps": "3"}], "line 1: not a valid run record: steps is '3': Input should be a valid integer"),
+        ([PLAIN, [1]], r"line 2: .*: the whole is \[1\]: Input should be an object"),
     ],
 )
 def test_another_file_is_refused_with_the_place(tmp_path, contents, words):
     with pytest.raises(ValueError, match=words):
         read_records(write(tmp_path / "runs.jsonl", *contents))
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"x\.json: holds no run records"):
+    with pytest.raises(ValueError, match=r"x\.json: .*: label is \{\}: Field required"):
         read_records(tmp_path / "x.json")
