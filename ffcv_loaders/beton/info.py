@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import struct
 import zlib
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import from_json
 
 from mixsize.ffcv_loaders.beton.levels import check_denominators
 
@@ -19,8 +22,14 @@ _POINTER_FORMAT = 1
 # Files without levels keep the first format, so that every version reads them.
 _FORMAT, _FORMAT_WITH_LEVELS = 1, 2
 
+_CONFIG = ConfigDict(extra="forbid")
+_Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+_Side = Annotated[int, Field(strict=True, ge=1, le=MAX_SIDE)]
+_Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+_Text = Annotated[str, Field(min_length=1)]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=_CONFIG)
 class StoredLevel:
     """Images and bytes that a file holds on one level.
 
@@ -30,12 +39,12 @@ class StoredLevel:
         num_bytes: length of those copies in all.
     """
 
-    denominator: int
-    images: int
-    num_bytes: int
+    denominator: _Count
+    images: _Count
+    num_bytes: _Count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class BetonInfo:
     """Facts about a file's images, kept inside the file.
 
@@ -59,31 +68,29 @@ class BetonInfo:
         (('cat', 'dog'), (4, 4))
     """
 
-    classes: tuple[str, ...]
-    counts: tuple[int, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    min_size: tuple[int, int]
-    max_size: tuple[int, int]
-    source: str
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    counts: tuple[_Count, ...]
+    mean: tuple[_Share, _Share, _Share]
+    std: tuple[_Share, _Share, _Share]
+    min_size: tuple[_Side, _Side]
+    max_size: tuple[_Side, _Side]
+    source: _Text
     skipped: tuple[str, ...] = ()
     levels: tuple[StoredLevel, ...] = ()
 
     def __post_init__(self) -> None:
-        _require_strings("classes", self.classes)
-        _require_strings("skipped", self.skipped)
-        if not self.classes or len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes is empty or names a class twice")
-        if not isinstance(self.source, str) or not self.source:
-            raise ValueError(f"source is {self.source!r}, not a text")
-        _require_integers("counts", self.counts, len(self.classes), 0, 2**63 - 1)
-        _require_integers("min_size", self.min_size, 2, 1, MAX_SIDE)
-        _require_integers("max_size", self.max_size, 2, 1, MAX_SIDE)
+        total = sum(self.counts)
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes names a class twice")
+        if len(self.counts) != len(self.classes):
+            raise ValueError(f"counts has {len(self.counts)} values, classes has {len(self.classes)}")
         if any(low > high for low, high in zip(self.min_size, self.max_size, strict=True)):
             raise ValueError(f"min_size {self.min_size} is above max_size {self.max_size}")
-        _require_unit_interval("mean", self.mean)
-        _require_unit_interval("std", self.std)
-        _require_levels(self.levels, sum(self.counts))
+        check_denominators(self.denominators)
+        if self.levels and (len(self.levels) == 1 or (self.levels[0].denominator, self.levels[0].images) != (1, total)):
+            raise ValueError(f"levels is {self.levels}, not all {total} full images and a level below them")
+        if any(level.images > total for level in self.levels):
+            raise ValueError(f"levels is {self.levels}, more than {total} images on a level")
 
     @property
     def denominators(self) -> tuple[int, ...]:
@@ -104,64 +111,23 @@ class BetonInfo:
         Raises:
             ValueError: not JSON, a missing or unknown key, or a value that the class refuses.
         """
-        try:
-            values = json.loads(text)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
+        values = from_json(text)
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
         version = values.pop("format", None)
         if version not in (_FORMAT, _FORMAT_WITH_LEVELS):
             readable = f"{_FORMAT} and {_FORMAT_WITH_LEVELS}"
             raise ValueError(f"format is {version!r}, this version of mixsize reads {readable}")
-        known = {field.name for field in fields(cls)} - ({"levels"} if version == _FORMAT else set())
-        if set(values) != known:
-            raise ValueError(f"keys missing: {sorted(known - set(values))}, unknown: {sorted(set(values) - known)}")
-        if version == _FORMAT_WITH_LEVELS:
-            values["levels"] = _levels_from_json(values["levels"])
-        arguments: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        return cls(**arguments)
+        if bool(values.get("levels")) != (version == _FORMAT_WITH_LEVELS):
+            raise ValueError(f"levels is {values.get('levels')!r} in a block of format {version}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            wrong = [f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()]
+            raise ValueError("; ".join(wrong)) from None
 
 
-def _levels_from_json(rows: object) -> tuple[StoredLevel, ...]:
-    keys = {field.name for field in fields(StoredLevel)}
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and set(row) == keys for row in rows) or not rows:
-        raise ValueError(f"levels is {rows!r}, not a list of objects with {', '.join(sorted(keys))}")
-    return tuple(StoredLevel(**row) for row in rows)
-
-
-def _require_strings(key: str, values: object) -> None:
-    if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{key} is not a list of texts")
-
-
-def _require_integers(key: str, values: Any, length: int, low: int, high: int) -> None:
-    whole = isinstance(values, tuple) and all(type(value) is int and low <= value <= high for value in values)
-    if not whole or len(values) != length:
-        raise ValueError(f"{key} is {values!r}, not {length} integers of {low}..{high}")
-
-
-def _require_unit_interval(key: str, values: Any) -> None:
-    real = isinstance(values, tuple) and all(type(value) in (int, float) for value in values)
-    if not real or len(values) != 3 or not all(math.isfinite(value) and 0 <= value <= 1 for value in values):
-        raise ValueError(f"{key} is {values!r}, not three numbers of 0..1")
-
-
-def _require_levels(levels: tuple[StoredLevel, ...], total: int) -> None:
-    if not levels:
-        return
-    full, *smaller = levels
-    check_denominators([level.denominator for level in smaller])
-    if len(levels) == 1 or full.denominator != 1 or full.images != total:
-        raise ValueError(f"levels begin with {full!r}, not with all {total} full images and a level below them")
-    for level in levels:
-        _require_integers("images of a level", (level.images,), 1, 0, total)
-        _require_integers("bytes of a level", (level.num_bytes,), 1, 0, 2**63 - 1)
-
-
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class InfoPointer:
     """Where a file's :class:`BetonInfo` stands, kept at the start of the image field's ``arguments``.
 

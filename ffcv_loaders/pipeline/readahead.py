@@ -7,7 +7,6 @@ it drives out useful pages. The plan knows which bytes come next, so exactly the
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 import numba
@@ -26,18 +25,12 @@ SHARE_OF_MEMORY = 0.5
 #: Distinct images between requesting one and decoding it: about 30 MB of photographs, a fraction of a second.
 IMAGES_AHEAD = 512
 
-HAS_FADVISE = hasattr(os, "posix_fadvise")
-if HAS_FADVISE:
-    _fadvise = ctypes.CDLL(None).posix_fadvise
-    _fadvise.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
-    _fadvise.restype = ctypes.c_int
-
 
 def open_readahead(
     beton: Beton, plan: EpochPlan, quasi_random: QuasiRandom | None, min_oversampling: float
 ) -> ImageReadahead | PageReadahead | None:
     """The kind that suits a file and its plan; None where the kernel does as well alone, or takes no requests."""
-    if not HAS_FADVISE:
+    if not hasattr(os, "posix_fadvise"):
         return None
     if quasi_random is not None and plan.pages is not None:
         return PageReadahead(beton, plan, quasi_random)
@@ -67,8 +60,8 @@ class ImageReadahead:
     def announce(self, index: int, step: Step, windows: np.ndarray) -> None:
         """Request the bytes of step ``index`` of the plan; ``windows`` are its views', ``(B * D, 7)``."""
         views = (step.samples, step.duplicates, windows, step.size_px)
-        copies = copies_to_read(self._levels, *views, self._min_oversampling)
-        _request(self._file.descriptor, copies, os.POSIX_FADV_WILLNEED)
+        for start, size in copies_to_read(self._levels, *views, self._min_oversampling).tolist():
+            os.posix_fadvise(self._file.descriptor, start, size, os.POSIX_FADV_WILLNEED)
 
 
 class PageReadahead:
@@ -120,9 +113,3 @@ def copies_to_read(levels, samples, duplicates, windows, side, min_oversampling)
             copies[count, 0], copies[count, 1] = image.data_ptr[level], image.data_size[level]
             count += 1
     return copies[:count]
-
-
-@numba.njit(nogil=True)
-def _request(descriptor, copies, advice):
-    for i in range(len(copies)):
-        _fadvise(descriptor, copies[i, 0], copies[i, 1], advice)
