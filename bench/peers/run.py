@@ -116,7 +116,7 @@ def train(peer: Peer, items: Sequence[str], images: Path) -> RunRecord:
     reproducibility.seed_all(recipe.seed)
     model = build_model(recipe, recipe.model.num_classes or train_images.num_classes)
     stride_px = network_stride(model.module)
-    base_alone = FixedRegime(mode="fixed", base=recipe.regime.base)
+    base_alone = FixedRegime.model_validate({"mode": "fixed", "base": recipe.regime.base})
     base_regime = build_regime(recipe.model_copy(update={"regime": base_alone}), stride_px, ranks=1)
     assert isinstance(base_regime, Regime)
     spec, extras = _loader(peer, images, recipe, train_images, stride_px)

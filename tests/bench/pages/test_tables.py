@@ -45,7 +45,8 @@ def test_figures_are_made_from_the_result_files_that_pages_name(tmp_path):
         for name in re.findall(r"!\[[^]]*\]\((\S+)\)", text)
     }
     assert shown
-    assert shown <= made
+    # script/rooms.py draws the rooms; the others show results.
+    assert shown <= made | {Path("docs/figures/rooms.png")}
 
 
 def test_a_table_is_made_anew_from_its_file(tmp_path):
