@@ -208,7 +208,7 @@ def test_sizes_alone_are_compared(data):
     [
         (["max_duration=5ba"], ["regime/fixed"], "max_duration is 5ba; runs are compared at equal epochs"),
         ([], ["regime/fixed"], "none serves timm"),
-        ([], ["regime/digits_dplus"], "a mix of sizes without duplicates, D+ is another regime"),
+        ([], ["regime/digits_dplus"], "a mix of sizes without duplicates, got D+"),
         ([], ["regime/digits_bplus", "regime/digits_bplus"], "was already asked for"),
         (["data.train=/nowhere.beton"], ["regime/digits_bplus"], "/nowhere.beton"),
     ],
