@@ -146,7 +146,7 @@ def draw(path: Path) -> None:
     """Draw a table with a dot where the row's room imports the column's: red above the diagonal."""
     from mixsize.display.figures import COLOURS, GRID, new_figure, save
 
-    found, lines = imports(), lines_by_room()
+    found = imports()
     arrows = {one.arrow for one in between_rooms(found)}
     rooms = [room for room in ROOMS if any(room in arrow for arrow in arrows)]
     wrong = {one.arrow for one in backward(found)}
@@ -154,7 +154,7 @@ def draw(path: Path) -> None:
     last = len(rooms) - 0.5
     plot.set(xlim=(-0.5, last), ylim=(last, -0.5), xticks=range(len(rooms)), yticks=range(len(rooms)))
     plot.set_xticklabels(rooms, rotation=90)
-    plot.set_yticklabels([f"{room}   {lines[room]:,} lines" for room in rooms])
+    plot.set_yticklabels(rooms)
     plot.tick_params(labeltop=True, labelbottom=False, length=0)
     plot.spines[:].set_visible(False)
     plot.plot([-0.5, last], [-0.5, last], color=GRID, linewidth=8, marker="", zorder=0)
@@ -162,7 +162,12 @@ def draw(path: Path) -> None:
     for importer, imported in arrows:
         colour = "red" if (importer, imported) in wrong else COLOURS[houses.index(importer.split(".")[0])]
         plot.plot(rooms.index(imported), rooms.index(importer), marker="o", markersize=7, color=colour)
-    save(figure, path)
+    save(figure, path, describe(found))
+
+
+def describe(found: Iterable[Import]) -> str:
+    """The arrows between rooms in words, which the picture keeps in its metadata."""
+    return "; ".join(sorted({" -> ".join(one.arrow) for one in between_rooms(found)}))
 
 
 def main(arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "script"))
@@ -102,3 +103,9 @@ def test_each_room_opens_with_a_docstring():
     for name, path in rooms.modules().items():
         if path.name == "__init__.py":
             assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), name
+
+
+def test_the_picture_of_the_rooms_shows_the_imports_of_the_code(imports):
+    with Image.open(ROOT / "docs/figures/rooms.png") as picture:
+        drawn = picture.info["Description"]
+    assert drawn == rooms.describe(imports), "stale, run: python script/rooms.py docs/figures/rooms.png"

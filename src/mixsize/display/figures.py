@@ -38,15 +38,15 @@ def new_figure(columns: int = 1, width: float = 7.0, height: float = 4.0) -> tup
     return figure, axes
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as a PNG file."""
+def png(figure: Figure, description: str | None = None) -> bytes:
+    """A figure as a PNG file, with a text in its metadata."""
     file = io.BytesIO()
     # Without the version in it, the same figure gives the same bytes.
-    figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=150, metadata={"Software": None, "Description": description})
     return file.getvalue()
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, description: str | None = None) -> None:
     """Write a PNG atomically."""
     with in_one_piece(path) as partial:
-        partial.write_bytes(png(figure))
+        partial.write_bytes(png(figure, description))
