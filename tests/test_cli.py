@@ -38,7 +38,7 @@ def test_plan_reproduces_the_papers_steps(capsys):
         (["bench", "regimes", "digit"], "did you mean digits"),
         (["bench", "regimes", "digits", "--seeds", "0"], "--seeds 0: must be at least 1"),
         (["bench", "regimes", "digits", "optimizer.lr=-1"], "suite digits, fixed: optimizer.lr"),
-        (["bench", "regimes", "digits", "data.eval=/nowhere.beton"], "data.eval: /nowhere.beton is not there"),
+        (["bench", "regimes", "digits", "data.eval=/nowhere.beton"], "data.eval: /nowhere.beton does not exist"),
         (["bench", "loader", "/nowhere.beton"], "/nowhere.beton"),
     ],
 )

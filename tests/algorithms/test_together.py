@@ -30,7 +30,7 @@ PHASES = Progression(Base(16, 64), (Phase(8, 1), Phase(12, 1, lr_factor=0.5), Ph
 def build(digits, duration, load_path=None):
     torch.manual_seed(0)
     model = ComposerClassifier(timm.create_model("resnet10t", num_classes=10), num_classes=10)
-    options = {"seed": 3, "threads": 1, "device": "cpu"}
+    options = {"seed": 3, "num_workers": 1, "device": "cpu"}
     loader = MixSizeLoader(digits / "train.beton", PHASES, augment=PadCrop(1), **options)
     evaluators = [
         Evaluator(

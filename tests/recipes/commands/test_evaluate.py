@@ -316,7 +316,7 @@ def test_a_size_that_the_network_cannot_take_is_refused(items, tmp_path):
 
 def test_weights_without_a_recipe_ask_for_one(foreign):
     with pytest.raises(
-        ValueError, match=r"no recipe\.yaml beside .*resnet\.pth\.tar or one folder up; name the recipe"
+        ValueError, match=r"no recipe\.yaml beside .*resnet\.pth\.tar or one folder up; give the recipe"
     ):
         evaluate.build_job(foreign)
 
