@@ -1,4 +1,4 @@
-"""What the algorithms add to a training step: time, and host synchronisations."""
+"""Time and host synchronisations that the algorithms add to a training step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the method costs on a GPU, part by part; README.md in this folder says what each figure means."""
+"""The cost of the method on a GPU, part by part; README.md in this folder explains each figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step costs by its shape: in a mix of shapes (``shape_price``), and at equal pixels (``budget``)."""
+"""The cost of a step by its shape: in a mix of shapes (``shape_price``), and at equal pixels (``budget``)."""
 
 from __future__ import annotations
 

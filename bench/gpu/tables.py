@@ -28,7 +28,7 @@ def rows_of(cases: dict[str, dict[str, Any]]) -> list[Row]:
 
 
 def head_and_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Column names, and the cells of each row; what a row lacks stays empty."""
+    """Column names, and the cells of each row; cells without a figure stay empty."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return [key.replace("_", " ") for key in keys], [[_cell(row.get(key)) for key in keys] for row in rows]
 

@@ -2,7 +2,7 @@
 
 A suite file is YAML with the keys of `Suite`; a suite that comes with the package is named, another is the path of a
 file that ends in ``.yaml``. A run's recipe is composed of the recipe's items, the regime's, those of the command line,
-and what the suite fixes for all: length, evaluation sizes, name, seed and folder.
+and the settings that the suite fixes for all: length, evaluation sizes, name, seed and folder.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Suite(Section):
         description="label -> the items that set the regime, applied after the recipe's; the first is the baseline"
     )
     seeds: PositiveInt = Field(1, description="runs of each, with seeds that count up from the recipe's")
-    budget: Budget = Field(description="what each run may spend")
+    budget: Budget = Field(description="the budget of each run")
     evaluation_sizes: Annotated[tuple[Pixels, ...], FILLED_LIST, AfterValidator(check_distinct)] = Field(
         description="image sides in pixels to evaluate at"
     )

@@ -69,7 +69,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """A title, one sentence on the runs, the sections, and what is missing from them with the reason."""
+    """A title, one sentence on the runs, the sections, and the parts that are missing, with the reason."""
 
     title: str
     subtitle: str

@@ -81,7 +81,7 @@ def work_table(found: Comparison) -> Table:
 
 
 def time_table(found: Comparison) -> Table:
-    """Time of each regime by what it was spent on, and peak memory."""
+    """Time of each regime by purpose, and peak memory."""
     times: dict[str, Callable[[RunRecord], float | None]] = {
         "training": lambda run: run.seconds.training,
         "waiting for data, included": lambda run: run.seconds.data_wait,

@@ -80,7 +80,7 @@ def write_beton(
         progress: show a progress bar on stderr.
 
     Returns:
-        What was stored beside the samples, and the reason for each image left out, by name.
+        The facts stored beside the samples, and the reason for each image left out, by name.
 
     Raises:
         ConvertError: ``out`` cannot or must not be written, images are unusable (all of them are checked before the

@@ -50,7 +50,7 @@ enum {
     NOT_HERE = 6,    /* mixsize_area: a case that OpenCV treats in another way */
 };
 
-/* What a JPEG or .beton file can declare; libjpeg itself refuses a little less. */
+/* The limits that a JPEG or .beton file can declare; libjpeg itself refuses a little less. */
 #define MAX_SIDE 65535
 
 /* ------------------------------------------------------------------------------------------------------ decoding */

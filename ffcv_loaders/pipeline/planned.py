@@ -188,7 +188,7 @@ class PlannedLoader(WholeBatchLoader):
 
     @property
     def regime(self) -> Regime | Progression:
-        """What is drawn at each step."""
+        """The regime that epochs are planned from."""
         return self.dataset.regime
 
     @property

@@ -140,7 +140,7 @@ def build_evaluators(
     """One evaluator for each evaluation size.
 
     Raises:
-        ValueError: a size that is no multiple of the network's stride.
+        ValueError: a size is not a multiple of the network's stride.
     """
     check_stride(recipe.evaluation.sizes, 1 if recipe.regime.stride else stride_px, recipe.model.name)
     evaluators = []

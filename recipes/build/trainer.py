@@ -61,7 +61,7 @@ class Run:
 
     @property
     def regime(self) -> Regime | Progression:
-        """What the loader draws from."""
+        """The regime that the loader draws from."""
         return self.loader.regime
 
 

@@ -2,7 +2,7 @@
 
 `cifar_resnet20` and `cifar_resnet44` follow He et al. 2016, "Deep residual learning for image recognition", section
 4.2; `wrn16_2` and `wrn28_10` follow Zagoruyko and Komodakis 2016, "Wide residual networks". They are fully
-convolutional with a stride of 4 and take any input size; a size that is no multiple of 4 rounds its feature maps up.
+convolutional with a stride of 4 and take any input size; a size that is not a multiple of 4 rounds its feature maps up.
 
     >>> import timm
     >>> import mixsize.recipes.models.networks

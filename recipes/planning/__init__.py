@@ -1,4 +1,4 @@
-"""What a recipe's regime amounts to before training: steps, pixels, arithmetic, time.
+"""Steps, pixels, arithmetic and time of a recipe's regime, before training.
 
 Imports ``config``, ``models`` and ``records``.
 """

@@ -22,16 +22,16 @@ from mixsize.system.signals import ending_on_sigterm
 
 _COMMANDS = {
     "convert": ("mixsize.ffcv_loaders.conversion.convert", "write an image folder, CIFAR or digits as .beton files"),
-    "plan": ("mixsize.recipes.commands.plan", "print what a recipe's regime amounts to, without touching data"),
+    "plan": ("mixsize.recipes.commands.plan", "print the steps and costs of a recipe's regime, without data"),
     "train": ("mixsize.recipes.commands.train", "train a recipe"),
     "eval": ("mixsize.recipes.commands.evaluate", "evaluate trained weights over image sizes"),
     "report": ("mixsize.bench.report.report", "compare runs in a web page, and in Markdown with plots"),
     "recipes": ("mixsize.recipes.commands.listing", "list the packaged recipes"),
-    "doctor": ("mixsize.doctor", "look at the installation and the machine: what is missing, what is slow"),
+    "doctor": ("mixsize.doctor", "check the installation and the machine"),
 }
 _BENCHES = {
     "fidelity": ("mixsize.bench.loader.fidelity", "views from smaller stored copies against those of full images"),
-    "gpu": ("mixsize.bench.gpu.gpu", "what the method costs and gives on a GPU, in parts that can be resumed"),
+    "gpu": ("mixsize.bench.gpu.gpu", "the cost of the method on a GPU, in parts that resume"),
     "gradients": (
         "mixsize.bench.paper.gradients",
         "how alike gradients are between sizes and between images (table 2)",
@@ -42,7 +42,7 @@ _BENCHES = {
     ),
     "overhead": (
         "mixsize.bench.overhead.overhead",
-        "what the algorithms cost a training step, and calibration its passes",
+        "the cost of the algorithms in a training step",
     ),
     "peers": ("mixsize.bench.peers.peers", "accuracy and time under Composer's and timm's image sizes and ours"),
     "regimes": ("mixsize.bench.regimes.regimes", "train a recipe under several regimes and compare them"),
