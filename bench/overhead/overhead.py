@@ -1,4 +1,4 @@
-"""The cost of the algorithms: a training step with all of them against one with none, and calibration against its passes.
+"""The cost of the algorithms: a training step with all against one with none, and calibration against its passes.
 
 The sides of a comparison take turns on the same batches, in one process.
 """
