@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,60 +11,38 @@ import pytest
 
 from mixsize.cli import main
 
-#: Imports and compiles once, then runs the command line in a fork for each kill: [[signal, place, arguments], ...].
-KILLS = """
-import json, os, signal, sys
-from composer.utils import get_composer_env_dict
+#: Runs the command line and sends itself a signal at a place: signal, place, then the arguments.
+KILL = """
+import os, signal, sys
 from mixsize.cli import main
+from mixsize.ffcv_loaders.loader import MixSizeLoader
 from mixsize.recipes.callbacks import checkpoints
-from mixsize.recipes.commands import train
-from mixsize.algorithms.regime.regime import Base, Regime
-from mixsize.ffcv_loaders.decode.augment import PadCrop, Resize
-from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
 
-images, kills = sys.argv[1], json.loads(sys.argv[2])
-get_composer_env_dict()
-list(MixSizeLoader(images, Regime.fixed(Base(16, 100)), augment=PadCrop(1), device="cpu"))
-list(EvalLoader(images, 16, 100, augment=Resize(), device="cpu"))
+number, place = getattr(signal, sys.argv[1]), sys.argv[2]
 iterate, save = MixSizeLoader.__iter__, checkpoints.save_checkpoint
+steps = saves = 0
 
 
-def arm(number, place):
-    steps, saves = 0, 0
-
-    def iterating(self):
-        nonlocal steps
-        for batch in iterate(self):
-            steps += 1
-            if place == f"step {steps}":
-                os.kill(os.getpid(), number)
-            yield batch
-
-    def saving(state, filename):
-        nonlocal saves
-        saves += 1
-        save(state, filename)
-        if place == f"checkpoint {saves}":
-            os.truncate(filename, 1000)
+def iterating(self):
+    global steps
+    for batch in iterate(self):
+        steps += 1
+        if place == f"step {steps}":
             os.kill(os.getpid(), number)
+        yield batch
 
-    MixSizeLoader.__iter__, checkpoints.save_checkpoint = iterating, saving
+
+def saving(state, filename):
+    global saves
+    saves += 1
+    save(state, filename)
+    if place == f"checkpoint {saves}":
+        os.truncate(filename, 1000)
+        os.kill(os.getpid(), number)
 
 
-codes = []
-for name, place, arguments in kills:
-    child = os.fork()
-    if not child:
-        try:
-            arm(getattr(signal, name), place)
-            main(arguments)
-        except SystemExit as end:
-            os._exit(end.code)
-        except BaseException:
-            os._exit(99)
-        os._exit(0)
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(json.dumps(codes))
+MixSizeLoader.__iter__, checkpoints.save_checkpoint = iterating, saving
+sys.exit(main(sys.argv[3:]))
 """
 
 #: Name of the run -> signal, place, exit code, and the checkpoint that is left.
@@ -88,15 +65,12 @@ def train(digits, folder, name):
 def killed(digits, tmp_path_factory):
     """A folder with a whole run and one for each kill, and the exit codes of these."""
     folder = tmp_path_factory.mktemp("killed")
-    kills = [[kind, place, train(digits, folder, name)] for name, (kind, place, _, _) in PLACES.items()]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue"}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLS, digits / "train.beton", json.dumps(kills)],
-        env=environment, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    processes = {
+        name: subprocess.Popen([sys.executable, "-c", KILL, kind, place, *train(digits, folder, name)])
+        for name, (kind, place, _, _) in PLACES.items()
+    }
     assert main(train(digits, folder, "whole")) == 0
-    return folder, dict(zip(PLACES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    return folder, {name: process.wait(timeout=280) for name, process in processes.items()}
 
 
 @pytest.mark.parametrize("name", PLACES)
