@@ -234,7 +234,7 @@ class _Draft:
             old = into.get(key)
             if isinstance(value, dict) and isinstance(old, dict) and path not in LEAF_MAPPINGS:
                 selecting = _SELECTING_KEYS.get(path)
-                if value.get(selecting) is not None and old.get(selecting) is not None:
+                if selecting and value.get(selecting) is not None and old.get(selecting) is not None:
                     self._drop(path, old, value[selecting], whole=path not in DEFAULT_VARIANTS)
                 self._merge(old, value, source, path)
             else:

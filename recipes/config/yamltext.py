@@ -74,6 +74,8 @@ def load(text: str) -> Any:
         if problem.startswith("but "):  # Some messages of the library go on from their context.
             problem = f"{error.context}, {problem}"
         raise ValueError(line + problem) from error
+    except (AssertionError, KeyError) as error:  # ruamel.yaml looks rules up by the version that the text declares.
+        raise ValueError("declares a version of YAML that is not known; leave %YAML out") from error
     except (YAMLError, ValueError, OverflowError) as error:
         # An unacceptable character; a number, an escape or a YAML version out of range.
         raise ValueError(str(error).splitlines()[0]) from error

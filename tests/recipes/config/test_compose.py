@@ -398,6 +398,8 @@ def test_keys_that_are_not_text_are_unknown(write):
     lines = refusal(RESNET, write("5: 1\nloss: {7: 1}\n"))
     assert [line.partition(" (")[0] for line in lines] == ["loss.7: unknown key", "5: unknown key"]
     assert refusal(RESNET, "model.kwargs.~=1")[0].startswith("model.kwargs.None: the key must be text")
+    # Twice, in a section without a key that selects its variant.
+    assert refusal(RESNET, "calibration.~=false", "calibration.~=false")[0].startswith("calibration.~: unknown key")
 
 
 def test_long_values_are_cut():
@@ -468,6 +470,8 @@ def test_an_override_whose_value_is_not_yaml_names_its_key(value):
         ("a: \0\n", "unacceptable character"),
         ('name: "\\ud800"\n', "'utf-8' codec can't encode character"),
         ("a: &a [1]\nb: *a\n", "line 2: aliases such as *a are not allowed"),
+        ("%YAML 1.9\n---\nseed: 1\n", "declares a version of YAML that is not known; leave %YAML out"),
+        ("a:\n%YAML 9.9\n---\n  - {b: 1}\n", "declares a version of YAML that is not known; leave %YAML out"),
         ("[" * 1000, "is nested more than 32 deep"),
         (f"a: {list(range(2000))}", "line 1: holds more than 2000 values"),
         (b"name: \xff\n", "is not UTF-8 text (byte 6)"),
