@@ -63,10 +63,11 @@ def compose(items: Sequence[str]) -> Recipe:
     faults = [fault for item in items if (fault := _fault_in(draft, item))]
     if faults:
         raise RecipeError("\n".join(faults))
+    given = without_nulls(draft.data)
     try:
-        return Recipe.model_validate(without_nulls(draft.data))
+        return Recipe.model_validate(given)
     except ValidationError as error:
-        raise RecipeError("\n".join(error_lines(error, draft.data, draft.source_of))) from error
+        raise RecipeError("\n".join(error_lines(error, given, draft.source_of))) from error
 
 
 def packaged_recipes() -> list[str]:

@@ -32,6 +32,7 @@ class _StrictComposer(Composer):
             raise ComposerError(None, None, f"holds more than {MAX_VALUES} values", event.start_mark)
         if isinstance(event, AliasEvent):
             raise ComposerError(None, None, f"aliases such as *{event.anchor} are not allowed", event.start_mark)
+        event.anchor = None  # Without aliases it has no meaning, and the library warns about some.
         if getattr(event, "ctag", None):
             raise ComposerError(None, None, f"tags such as {event.ctag} are not allowed", event.start_mark)
         str(getattr(event, "value", "")).encode()  # An unpaired surrogate could not be written to a file.

@@ -264,6 +264,7 @@ def test_a_duration_has_one_of_three_units(value):
         ("{32: 1.5}", "regime.sizes.32: must be in (0, 1], got 1.5"),
         ("{32: 0, 16: 1}", "regime.sizes.32: must be in (0, 1], got 0"),
         ("{}", "regime.sizes: must not be empty, got {}"),
+        ("{32: null}", "regime.sizes: must not be empty, got {}"),
         ("7", "regime.sizes: must be one of s28, s144, s208, s224, or a mapping of pixels to shares, got 7"),
         ("s29", "regime.sizes: must be one of s28, s144, s208, s224, or a mapping of pixels to shares"),
     ],
@@ -492,6 +493,10 @@ def test_a_directory_or_an_unreadable_file_is_refused(tmp_path):
     os.symlink(loop, loop)
     for item in (str(loop), "a\0b.yaml"):
         assert ": cannot be read: " in refusal(item)[0]
+
+
+def test_anchors_have_no_effect(write):
+    assert compose([RESNET, write("&a seed: &a 3\n&a name: &b x\n")]).seed == 3
 
 
 def test_a_byte_order_mark_is_read(write):
