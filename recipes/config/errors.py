@@ -113,7 +113,8 @@ def _place(location: Path) -> tuple[Path, bool]:
         path = (*path, key)
         if path in VARIANT_KEYS or path == ("regime", "sizes"):
             next(keys, None)
-    return (path[:-1], True) if path[-1:] == ("[key]",) and len(path) > 2 else (path, False)
+    # A section may be given a key of that very name.
+    return (path[:-1], True) if path[-1:] == ("[key]",) and path[:-2] in LEAF_MAPPINGS else (path, False)
 
 
 def _fault_line(

@@ -399,6 +399,7 @@ def test_keys_that_are_not_text_are_unknown(write):
     lines = refusal(RESNET, write("5: 1\nloss: {7: 1}\n"))
     assert [line.partition(" (")[0] for line in lines] == ["loss.7: unknown key", "5: unknown key"]
     assert refusal(RESNET, "model.kwargs.~=1")[0].startswith("model.kwargs.None: the key must be text")
+    assert refusal(RESNET, "output.wandb.[key]=null")[1].startswith("output.wandb.[key]: unknown key")
     # Twice, in a section without a key that selects its variant.
     assert refusal(RESNET, "calibration.~=false", "calibration.~=false")[0].startswith("calibration.~: unknown key")
 
