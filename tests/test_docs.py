@@ -66,6 +66,8 @@ SMALL = {
     "[96, 128, 224, 256]": "[8, 12, 16, 24]",
     "network_stride(network) == 32": "network_stride(network) == 4",
     "num_workers=8": "num_workers=0",
+    "num_workers=12": "num_workers=1",
+    "batch_size=500": "batch_size=180",
     # Compiling takes a minute.
     '"compile", len(shapes)': '"eager", len(shapes)',
 }

@@ -98,11 +98,14 @@ def measure_batch_norm(
         raise ValueError(f"{type(network).__name__} has no batch-norm layer that keeps running statistics")
     device, several = device_of(network), across_ranks and _several_ranks()
     pools = {name: Pool(layer.num_features, device) for name, layer in layers.items()}
-    stream = islice(batches, max_batches)
+    opened = iter(batches)
+    stream = islice(opened, max_batches)
     if several and any(isinstance(layer, nn.SyncBatchNorm) for layer in layers.values()):
         stream = _to_shortest_rank(stream, device)
     batches_used = samples = 0
     with ExitStack() as stack:
+        if opened is not batches:  # An FFCV iterator that is left in mid-epoch keeps its thread and buffers.
+            stack.callback(getattr(opened, "close", lambda: None))
         stack.enter_context(preserved(network))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_uncompiled())

@@ -204,7 +204,8 @@ def plan_length(regime: Regime, num_samples: int, seed: int, epoch: int) -> int:
 def plan_sizes(regime: Regime, num_steps: int, seed: int, epoch: int) -> np.ndarray:
     """Image sides for the steps of a loader that does not plan its batches.
 
-    Each side takes its share of the steps, rounded to whole steps, in random order, the same on every rank.
+    Such batches are equally large, so that a share of the samples is a share of the steps. Each side takes its share,
+    rounded to whole steps, in random order, the same on every rank.
 
     Args:
         regime: only its sides and shares count.
@@ -219,7 +220,7 @@ def plan_sizes(regime: Regime, num_steps: int, seed: int, epoch: int) -> np.ndar
     if regime.draw == "epoch":
         return np.full(num_steps, sizes[_epoch_choice(regime, seed, epoch)])
     generator = _generator(seed, epoch, _SHAPES)
-    quota = np.array(regime.step_shares) * num_steps
+    quota = np.array(regime.shares) * num_steps
     counts = np.floor(quota + 1e-9).astype(np.int64)
     # Left-over steps go to sides at random, so that no side is short in every epoch.
     left = quota - counts

@@ -299,7 +299,7 @@ class Regime:
     def step_shares(self) -> tuple[float, ...]:
         """Each choice's fraction of the steps; they sum to 1."""
         if self.share_of == "steps":
-            return self._shares
+            return self.shares
         weights = [choice.share / choice.batch_size for choice in self.choices]
         return tuple(weight / math.fsum(weights) for weight in weights)
 
@@ -307,13 +307,13 @@ class Regime:
     def sample_shares(self) -> tuple[float, ...]:
         """Each choice's fraction of an epoch's samples; they sum to 1."""
         if self.share_of == "samples":
-            return self._shares
+            return self.shares
         weights = [choice.share * choice.batch_size for choice in self.choices]
         return tuple(weight / math.fsum(weights) for weight in weights)
 
     @property
-    def _shares(self) -> tuple[float, ...]:
-        """Normalised shares: an error in their sum would add up over many steps."""
+    def shares(self) -> tuple[float, ...]:
+        """Each choice's share, normalised: an error in their sum would add up over many steps."""
         total = math.fsum(choice.share for choice in self.choices)
         return tuple(choice.share / total for choice in self.choices)
 
@@ -331,7 +331,7 @@ class Regime:
         """
         check_count("num_samples", num_samples, MAX_SAMPLES)
         batches = np.array([choice.batch_size for choice in self.choices], dtype=np.int64)
-        shares = np.array(self._shares)
+        shares = np.array(self.shares)
         if self.share_of == "samples":
             # The nudge keeps 0.2 * 50_000 at 10_000 where binary fractions make it 9_999.999...
             counts = np.floor(shares * num_samples / batches + 1e-9).astype(np.int64)

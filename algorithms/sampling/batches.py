@@ -115,7 +115,7 @@ class ResizedBatches:
         self._sizes = np.empty(0, dtype=np.int32)
 
     def enter_epoch(self, state: State) -> None:
-        """Draw the sides of the epoch.
+        """Draw the sides of the epoch; an FFCV loader decodes at the largest of them.
 
         Raises:
             ValueError: a loader without a length.
@@ -123,7 +123,9 @@ class ResizedBatches:
         if state.dataloader_len is None:
             raise ValueError("the train_dataloader has no length; sides are drawn for an epoch of known length")
         seed, epoch = state.rank_zero_seed if self._seed is None else self._seed, int(state.timestamp.epoch)
-        self._sizes = plan_sizes(self._regime.at_epoch(epoch), int(state.dataloader_len), seed, epoch)
+        regime = self._regime.at_epoch(epoch)
+        self._sizes = plan_sizes(regime, int(state.dataloader_len), seed, epoch)
+        _decode_at(state.train_dataloader, max(choice.size_px for choice in regime.choices))
 
     def leave_epoch(self, state: State) -> None:
         """Nothing: sides are drawn when the next epoch is entered."""
@@ -142,3 +144,10 @@ class ResizedBatches:
 
     def _size_px(self, state: State) -> int:
         return int(self._sizes[int(state.timestamp.batch_in_epoch)])
+
+
+def _decode_at(loader: Any, size_px: int) -> None:
+    """Set the side that an FFCV loader's decoders produce; it allocates buffers for it when it is next iterated."""
+    for pipeline in getattr(loader, "pipeline_specs", {}).values():
+        if hasattr(pipeline.decoder, "output_size"):
+            pipeline.decoder.output_size = (size_px, size_px)

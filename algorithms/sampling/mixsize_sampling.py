@@ -26,7 +26,8 @@ class MixSizeSampling(Algorithm):
     epoch in step with the Trainer's, and checks each batch's shape against the plan.
 
     With any other loader it resizes each batch on the device to a side drawn with the regime's shares. Batch size and
-    duplicates then stay as the loader brings them; a warning says so once.
+    duplicates then stay as the loader brings them; a warning says so once. FFCV's own ``Loader`` decodes at the largest
+    side of the epoch: the decoder's ``output_size`` is set before the epoch starts.
 
     Runs on ``BEFORE_LOAD`` and ``FIT_START`` (bind), ``EPOCH_START`` and ``EPOCH_END`` (epoch), ``AFTER_DATALOADER``
     (check), ``BEFORE_FORWARD`` (resize) and ``BATCH_END`` (sample count).
@@ -123,7 +124,7 @@ class MixSizeSampling(Algorithm):
         self._bind(state, logger)
         if isinstance(self._batches, ResizedBatches):
             log.warning(
-                "%s: images of a %s are resized on the device; its batch size and duplicates stay as they come",
+                "%s: images of a %s are resized on the device; its batch size, duplicates and crops stay as they come",
                 type(self).__name__,
                 type(state.train_dataloader).__name__,
             )

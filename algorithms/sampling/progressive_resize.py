@@ -24,8 +24,9 @@ BatchNormAt = Literal["keep", "reset", "freeze"]
 class ProgressiveResize(MixSizeSampling):
     """Trains from small images to large ones in phases.
 
-    The loader decodes each phase's size, with a batch fitted to the base's budget. Batches of other loaders are resized
-    on the device, see :class:`MixSizeSampling`; Composer's own ``ProgressiveResizing`` always resizes on the device.
+    The loader decodes each phase's size, with a batch fitted to the base's budget. FFCV's own ``Loader`` decodes each
+    phase's size, too; batches of other loaders are resized on the device, see :class:`MixSizeSampling`. Both keep their
+    batch size and crops. Composer's own ``ProgressiveResizing`` always resizes on the device.
 
     Runs on the events of :class:`MixSizeSampling` and on ``BATCH_START`` (batch norm, learning rate) and ``FIT_END``.
     Logs its keys, and:

@@ -341,6 +341,23 @@ def test_images_are_a_batch_or_its_first_part():
         calibrate_batch_norm(network(), [{"pixels": images[0]}])
 
 
+def test_an_iterator_that_was_opened_for_a_calibration_is_closed_and_a_given_one_goes_on():
+    class Images:
+        def __iter__(self):
+            self.opened = stream()
+            return self.opened
+
+    def stream():
+        while True:
+            yield images_like(4)
+
+    images, given = Images(), stream()
+    for batches in (images, given):
+        assert calibrate_batch_norm(network(), batches, max_batches=2).batches_used == 2
+    assert next(images.opened, None) is None
+    assert next(given, None) is not None
+
+
 def test_no_batch_beyond_max_batches_is_asked_for():
     def batches():
         for number in range(4):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixsize.algorithms.regime.plan import plan_epoch, plan_evaluation, plan_length
+from mixsize.algorithms.regime.plan import plan_epoch, plan_evaluation, plan_length, plan_sizes
 from mixsize.algorithms.regime.regime import Base, Regime
 
 S28 = Regime.from_sizes("s28", Base(32, 64), "B+", batch_multiple=4)
@@ -101,6 +101,14 @@ def test_whole_epochs_at_one_size_come_up_in_their_shares():
         sizes.append(int(plan.size_px[0]))
     # Binomial(400, 0.7): standard deviation 0.023
     assert np.mean(np.array(sizes) == 32) == pytest.approx(0.7, abs=0.07)
+
+
+@pytest.mark.parametrize("share_of", ["samples", "steps"])
+def test_sizes_for_a_loaders_equal_batches_take_their_shares_whatever_the_regimes_batches(share_of):
+    # The batch at 16 px would be 4 times that at 32 px.
+    regime = Regime.from_sizes({32: 0.7, 16: 0.3}, Base(32, 64), "B+", share_of=share_of)
+    sizes = plan_sizes(regime, 10, seed=5, epoch=0)
+    assert sorted(sizes) == [16] * 3 + [32] * 7
 
 
 def test_resume_position_is_found_from_the_samples_counted_over_all_ranks():
