@@ -15,7 +15,14 @@ from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.quasi_random import QuasiRandom
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.ffcv_loaders.beton.reader import Beton
-from mixsize.ffcv_loaders.decode.augment import Augment, CenterCrop, RandomResizedCrop, augment_at, check_crops
+from mixsize.ffcv_loaders.decode.augment import (
+    Augment,
+    CenterCrop,
+    Interpolation,
+    RandomResizedCrop,
+    augment_at,
+    check_crops,
+)
 from mixsize.ffcv_loaders.decode.decode import EVALUATION_MIN_OVERSAMPLING, MIN_OVERSAMPLING
 from mixsize.ffcv_loaders.pipeline.planned import PlannedDataset, PlannedLoader, WholeBatchLoader
 from mixsize.ffcv_loaders.pipeline.stream import LoaderOptions, Source
@@ -96,7 +103,8 @@ class MixSizeLoader(PlannedLoader):
             batch.
         min_oversampling: a view is read from a smaller copy of its image, stored or made while decoding, where its
             window measures this many times the view's side or more in it, along both axes. With ``math.inf`` every view
-            is read from the full image and has, to the last bit, the pixels of FFCV's decoder and resize.
+            is read from the full image and has, to within one level, the pixels that Pillow gives.
+        interpolation: ``bilinear`` or ``bicubic``, both antialiased, as Pillow's.
         window_mib: None for a fully random order. A number gives a quasi-random order, which reads the file page by
             page: pages are shuffled, and samples within windows of this many MiB. For storage with slow random access;
             two windows should fit into memory, and samples of a class should not lie together.
@@ -131,6 +139,7 @@ class MixSizeLoader(PlannedLoader):
         num_workers: int | None = None,
         batches_ahead: int = 2,
         min_oversampling: float = MIN_OVERSAMPLING,
+        interpolation: Interpolation = "bilinear",
         window_mib: int | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
@@ -138,7 +147,8 @@ class MixSizeLoader(PlannedLoader):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        options = LoaderOptions(mean, std, num_workers, batches_ahead, min_oversampling, device, dtype, channels_last)
+        reading = (mean, std, num_workers, batches_ahead, min_oversampling, interpolation)
+        options = LoaderOptions(*reading, device, dtype, channels_last)
         source = Source(data, RandomResizedCrop() if augment is None else augment, options)
         super().__init__(PlannedImages(source, regime, seed, window_mib, rank, world_size))
 
@@ -151,8 +161,8 @@ class EvalLoader(WholeBatchLoader):
         size_px: image side S in pixels.
         batch_size: images in a batch on one rank, at most.
         augment: how the view is cut; by default the paper's for ImageNet, :class:`CenterCrop`.
-        mean, std, num_workers, batches_ahead, min_oversampling, device, dtype, channels_last, rank, world_size: see
-            :class:`MixSizeLoader`.
+        mean, std, num_workers, batches_ahead, min_oversampling, interpolation, device, dtype, channels_last, rank,
+            world_size: see :class:`MixSizeLoader`.
 
     Raises:
         BetonError: a file that cannot be read.
@@ -179,13 +189,15 @@ class EvalLoader(WholeBatchLoader):
         num_workers: int | None = None,
         batches_ahead: int = 2,
         min_oversampling: float = EVALUATION_MIN_OVERSAMPLING,
+        interpolation: Interpolation = "bilinear",
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        options = LoaderOptions(mean, std, num_workers, batches_ahead, min_oversampling, device, dtype, channels_last)
+        reading = (mean, std, num_workers, batches_ahead, min_oversampling, interpolation)
+        options = LoaderOptions(*reading, device, dtype, channels_last)
         source = Source(data, CenterCrop() if augment is None else augment, options)
         super().__init__(EvaluationImages(source, size_px, batch_size, rank, world_size))
 

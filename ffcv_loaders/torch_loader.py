@@ -1,7 +1,7 @@
-"""The same plans from any map-style data set, for those who cannot install FFCV.
+"""The same plans from any map-style data set, without a ``.beton`` file.
 
 Decoding and resizing run in the worker processes of a PyTorch ``DataLoader``. Views are cut where the FFCV loader
-would cut them, and resized by Pillow's antialiased bilinear filter in place of OpenCV's area average.
+would cut them, and resized by Pillow; the FFCV loader's pixels are within one level of these.
 """
 
 from __future__ import annotations
@@ -19,20 +19,16 @@ from mixsize.algorithms.regime.plan import EpochPlan, Step
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.ffcv_loaders.decode.augment import (
-    FLIP,
-    FRAME_HEIGHT,
-    FRAME_WIDTH,
-    HEIGHT,
-    LEFT,
-    TOP,
-    WIDTH,
     Augment,
+    Interpolation,
     PadCrop,
     RandomResizedCrop,
     augment_at,
     check_crops,
     draw_windows,
+    resample_of,
 )
+from mixsize.ffcv_loaders.engine.native import FLIP, FRAME_HEIGHT, FRAME_WIDTH, HEIGHT, LEFT, TOP, WIDTH
 from mixsize.ffcv_loaders.pipeline.planned import PlannedDataset, PlannedLoader
 from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD, Stager
 
@@ -48,7 +44,7 @@ class ImageDataset(Protocol):
 class TorchMixSizeLoader(PlannedLoader):
     """Training batches whose side, batch size and duplicates follow a regime, from any map-style data set.
 
-    Needs neither FFCV nor a ``.beton`` file. The plan, the draws, the resume and the algorithms are those of
+    Needs no ``.beton`` file. The plan, the draws, the resume and the algorithms are those of
     :class:`~mixsize.ffcv_loaders.MixSizeLoader`.
 
     Args:
@@ -57,6 +53,7 @@ class TorchMixSizeLoader(PlannedLoader):
         augment: how views are cut.
         mean: of each channel on the 0..1 scale.
         std: standard deviation of each channel on the same scale.
+        interpolation: ``bilinear`` or ``bicubic``.
         seed: all random draws derive from it; at least 0.
         num_workers: processes that decode; 0 decodes in this one.
         device: where batches go; by default CUDA where there is one.
@@ -82,6 +79,7 @@ class TorchMixSizeLoader(PlannedLoader):
         augment: Augment | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        interpolation: Interpolation = "bilinear",
         seed: int = 0,
         num_workers: int = 0,
         device: str | torch.device | None = None,
@@ -97,7 +95,9 @@ class TorchMixSizeLoader(PlannedLoader):
             raise ValueError(
                 f"{augment} has a policy or a cutout, which MixSizeLoader supports and TorchMixSizeLoader does not"
             )
-        super().__init__(_MapStyleImages(data, augment, stager, num_workers, regime, seed, rank, world_size))
+        resample_of(interpolation)
+        images = (data, augment, interpolation, stager, num_workers)
+        super().__init__(_MapStyleImages(*images, regime, seed, rank, world_size))
 
 
 class _MapStyleImages(PlannedDataset):
@@ -105,6 +105,7 @@ class _MapStyleImages(PlannedDataset):
         self,
         data: ImageDataset,
         augment: Augment,
+        interpolation: Interpolation,
         stager: Stager,
         num_workers: int,
         regime: Regime | Progression,
@@ -114,6 +115,7 @@ class _MapStyleImages(PlannedDataset):
     ) -> None:
         self._data = data
         self._augment = augment
+        self._interpolation: Interpolation = interpolation
         self._stager = stager
         self._num_workers = num_workers
         super().__init__(regime, seed, len(data), _fingerprint(data), rank, world_size)
@@ -123,7 +125,8 @@ class _MapStyleImages(PlannedDataset):
         super().bind(regime)
 
     def serve(self, plan: EpochPlan, first_step: int) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
-        views = _Views(self._data, augment_at(self._augment, self.regime, plan.epoch), self.seed, plan.epoch)
+        augment = augment_at(self._augment, self.regime, plan.epoch)
+        views = _Views(self._data, augment, self._interpolation, self.seed, plan.epoch)
         steps = [plan[index] for index in range(first_step, len(plan))]
         loader = DataLoader(
             views,
@@ -140,9 +143,12 @@ class _MapStyleImages(PlannedDataset):
 class _Views(Dataset):
     """A sample's D views at the size asked for: uint8, shape ``(D, S, S, 3)``, and its label."""
 
-    def __init__(self, data: ImageDataset, augment: Augment, seed: int, epoch: int) -> None:
+    def __init__(
+        self, data: ImageDataset, augment: Augment, interpolation: Interpolation, seed: int, epoch: int
+    ) -> None:
         self._data = data
         self._augment = augment
+        self._interpolation: Interpolation = interpolation
         self._seed = seed
         self._epoch = epoch
 
@@ -152,16 +158,20 @@ class _Views(Dataset):
         image = (image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))).convert("RGB")
         height, width, index = np.array([[image.height], [image.width], [sample]])
         windows = draw_windows(self._augment, height, width, index, duplicates, size_px, self._seed, self._epoch)
-        return np.stack([_view(image, window, size_px) for window in windows]), int(label)
+        return np.stack([cut_with_pillow(image, window, size_px, self._interpolation) for window in windows]), int(
+            label
+        )
 
 
-def _view(image: Image.Image, window: np.ndarray, size_px: int) -> np.ndarray:
+def cut_with_pillow(image: Image.Image, window: np.ndarray, size_px: int, interpolation: Interpolation) -> np.ndarray:
+    """A view ``(S, S, 3)`` of an RGB image, by a row of :func:`~mixsize.ffcv_loaders.decode.augment.draw_windows`."""
+    resample = Image.Resampling[interpolation.upper()]
     if window[FRAME_HEIGHT]:
-        image = image.resize((int(window[FRAME_WIDTH]), int(window[FRAME_HEIGHT])), Image.Resampling.BILINEAR)
+        image = image.resize((int(window[FRAME_WIDTH]), int(window[FRAME_HEIGHT])), resample)
     top, left, height, width = (int(window[column]) for column in (TOP, LEFT, HEIGHT, WIDTH))
     view = image.crop((left, top, left + width, top + height))  # Black beyond the border.
     if view.size != (size_px, size_px):
-        view = view.resize((size_px, size_px), Image.Resampling.BILINEAR)
+        view = view.resize((size_px, size_px), resample)
     return np.asarray(ImageOps.mirror(view) if window[FLIP] else view)
 
 

@@ -30,6 +30,7 @@ ROOMS = (
     "algorithms.sampling",
     "algorithms.measurement",
     "algorithms",
+    "ffcv_loaders.engine",
     "ffcv_loaders.beton",
     "ffcv_loaders.decode",
     "ffcv_loaders.conversion",

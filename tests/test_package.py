@@ -44,7 +44,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 def test_the_wheel_has_every_module_recipe_suite_and_template_and_nothing_else(wheel):
-    wanted = {"mixsize/py.typed", f"mixsize/ffcv_loaders/decode/_jpegcrop{sysconfig.get_config_var('EXT_SUFFIX')}"}
+    wanted = {"mixsize/py.typed", f"mixsize/ffcv_loaders/engine/_engine{sysconfig.get_config_var('EXT_SUFFIX')}"}
     wanted |= {f"mixsize/{path.relative_to(ROOT / 'src/mixsize')}" for path in (ROOT / "src/mixsize").rglob("*.py")}
     for house in HOUSES:
         for kind in ("*.py", "*.yaml", "*.jinja"):
@@ -57,7 +57,7 @@ def test_the_wheel_has_every_module_recipe_suite_and_template_and_nothing_else(w
 
 def test_the_wheel_works_outside_of_the_checkout(wheel, tmp_path):
     code = (
-        "import sys, mixsize.recipes, mixsize.ffcv_loaders.decode._jpegcrop as extension\n"
+        "import sys, mixsize.recipes, mixsize.ffcv_loaders.engine._engine as extension\n"
         "from mixsize.cli import main\n"
         "print(mixsize.recipes.__file__)\n"
         "print(extension.__file__)\n"

@@ -57,6 +57,11 @@ def test_loaders_import_composer_inside_of_functions_alone(imports):
     assert [one for one in loaders if one.imported.startswith("composer") and one.on_import] == []
 
 
+def test_the_loader_bench_alone_imports_ffcv_and_what_it_is_built_on(imports):
+    users = {one.importer for one in imports if one.imported.split(".")[0] in ("ffcv", "numba", "cv2")}
+    assert users == {"mixsize.bench.loader.ffcv_loader"}
+
+
 def test_trainers_are_built_in_few_rooms():
     builders = set()
     for name, path in rooms.modules().items():

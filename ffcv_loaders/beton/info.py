@@ -166,7 +166,7 @@ class InfoPointer:
 
 
 def write_pointer(descriptor: np.ndarray, pointer: InfoPointer) -> None:
-    """Place ``pointer`` in one field descriptor (a ``FieldDescType`` record), in place."""
+    """Place ``pointer`` in one field descriptor (a ``DESCRIPTOR``), in place."""
     packed = pointer.pack()
     descriptor["arguments"][: len(packed)] = np.frombuffer(packed, np.uint8)
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
+
+from mixsize.ffcv_loaders.engine import native
 
 DENOMINATORS = (2, 4, 8)
 #: Levels whose shorter side would be below this many pixels are left out.
@@ -20,12 +21,8 @@ MIN_SIDE = 32
 #: Levels that would take more than this share of the bytes of the next larger stored copy are left out.
 MAX_SHARE = 0.75
 
-# Measured, see docs/file-format.md: with chroma at half resolution the same fidelity takes a third more bytes.
-_ENCODING = [
-    *(cv2.IMWRITE_JPEG_QUALITY, 85),
-    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
-    *(cv2.IMWRITE_JPEG_OPTIMIZE, 1),
-]
+# With chroma at full resolution; at half, the same fidelity takes a third more bytes (docs/file-format.md).
+_QUALITY = 85
 
 
 def check_denominators(denominators: Sequence[int]) -> tuple[int, ...]:
@@ -54,12 +51,10 @@ def field_name(denominator: int) -> str:
 def shrink(pixels: np.ndarray, denominator: int) -> np.ndarray:
     """Pixels of a level, uint8 RGB, from the full image's ``(height, width, 3)``."""
     height, width = (level_side(side, denominator) for side in pixels.shape[:2])
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return native.resize(pixels, (height, width), native.AREA)
 
 
 def encode_level(level: np.ndarray) -> bytes:
     """JPEG bytes of a level's ``(height, width, 3)`` uint8 RGB pixels."""
     # Not with Pillow: its optimised Huffman tables fail on noisy images, whose bytes its buffer does not hold.
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(level, cv2.COLOR_RGB2BGR), _ENCODING)
-    assert done
-    return data.tobytes()
+    return native.encode(level, _QUALITY)

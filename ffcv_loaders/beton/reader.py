@@ -15,27 +15,23 @@ from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
-from ffcv.fields import IntField, RGBImageField
-from ffcv.reader import Reader
-from ffcv.types import (
-    ALLOC_TABLE_TYPE,
-    CURRENT_VERSION,
-    TYPE_ID_HANDLER,
-    FieldDescType,
-    HeaderType,
-    get_handlers,
-    get_metadata_type,
-)
-from ffcv.writer import MAX_PAGE_SIZE, MIN_PAGE_SIZE
 
-import mixsize.ffcv_loaders.beton.os_cache  # noqa: F401
+from mixsize.ffcv_loaders.beton.format import (
+    ALLOCATION,
+    DESCRIPTOR,
+    HEADER,
+    IMAGE,
+    INT,
+    JPEG,
+    MAX_PAGE_SIZE,
+    METADATA,
+    MIN_PAGE_SIZE,
+    RAW,
+    VERSION,
+    row_type,
+)
 from mixsize.ffcv_loaders.beton.info import BetonInfo, InfoPointer, index_checksum, write_pointer
 from mixsize.ffcv_loaders.beton.levels import field_name, level_side
-
-_TYPE_IDS = {handler: type_id for type_id, handler in TYPE_ID_HANDLER.items()}
-IMAGE_TYPE_ID = _TYPE_IDS[RGBImageField]
-LABEL_TYPE_ID = _TYPE_IDS[IntField]
-RAW_MODE, JPEG_MODE = 1, 0
 
 #: A Huffman code has at least one bit, and every 8 x 8 pixels of a JPEG's finest component take a code of their own.
 MAX_PIXELS_PER_JPEG_BYTE = 8 * 64
@@ -107,6 +103,19 @@ class OpenFile:
         """The bytes from ``offset`` on; fewer than ``size`` where the file ends before."""
         return os.pread(self.descriptor, size, offset)
 
+    def rows(self, offset: int, dtype: np.dtype, count: int, what: str) -> np.ndarray:
+        """``count`` values of a type from ``offset`` on.
+
+        Raises:
+            BetonError: the file ends before; the message says in ``what``.
+        """
+        with open(self.descriptor, "rb", closefd=False) as file:
+            file.seek(offset)
+            found = np.fromfile(file, dtype, count)
+        if len(found) < count:
+            raise BetonError(f"{self.path}: is cut short in its {what}")
+        return found
+
     def check_unchanged(self) -> None:
         """Check that the file is as long and as old as when it was opened.
 
@@ -169,20 +178,17 @@ class Beton:
                 lacks one image field (RGB image) and one label field (integer).
         """
         path = Path(path)
-        file, header, descriptors, names = _read_front(path)
         try:
-            pointer = InfoPointer.unpack(_image_descriptor(descriptors, names, path)["arguments"].tobytes())
-        except ValueError as error:
-            raise BetonError(f"{path}: {error}") from error
-        reader = Reader(str(path))
-        if pointer is not None:
-            _check_index(path, header, descriptors, reader, pointer)
-        info = None if pointer is None else _read_info(path, file, int(header["alloc_table_ptr"]), pointer)
-        labels = _read_labels(path, reader, descriptors)
-        levels = _read_levels(path, reader, descriptors, () if info is None else info.denominators)
+            file, index = _read_index(path)
+        except OSError as error:
+            raise BetonError(f"{path}: cannot be read: {error.strerror or error}") from error
+        pointer = _read_pointer(path, index)
+        info = None if pointer is None else _read_info(path, file, index, pointer)
+        labels = _read_labels(path, index)
+        levels = _read_levels(path, index, () if info is None else info.denominators)
         if info is not None:
             _check_info(path, info, labels, levels)
-        return cls(file, levels, labels, info, int(header["page_size"]))
+        return cls(file, levels, labels, info, int(index.header["page_size"]))
 
     @property
     def file(self) -> OpenFile:
@@ -236,44 +242,57 @@ class Beton:
             )
 
 
-def _read_front(path: Path) -> tuple[OpenFile, np.ndarray, np.ndarray, list[str]]:
-    """The open file, its header, descriptors and field names, checked so far that FFCV's reader cannot fail on them."""
-    try:
-        if path.is_dir():
-            raise BetonError(f"{path}: is a folder, not a .beton file")
-        file = OpenFile(path)
-        front = file.read(0, HeaderType.itemsize)
-        if not front:
-            raise BetonError(f"{path}: is empty")
-        if len(front) < HeaderType.itemsize:
-            raise BetonError(f"{path}: is too short to be a .beton file ({file.num_bytes} bytes)")
-        header = np.frombuffer(front, HeaderType)[0]
-        _check_header(path, header, file.num_bytes)
-        block = file.read(HeaderType.itemsize, int(header["num_fields"]) * FieldDescType.itemsize)
-    except OSError as error:
-        raise BetonError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(block) < int(header["num_fields"]) * FieldDescType.itemsize:
-        raise BetonError(f"{path}: is cut short in its field descriptors")
-    descriptors = np.frombuffer(block, FieldDescType)
+class _Index(NamedTuple):
+    """What a file says about its samples.
+
+    Attributes:
+        header: a ``HEADER``, without dimensions.
+        descriptors: a ``DESCRIPTOR`` for each field.
+        names: of the fields.
+        metadata: a row for each sample, with a column ``f0``, ``f1`` and so on for each field.
+        table: an ``ALLOCATION`` for each stretch of bytes.
+    """
+
+    header: np.ndarray
+    descriptors: np.ndarray
+    names: list[str]
+    metadata: np.ndarray
+    table: np.ndarray
+
+
+def _read_index(path: Path) -> tuple[OpenFile, _Index]:
+    if path.is_dir():
+        raise BetonError(f"{path}: is a folder, not a .beton file")
+    file = OpenFile(path)
+    if not file.num_bytes:
+        raise BetonError(f"{path}: is empty")
+    if file.num_bytes < HEADER.itemsize:
+        raise BetonError(f"{path}: is too short to be a .beton file ({file.num_bytes} bytes)")
+    header = file.rows(0, HEADER, 1, "header").reshape(())
+    _check_header(path, header, file.num_bytes)
+    num_samples, table_ptr = int(header["num_samples"]), int(header["alloc_table_ptr"])
+    descriptors = file.rows(HEADER.itemsize, DESCRIPTOR, int(header["num_fields"]), "field descriptors")
     names = _field_names(path, descriptors)
-    metadata_end = HeaderType.itemsize + descriptors.nbytes
-    metadata_end += int(header["num_samples"]) * _metadata_type(path, descriptors, names).itemsize
-    if metadata_end > int(header["alloc_table_ptr"]):
-        raise BetonError(f"{path}: is damaged: {header['num_samples']} samples do not fit before its allocation table")
-    return file, header, descriptors, names
+    row = _row_type(path, descriptors, names)
+    start = HEADER.itemsize + descriptors.nbytes
+    if start + num_samples * row.itemsize > table_ptr:
+        raise BetonError(f"{path}: is damaged: {num_samples} samples do not fit before its allocation table")
+    metadata = file.rows(start, row, num_samples, "metadata")
+    table = file.rows(table_ptr, ALLOCATION, (file.num_bytes - table_ptr) // ALLOCATION.itemsize, "allocation table")
+    return file, _Index(header, descriptors, names, metadata, table)
 
 
 def _check_header(path: Path, header: np.ndarray, size: int) -> None:
-    if header["version"] != CURRENT_VERSION:
-        raise BetonError(f"{path}: is not a .beton file of version {CURRENT_VERSION} (found {header['version']})")
+    if header["version"] != VERSION:
+        raise BetonError(f"{path}: is not a .beton file of version {VERSION} (found {header['version']})")
     page_size, table_ptr = int(header["page_size"]), int(header["alloc_table_ptr"])
-    if page_size & (page_size - 1) or not MIN_PAGE_SIZE <= page_size < MAX_PAGE_SIZE:
+    if page_size & (page_size - 1) or not MIN_PAGE_SIZE <= page_size <= MAX_PAGE_SIZE:
         raise BetonError(f"{path}: is damaged: page size {page_size} is not a power of two of at least {MIN_PAGE_SIZE}")
     if table_ptr == 0:
         raise BetonError(f"{path}: was not written to its end (no allocation table); convert it again")
     if header["num_samples"] == 0:
         raise BetonError(f"{path}: holds no samples")
-    if table_ptr >= size or (size - table_ptr) % ALLOC_TABLE_TYPE.itemsize:
+    if table_ptr >= size or (size - table_ptr) % ALLOCATION.itemsize:
         raise BetonError(f"{path}: is cut short: its allocation table at byte {table_ptr} is missing or incomplete")
 
 
@@ -284,72 +303,73 @@ def _field_names(path: Path, descriptors: np.ndarray) -> list[str]:
     return [name.decode("ascii") for name in raw_names]
 
 
-def _metadata_type(path: Path, descriptors: np.ndarray, names: list[str]) -> np.dtype:
-    for name, descriptor in zip(names, descriptors, strict=True):
-        type_id = int(descriptor["type_id"])
-        if TYPE_ID_HANDLER.get(type_id) is None:
+def _row_type(path: Path, descriptors: np.ndarray, names: list[str]) -> np.dtype:
+    type_ids = descriptors["type_id"].tolist()
+    for name, type_id in zip(names, type_ids, strict=True):
+        if type_id not in METADATA:
             raise BetonError(f"{path}: field {name!r} has type {type_id}, which FFCV cannot read")
-    try:
-        return get_metadata_type(get_handlers(descriptors))
-    except Exception as error:  # FFCV's array fields parse their arguments unchecked and may raise anything
-        raise BetonError(f"{path}: field descriptors cannot be understood: {error}") from error
+    return row_type(type_ids)
 
 
-def _only_field(path: Path, descriptors: np.ndarray, names: list[str], type_id: int, usual: str) -> int:
-    """Index of the field of a type; among several, the one with FFCV's usual name for it."""
-    found = np.flatnonzero(descriptors["type_id"] == type_id).tolist()
+def _only_field(path: Path, index: _Index, type_id: int, usual: str) -> int:
+    """Place of the field of a type; among several, the one with FFCV's usual name for it."""
+    names = index.names
+    found = np.flatnonzero(index.descriptors["type_id"] == type_id).tolist()
     if len(found) == 1:
         return found[0]
     if not found:
         raise BetonError(f"{path}: has no {usual} field (its fields are {', '.join(map(repr, names)) or 'none'})")
-    for index in found:
-        if names[index] == usual:
-            return index
-    listed = ", ".join(repr(names[index]) for index in found)
+    for field in found:
+        if names[field] == usual:
+            return field
+    listed = ", ".join(repr(names[field]) for field in found)
     raise BetonError(f"{path}: has several fields that may be the {usual} ({listed}), none is named {usual!r}")
 
 
-def _image_descriptor(descriptors: np.ndarray, names: list[str], path: Path) -> np.ndarray:
-    return descriptors[_only_field(path, descriptors, names, IMAGE_TYPE_ID, "image")]
+def _read_pointer(path: Path, index: _Index) -> InfoPointer | None:
+    """The pointer to the information block; None without one. With one, the index's checksum is right."""
+    descriptors = index.descriptors.copy()
+    image = descriptors[_only_field(path, index, IMAGE, "image")]
+    try:
+        pointer = InfoPointer.unpack(image["arguments"].tobytes())
+    except ValueError as error:
+        raise BetonError(f"{path}: {error}") from error
+    if pointer is not None:
+        write_pointer(image, InfoPointer(pointer.ptr, pointer.size, pointer.info_crc))
+        if index_checksum(index.header, descriptors, index.metadata, index.table) != pointer.index_crc:
+            raise BetonError(f"{path}: is damaged: the checksum of its header, metadata and allocation table is wrong")
+    return pointer
 
 
-def _check_index(path: Path, header: np.ndarray, descriptors: np.ndarray, reader: Reader, pointer: InfoPointer) -> None:
-    blank = descriptors.copy()
-    image = _only_field(path, descriptors, reader.field_names, IMAGE_TYPE_ID, "image")
-    write_pointer(blank[image], InfoPointer(pointer.ptr, pointer.size, pointer.info_crc))
-    if index_checksum(header, blank, reader.metadata, reader.alloc_table) != pointer.index_crc:
-        raise BetonError(f"{path}: is damaged: the checksum of its header, metadata and allocation table is wrong")
-
-
-def _read_labels(path: Path, reader: Reader, descriptors: np.ndarray) -> np.ndarray:
-    field = _only_field(path, descriptors, reader.field_names, LABEL_TYPE_ID, "label")
-    labels = reader.metadata[f"f{field}"].astype(np.int64)
+def _read_labels(path: Path, index: _Index) -> np.ndarray:
+    field = _only_field(path, index, INT, "label")
+    labels = index.metadata[f"f{field}"].astype(np.int64)
     _refuse(path, labels < 0, "has a negative label")
     _refuse(path, labels >= MAX_CLASSES, f"has a label of {MAX_CLASSES} or more")
     return labels
 
 
-def _read_levels(path: Path, reader: Reader, descriptors: np.ndarray, denominators: tuple[int, ...]) -> Levels:
-    names = reader.field_names
-    columns = [_only_field(path, descriptors, names, IMAGE_TYPE_ID, "image")]
+def _read_levels(path: Path, index: _Index, denominators: tuple[int, ...]) -> Levels:
+    names, descriptors = index.names, index.descriptors
+    columns = [_only_field(path, index, IMAGE, "image")]
     for denominator in denominators:
         name = field_name(denominator)
-        if name not in names or descriptors["type_id"][names.index(name)] != IMAGE_TYPE_ID:
+        if name not in names or descriptors["type_id"][names.index(name)] != IMAGE:
             raise BetonError(f"{path}: is damaged: it has no image field {name!r} for its level 1/{denominator}")
         columns.append(names.index(name))
-    levels = Levels.empty(len(columns), int(reader.num_samples))
-    starts, lengths = _sorted_table(path, reader)
-    first = np.uint64(HeaderType.itemsize + descriptors.nbytes + reader.metadata.nbytes)
-    end = np.uint64(reader.header["alloc_table_ptr"])
+    levels = Levels.empty(len(columns), len(index.metadata))
+    starts, lengths = _sorted_table(path, index)
+    first = np.uint64(HEADER.itemsize + descriptors.nbytes + index.metadata.nbytes)
+    end = index.header["alloc_table_ptr"]
     for level, column in enumerate(columns):
-        image = reader.metadata[f"f{column}"]
+        image = index.metadata[f"f{column}"]
         where = f" in its field {names[column]!r}" if level else ""
         heights, widths, is_jpeg, data_ptr, data_size = (rows[level] for rows in levels)
         heights[:], widths[:], data_ptr[:] = image["height"], image["width"], image["data_ptr"]
-        is_jpeg[:] = image["mode"] == JPEG_MODE
+        is_jpeg[:] = image["mode"] == JPEG
         pixels = heights * widths
         _refuse(path, pixels == 0, f"has a zero height or width{where}")
-        _refuse(path, image["mode"] > RAW_MODE, f"is stored in a way FFCV does not know{where}")
+        _refuse(path, image["mode"] > RAW, f"is stored in a way FFCV does not know{where}")
         place = np.minimum(np.searchsorted(starts, data_ptr), len(starts) - 1)
         missing = starts[place] != data_ptr
         _refuse(path, missing, f"is not in the allocation table{where} (is the file cut short?)")
@@ -367,12 +387,14 @@ def _read_levels(path: Path, reader: Reader, descriptors: np.ndarray, denominato
     return levels
 
 
-def _sorted_table(path: Path, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
+def _sorted_table(path: Path, index: _Index) -> tuple[np.ndarray, np.ndarray]:
     """Offsets in the allocation table, ascending, and the lengths that belong to them."""
-    if (reader.alloc_table["sample_id"] >= reader.num_samples).any():
-        raise BetonError(f"{path}: is damaged: its allocation table speaks of more than {reader.num_samples} samples")
-    order = np.argsort(reader.alloc_table["ptr"], kind="stable")
-    return reader.alloc_table["ptr"][order], reader.alloc_table["size"][order]
+    samples, starts, lengths = (index.table[key] for key in ("sample_id", "ptr", "size"))
+    if (samples >= len(index.metadata)).any():
+        raise BetonError(f"{path}: is damaged: its allocation table speaks of more than {len(index.metadata)} samples")
+    # At one offset the longest first: an empty value of another field may stand there too.
+    order = np.lexsort((~lengths, starts))
+    return starts[order], lengths[order]
 
 
 def _check_level(path: Path, levels: Levels, level: int, denominator: int) -> None:
@@ -395,8 +417,8 @@ def _refuse(path: Path, wrong: np.ndarray, what: str) -> None:
         raise BetonError(f"{path}: sample {int(wrong.argmax())} {what}")
 
 
-def _read_info(path: Path, file: OpenFile, table_ptr: int, pointer: InfoPointer) -> BetonInfo:
-    if pointer.ptr + pointer.size > table_ptr:
+def _read_info(path: Path, file: OpenFile, index: _Index, pointer: InfoPointer) -> BetonInfo:
+    if pointer.ptr + pointer.size > int(index.header["alloc_table_ptr"]):
         raise BetonError(f"{path}: is damaged: its information block lies outside the file")
     block = file.read(pointer.ptr, pointer.size)
     if zlib.crc32(block) != pointer.info_crc:

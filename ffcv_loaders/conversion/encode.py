@@ -1,6 +1,6 @@
 """Read, check and encode images: the part of a conversion that worker processes run.
 
-Imports Pillow, NumPy, OpenCV and the JPEG decoder only, so that a worker starts in a fraction of a second.
+Imports Pillow, NumPy and the engine only, so that a worker starts in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from mixsize.ffcv_loaders.beton.info import MAX_SIDE
 from mixsize.ffcv_loaders.beton.levels import MAX_SHARE, MIN_SIDE, check_denominators, encode_level, level_side, shrink
-from mixsize.ffcv_loaders.decode.jpegcrop import decode_whole
+from mixsize.ffcv_loaders.engine.native import decode_whole
 
 STORES = ("auto", "raw", "jpg")
 DEFAULT_QUALITY = 90
@@ -261,8 +260,6 @@ def start_worker() -> None:
     """Prepare a worker process: it ignores Ctrl-C and ends with its parent."""
     # Ctrl-C reaches every process of the terminal; the parent ends the conversion in order, a worker need not react.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # There are as many workers as cores.
-    cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None
     # Without this, workers whose parent was killed wait for work for ever.

@@ -16,14 +16,22 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
-from ffcv.fields import IntField, RGBImageField
-from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, FieldDescType, HeaderType, get_metadata_type
-from ffcv.utils import align_to_page
-from ffcv.writer import MIN_PAGE_SIZE
 
+from mixsize.ffcv_loaders.beton.format import (
+    ALLOCATION,
+    DESCRIPTOR,
+    HEADER,
+    IMAGE,
+    INT,
+    JPEG,
+    MIN_PAGE_SIZE,
+    RAW,
+    VERSION,
+    align,
+    row_type,
+)
 from mixsize.ffcv_loaders.beton.info import BetonInfo, InfoPointer, StoredLevel, index_checksum, write_pointer
 from mixsize.ffcv_loaders.beton.levels import field_name
-from mixsize.ffcv_loaders.beton.reader import IMAGE_TYPE_ID, JPEG_MODE, LABEL_TYPE_ID, RAW_MODE
 from mixsize.ffcv_loaders.conversion.encode import EncodedImage
 
 PAGE_SIZE = 4 * MIN_PAGE_SIZE
@@ -42,14 +50,12 @@ class PageWriter:
         self._file = file
         self._denominators = (1, *denominators)
         num_levels = len(self._denominators)
-        self._metadata = np.zeros(
-            capacity, get_metadata_type([*[RGBImageField() for _ in range(num_levels)], IntField()])
-        )
-        self._table = np.zeros(capacity * num_levels, ALLOC_TABLE_TYPE)
+        self._metadata = np.zeros(capacity, row_type([*[IMAGE] * num_levels, INT]))
+        self._table = np.zeros(capacity * num_levels, ALLOCATION)
         self._images, self._bytes = [0] * num_levels, [0] * num_levels
         self._count = 0
         self._page_size = PAGE_SIZE
-        self._end = HeaderType.itemsize + (num_levels + 1) * FieldDescType.itemsize + self._metadata.nbytes
+        self._end = HEADER.itemsize + (num_levels + 1) * DESCRIPTOR.itemsize + self._metadata.nbytes
         self._page: list[EncodedImage] = []
         self._page_bytes = 0
 
@@ -84,7 +90,7 @@ class PageWriter:
 
     def end_page(self) -> None:
         """Write the samples taken since the last page."""
-        ptr = align_to_page(self._end, self._page_size)
+        ptr = align(self._end, self._page_size)
         self._file.seek(ptr)
         first = self._count - len(self._page)
         for level in range(len(self._denominators)):
@@ -94,7 +100,7 @@ class PageWriter:
                 if stored is None:
                     column[row] = self._metadata[f"f{level - 1}"][row]
                     continue
-                mode = JPEG_MODE if stored.is_jpeg else RAW_MODE
+                mode = JPEG if stored.is_jpeg else RAW
                 column[row] = (mode, stored.width, stored.height, ptr)
                 self._table[sum(self._images)] = (row, ptr, len(stored.data))
                 self._file.write(stored.data)
@@ -108,11 +114,11 @@ class PageWriter:
         """Write the index; :meth:`end_page` must have been called."""
         assert not self._page
         block = info.to_json().encode("ascii")
-        block_ptr = align_to_page(self._end, self._page_size)
-        table_ptr = align_to_page(block_ptr + len(block), 8)
+        block_ptr = align(self._end, self._page_size)
+        table_ptr = align(block_ptr + len(block), 8)
         descriptors = self._descriptors()
-        header = np.zeros((), HeaderType)
-        header["version"] = CURRENT_VERSION
+        header = np.zeros((), HEADER)
+        header["version"] = VERSION
         header["num_fields"] = len(descriptors)
         header["page_size"] = self._page_size
         header["num_samples"] = self._count
@@ -130,10 +136,10 @@ class PageWriter:
         self._file.write(header.tobytes() + descriptors.tobytes() + metadata.tobytes())
 
     def _descriptors(self) -> np.ndarray:
-        fields = [(IMAGE_TYPE_ID, field_name(denominator)) for denominator in self._denominators]
+        fields = [(IMAGE, field_name(denominator)) for denominator in self._denominators]
         # The label comes last, so that FFCV's batches are (images, labels) whichever level is used.
-        fields.append((LABEL_TYPE_ID, "label"))
-        descriptors = np.zeros(len(fields), FieldDescType)
+        fields.append((INT, "label"))
+        descriptors = np.zeros(len(fields), DESCRIPTOR)
         for descriptor, (type_id, name) in zip(descriptors, fields, strict=True):
             descriptor["type_id"] = type_id
             descriptor["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)

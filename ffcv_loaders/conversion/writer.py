@@ -203,7 +203,7 @@ def _encoded(
         for samples in chunks:
             yield samples, encode_chunk(items(samples), encoding)
         return
-    # Not "fork": this process may hold threads (FFCV's, PyTorch's), whose locks a forked child would inherit locked.
+    # Not "fork": this process may hold threads (PyTorch's), whose locks a forked child would inherit locked.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=start_worker)
     waiting: deque[tuple[np.ndarray, Future[EncodedChunk]]] = deque()

@@ -11,22 +11,21 @@ draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-import numba
 import numpy as np
 
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
+from mixsize.ffcv_loaders.engine import native
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MULTIPLY_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MULTIPLY_2 = np.uint64(0x94D049BB133111EB)
-#: Columns of a window.
-TOP, LEFT, HEIGHT, WIDTH, FLIP, FRAME_HEIGHT, FRAME_WIDTH = range(7)
-_ATTEMPTS = 10
+# As windows.c numbers them.
+_RANDOM_RESIZED, _PADDED, _CENTRAL = range(3)
+
+#: Filters that views are resized with, both antialiased, as Pillow's.
+Interpolation = Literal["bilinear", "bicubic"]
+_RESAMPLE: dict[Interpolation, int] = {"bilinear": native.BILINEAR, "bicubic": native.BICUBIC}
 
 #: Policies that change a view beyond its crop; see :mod:`mixsize.ffcv_loaders.decode.policy`.
 Policy = Literal["none", "cifar10"]
@@ -54,9 +53,8 @@ class RandomResizedCrop:
         _check_range("scale", self.scale, 1.0)
         _check_range("ratio", self.ratio, math.inf)
 
-    def _kernel(self) -> tuple[Callable, tuple[float, ...]]:
-        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
-        return _random_resized_windows, (*map(float, self.scale), low, high, float(self.flip))
+    def _draw(self) -> tuple[int, tuple[float, ...], bool]:
+        return _RANDOM_RESIZED, (*self.scale, math.log(self.ratio[0]), math.log(self.ratio[1])), self.flip
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,8 @@ class PadCrop:
         """Whether views are changed beyond their crop, so that they are cut at the stored size first."""
         return self.policy != "none" or self.cutout_px > 0
 
-    def _kernel(self) -> tuple[Callable, tuple[float, ...]]:
-        return _padded_windows, (float(self.padding), float(self.flip))
+    def _draw(self) -> tuple[int, tuple[float, ...], bool]:
+        return _PADDED, (self.padding,), self.flip
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,8 @@ class Resize:
 
     flip: bool = False
 
-    def _kernel(self) -> tuple[Callable, tuple[float, ...]]:
-        return _padded_windows, (0.0, float(self.flip))
+    def _draw(self) -> tuple[int, tuple[float, ...], bool]:
+        return _PADDED, (0,), self.flip
 
 
 @dataclass(frozen=True)
@@ -138,11 +136,22 @@ class CenterCrop:
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction is {self.fraction}; it must lie in (0, 1]")
 
-    def _kernel(self) -> tuple[Callable, tuple[float, ...]]:
-        return _central_windows, (float(self.fraction),)
+    def _draw(self) -> tuple[int, tuple[float, ...], bool]:
+        return _CENTRAL, (self.fraction,), False
 
 
 Augment = RandomResizedCrop | PadCrop | Resize | CenterCrop
+
+
+def resample_of(interpolation: Interpolation) -> int:
+    """The engine's number of a filter.
+
+    Raises:
+        ValueError: an unknown filter.
+    """
+    if interpolation not in _RESAMPLE:
+        raise ValueError(f"interpolation is {interpolation!r}; it must be one of {', '.join(_RESAMPLE)}")
+    return _RESAMPLE[interpolation]
 
 
 def augment_at(augment: Augment, regime: Regime | Progression, epoch: int) -> Augment:
@@ -191,107 +200,10 @@ def draw_windows(
         Windows, int64, shape ``(B * D, 7)``: top, left, height, width; 1 where the view is mirrored; height and width
         to resize the frame to before cutting, or 0 where it is cut as stored. A sample's views lie side by side.
     """
-    kernel, parameters = augment._kernel()
-    windows = np.zeros((len(samples) * duplicates, 7), dtype=np.int64)
-    kernel(
-        windows,
-        heights.astype(np.int64),
-        widths.astype(np.int64),
-        samples.astype(np.uint64),
-        duplicates,
-        size_px,
-        np.uint64(seed),
-        np.uint64(epoch),
-        *parameters,
-    )
-    return windows
+    return native.draw_windows(*augment._draw(), heights, widths, samples, duplicates, size_px, seed, epoch)
 
 
 def _check_range(name: str, bounds: tuple[float, float], most: float) -> None:
     if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= most:
         limit = f"at most {most:g}" if most < math.inf else "finite"
         raise ValueError(f"{name} is {tuple(bounds)}; it must be two rising numbers above 0, {limit}")
-
-
-@numba.njit(nogil=True)
-def _mix(z):
-    # The finaliser of SplitMix64 (Steele et al. 2014): every bit of the input moves every bit of the output.
-    z = (z ^ (z >> np.uint64(30))) * _MULTIPLY_1
-    z = (z ^ (z >> np.uint64(27))) * _MULTIPLY_2
-    return z ^ (z >> np.uint64(31))
-
-
-@numba.njit(nogil=True)
-def view_key(seed, epoch, sample, duplicate):
-    """The key that all draws of a view derive from."""
-    key = _mix(seed + _GOLDEN)
-    key = _mix((key ^ epoch) + _GOLDEN)
-    key = _mix((key ^ sample) + _GOLDEN)
-    return _mix((key ^ duplicate) + _GOLDEN)
-
-
-@numba.njit(nogil=True)
-def uniform(key, draw):
-    """The ``draw``-th number in [0, 1) of a view."""
-    return np.float64(_mix(key + np.uint64(draw + 1) * _GOLDEN) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-
-
-@numba.njit(nogil=True)
-def _random_resized_windows(
-    windows, heights, widths, samples, duplicates, size_px, seed, epoch, min_scale, max_scale, min_log, max_log, flip
-):
-    for i in range(len(samples)):
-        height, width = heights[i], widths[i]
-        for d in range(duplicates):
-            key = view_key(seed, epoch, samples[i], np.uint64(d))
-            found = False
-            for attempt in range(_ATTEMPTS):
-                area = height * width * (min_scale + (max_scale - min_scale) * uniform(key, 4 * attempt + 1))
-                ratio = math.exp(min_log + (max_log - min_log) * uniform(key, 4 * attempt + 2))
-                w = round(math.sqrt(area * ratio))
-                h = round(math.sqrt(area / ratio))
-                if 0 < w <= width and 0 < h <= height:
-                    top = int(uniform(key, 4 * attempt + 3) * (height - h + 1))
-                    left = int(uniform(key, 4 * attempt + 4) * (width - w + 1))
-                    found = True
-                    break
-            if not found:
-                # No fit (a very long frame): the largest central part whose ratio is allowed, as torchvision does.
-                h, w = height, width
-                if math.log(width / height) < min_log:
-                    h = round(width / math.exp(min_log))
-                elif math.log(width / height) > max_log:
-                    w = round(height * math.exp(max_log))
-                h, w = max(h, 1), max(w, 1)
-                top, left = (height - h) // 2, (width - w) // 2
-            row = windows[i * duplicates + d]
-            row[TOP], row[LEFT], row[HEIGHT], row[WIDTH] = top, left, h, w
-            row[FLIP] = flip > 0 and uniform(key, 0) < 0.5
-
-
-@numba.njit(nogil=True)
-def _padded_windows(windows, heights, widths, samples, duplicates, size_px, seed, epoch, padding, flip):
-    shifts = 2 * int(padding) + 1
-    for i in range(len(samples)):
-        for d in range(duplicates):
-            key = view_key(seed, epoch, samples[i], np.uint64(d))
-            row = windows[i * duplicates + d]
-            row[TOP] = int(uniform(key, 1) * shifts) - int(padding)
-            row[LEFT] = int(uniform(key, 2) * shifts) - int(padding)
-            row[HEIGHT], row[WIDTH] = heights[i], widths[i]
-            row[FLIP] = flip > 0 and uniform(key, 0) < 0.5
-
-
-@numba.njit(nogil=True)
-def _central_windows(windows, heights, widths, samples, duplicates, size_px, seed, epoch, fraction):
-    resized = math.ceil(size_px / fraction)
-    for i in range(len(samples)):
-        height, width = heights[i], widths[i]
-        frame_height = resized * height // min(height, width)
-        frame_width = resized * width // min(height, width)
-        for d in range(duplicates):
-            row = windows[i * duplicates + d]
-            row[FRAME_HEIGHT], row[FRAME_WIDTH] = frame_height, frame_width
-            row[TOP] = round((frame_height - size_px) / 2)
-            row[LEFT] = round((frame_width - size_px) / 2)
-            row[HEIGHT], row[WIDTH] = size_px, size_px

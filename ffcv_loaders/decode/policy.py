@@ -10,35 +10,23 @@ regularization of convolutional neural networks with cutout".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
-import numba
 import numpy as np
-from ffcv.libffcv import ctypes_resize
 
 from mixsize.ffcv_loaders.beton.reader import Beton
-from mixsize.ffcv_loaders.decode.augment import Augment, PadCrop, Policy, uniform, view_key
-from mixsize.ffcv_loaders.decode.pixel_operations import (
-    AFFINE,
-    AUTO_CONTRAST,
-    BRIGHTNESS,
-    COLOUR,
-    CONTRAST,
-    EQUALIZE,
-    GEOMETRIC,
-    INVERT,
-    NUM_PARAMETERS,
-    POSTERIZE,
-    SHARPNESS,
-    SOLARIZE,
-    affine_matrix,
-    copy_pixels,
-    fixed_point,
-    operate,
-)
+from mixsize.ffcv_loaders.decode.augment import Augment, PadCrop
+from mixsize.ffcv_loaders.decode.augment import Policy as PolicyName
+from mixsize.ffcv_loaders.engine.native import Policy
 
+#: Kinds of change to the pixels, as policy.c numbers them.
+(AFFINE, AUTO_CONTRAST, BRIGHTNESS, COLOUR, CONTRAST, EQUALIZE, INVERT, POSTERIZE, SHARPNESS, SOLARIZE) = range(10)
+#: Operations that move pixels by a matrix; all are AFFINE.
+GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+#: Numbers that an operation takes: the six entries of a matrix, or one strength.
+NUM_PARAMETERS = 6
+_FIXED_POINT = 65536
 #: Two operations, each with its probability and its magnitude from 0 to 9 (0 where it takes none).
 SubPolicy = tuple[tuple[str, float, int], tuple[str, float, int]]
 
@@ -70,7 +58,7 @@ CIFAR10: tuple[SubPolicy, ...] = (
     (("Equalize", 0.8, 8), ("Invert", 0.1, 3)),
     (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 1)),
 )
-_POLICIES: dict[Policy, tuple[SubPolicy, ...]] = {"none": (), "cifar10": CIFAR10}
+_POLICIES: dict[PolicyName, tuple[SubPolicy, ...]] = {"none": (), "cifar10": CIFAR10}
 #: AutoAugment's name of an operation -> its kind of change to the pixels.
 KINDS = {
     **dict.fromkeys(GEOMETRIC, AFFINE),
@@ -89,9 +77,6 @@ _TRANSLATION = 150 / 331
 _STEPS = 9
 # Columns of a table row: operation, probability, parameters of `operate`.
 _KIND, _PROBABILITY, _PARAMETERS = range(3)
-# Draws of a view's key that are not those of its crop.
-_SUB_POLICY, _APPLIED, _SIGN, _CUTOUT_Y, _CUTOUT_X = 64, 65, 67, 69, 70
-_PIECES_PER_THREAD = 4
 
 
 def magnitude_of(name: str, level: int, height: int, width: int) -> float:
@@ -112,8 +97,43 @@ def magnitude_of(name: str, level: int, height: int, width: int) -> float:
     return float(ranges.get(name, 0.9 * part))
 
 
+def affine_matrix(name: str, magnitude: float, height: int, width: int) -> tuple[float, ...]:
+    """The matrix that gives each pixel of the result its place in the source, as Pillow's ``Image.transform`` takes it.
+
+    Args:
+        name: one of :data:`GEOMETRIC`.
+        magnitude: slope of a shear; pixels of a translation, cut to whole ones; degrees of a rotation about the centre,
+            counter-clockwise.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Returns:
+        (a, b, c, d, e, f): the source of (x, y) is (a x + b y + c, d x + e y + f).
+    """
+    if name == "ShearX":
+        return (1.0, magnitude, 0.0, 0.0, 1.0, 0.0)
+    if name == "ShearY":
+        return (1.0, 0.0, 0.0, magnitude, 1.0, 0.0)
+    if name == "TranslateX":
+        return (1.0, 0.0, float(-int(magnitude)), 0.0, 1.0, 0.0)
+    if name == "TranslateY":
+        return (1.0, 0.0, 0.0, 0.0, 1.0, float(-int(magnitude)))
+    assert name == "Rotate"
+    angle = -math.radians(magnitude)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    x, y = width / 2, height / 2
+    return (cosine, sine, x - cosine * x - sine * y, -sine, cosine, y + sine * x - cosine * y)
+
+
+def fixed_point(matrix: tuple[float, ...]) -> tuple[int, ...]:
+    """A matrix in the 16.16 fixed point that Pillow steps through pixels with, centres of pixels taken into account."""
+    a, b, c, d, e, f = matrix
+    entries = (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5)
+    return tuple(math.floor(entry * _FIXED_POINT + 0.5) for entry in entries)
+
+
 def operation_parameters(name: str, magnitude: float, height: int, width: int) -> tuple[float, ...]:
-    """The parameters of :func:`~mixsize.ffcv_loaders.decode.pixel_operations.operate` for an operation."""
+    """The parameters of an operation, as policy.c takes them."""
     if name in GEOMETRIC:
         return fixed_point(affine_matrix(name, magnitude, height, width))
     if name in ("Brightness", "Color", "Contrast", "Sharpness"):
@@ -122,7 +142,7 @@ def operation_parameters(name: str, magnitude: float, height: int, width: int) -
 
 
 def policy_table(policy: Sequence[SubPolicy], height: int, width: int) -> np.ndarray:
-    """A policy as compiled code reads it.
+    """A policy as the engine reads it.
 
     Args:
         policy: its sub-policies.
@@ -165,134 +185,23 @@ def check_stored_sizes(augment: Augment, beton: Beton) -> None:
         )
 
 
-def open_stage(augment: Augment, beton: Beton, mean: Sequence[float], num_workers: int) -> PolicyStage | None:
-    """The stage that an augmentation asks for, or None where views go from their crop straight to the step's size.
-
-    Raises:
-        ValueError: see :func:`check_stored_sizes`.
-    """
-    if isinstance(augment, PadCrop) and augment.changes_pixels:
-        return PolicyStage(augment, beton, mean, num_workers)
-    return None
-
-
-class PolicyStage:
-    """Brings views that were cut at their stored size to the step's: policy, cutout, resize.
+def open_policy(augment: Augment, beton: Beton, mean: Sequence[float], seed: int, epoch: int) -> Policy | None:
+    """What changes views beyond their crop, or None where they go from it straight to the step's size.
 
     Args:
         augment: names the policy and the cutout's side.
         beton: the data set, all of one stored size.
         mean: of each channel on the 0..1 scale. Rounded to 8 bits it fills the pixels that a policy moves in from
             outside and those that cutout removes, as where cutout follows normalisation (the paper's released code).
-        num_workers: threads, at least 1.
+        seed: the run's seed.
+        epoch: from 0.
 
     Raises:
         ValueError: see :func:`check_stored_sizes`.
     """
-
-    def __init__(self, augment: PadCrop, beton: Beton, mean: Sequence[float], num_workers: int) -> None:
-        check_stored_sizes(augment, beton)
-        self._stored = (int(beton.heights[0]), int(beton.widths[0]))
-        self._table = policy_table(_POLICIES[augment.policy], *self._stored)
-        self._cutout_px = augment.cutout_px
-        self._fill = np.rint(255 * np.asarray(mean, dtype=np.float64)).astype(np.uint8)
-        self._num_workers = num_workers
-        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="mixsize-policy") if num_workers > 1 else None
-        self._canvas = np.empty((0, *self._stored, 3), dtype=np.uint8)
-
-    def canvas(self, num_views: int) -> np.ndarray:
-        """Memory for views at their stored size, uint8, shape ``(num_views, H, W, 3)``; overwritten by the next."""
-        if len(self._canvas) < num_views:
-            self._canvas = np.empty((num_views, *self._stored, 3), dtype=np.uint8)
-        return self._canvas[:num_views]
-
-    def finish(
-        self, views: np.ndarray, samples: np.ndarray, duplicates: int, seed: int, epoch: int, out: np.ndarray
-    ) -> None:
-        """Fill a batch.
-
-        Args:
-            views: cropped and mirrored, from :meth:`canvas`, shape ``(B * D, H, W, 3)``; overwritten.
-            samples: their images' indices in the data set, shape ``(B,)``.
-            duplicates: views D of each image.
-            seed: the run's seed.
-            epoch: from 0.
-            out: destination, uint8, C-contiguous, shape ``(B * D, S, S, 3)``.
-        """
-        assert len(views) == len(out) == len(samples) * duplicates
-        samples = samples.astype(np.uint64)
-
-        def work(start: int, end: int) -> None:
-            _finish_piece(
-                views[start * duplicates : end * duplicates],
-                samples[start:end],
-                duplicates,
-                np.uint64(seed),
-                np.uint64(epoch),
-                self._table,
-                self._cutout_px,
-                self._fill,
-                np.empty((*self._stored, 3), dtype=np.uint8),
-                out[start * duplicates : end * duplicates],
-            )
-
-        if self._pool is None:
-            work(0, len(samples))
-            return
-        pieces = np.linspace(0, len(samples), self._num_workers * _PIECES_PER_THREAD + 1).astype(int)
-        for future in [self._pool.submit(work, *ends) for ends in pairwise(pieces)]:
-            future.result()
-
-    def close(self) -> None:
-        """End the threads; waits for the batch in hand."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
-
-
-@numba.njit(nogil=True)
-def _finish_piece(views, samples, duplicates, seed, epoch, table, cutout_px, fill, scratch, out):
-    for i in range(len(samples)):
-        for d in range(duplicates):
-            view = views[i * duplicates + d]
-            target = out[i * duplicates + d]
-            key = view_key(seed, epoch, samples[i], np.uint64(d))
-            if len(table) > 0:
-                sub_policy = table[int(uniform(key, _SUB_POLICY) * len(table))]
-                for k in range(2):
-                    row = sub_policy[k, int(uniform(key, _SIGN + k) * 2)]
-                    if uniform(key, _APPLIED + k) < row[_PROBABILITY]:
-                        operate(view, int(row[_KIND]), row[_PARAMETERS:], fill, scratch)
-            if cutout_px > 0:
-                _cut_out(view, uniform(key, _CUTOUT_Y), uniform(key, _CUTOUT_X), cutout_px, fill)
-            if view.shape == target.shape:
-                copy_pixels(view, target)
-            else:
-                _resize(view, target)
-
-
-@numba.njit(nogil=True)
-def _cut_out(view, y, x, side, fill):
-    """Fill a square about a pixel of the view; its part outside the view is lost."""
-    top = int(y * view.shape[0]) - side // 2
-    left = int(x * view.shape[1]) - side // 2
-    for row in range(max(top, 0), min(top + side, view.shape[0])):
-        for column in range(max(left, 0), min(left + side, view.shape[1])):
-            for channel in range(3):
-                view[row, column, channel] = fill[channel]
-
-
-@numba.njit(nogil=True)
-def _resize(view, target):
-    ctypes_resize(
-        0,
-        view.ctypes.data,
-        view.shape[0],
-        view.shape[1],
-        0,
-        view.shape[0],
-        0,
-        view.shape[1],
-        target.ctypes.data,
-        target.shape[0],
-        target.shape[1],
-    )
+    if not (isinstance(augment, PadCrop) and augment.changes_pixels):
+        return None
+    check_stored_sizes(augment, beton)
+    table = policy_table(_POLICIES[augment.policy], int(beton.heights[0]), int(beton.widths[0]))
+    fill = np.rint(255 * np.asarray(mean, dtype=np.float64)).astype(np.uint8)
+    return Policy(table, augment.cutout_px, fill, seed, epoch)

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import os
 
-import numba
 import numpy as np
 
 from mixsize.algorithms.regime.plan import EpochPlan, Step
 from mixsize.algorithms.regime.quasi_random import QuasiRandom
 from mixsize.ffcv_loaders.beton.reader import Beton
-from mixsize.ffcv_loaders.decode.copies import RATIOS, cheapest, empty_groups, levels_of
-from mixsize.ffcv_loaders.decode.decode import group_image
+from mixsize.ffcv_loaders.engine.native import Batch, Workspace
 from mixsize.system.memory import bytes_at_hand
 
 #: A file that takes more than this share of the memory at hand is read ahead image by image. A smaller one is soon in
@@ -55,12 +53,14 @@ class ImageReadahead:
         self._file = beton.file
         self._levels = beton.levels
         self._min_oversampling = float(min_oversampling)
+        self._workspace = Workspace()
         os.posix_fadvise(self._file.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def announce(self, index: int, step: Step, windows: np.ndarray) -> None:
         """Request the bytes of step ``index`` of the plan; ``windows`` are its views', ``(B * D, 7)``."""
         views = (step.samples, step.duplicates, windows, step.size_px)
-        for start, size in copies_to_read(self._levels, *views, self._min_oversampling).tolist():
+        batch = Batch(self._file.descriptor, self._levels, *views, self._min_oversampling)
+        for start, size in batch.copies_to_read(self._workspace).tolist():
             os.posix_fadvise(self._file.descriptor, start, size, os.POSIX_FADV_WILLNEED)
 
 
@@ -94,22 +94,3 @@ class PageReadahead:
         for start in self._starts[self._requested : until].tolist():
             os.posix_fadvise(self._file.descriptor, start, self._page_bytes, os.POSIX_FADV_WILLNEED)
         self._requested = max(self._requested, until)
-
-
-@numba.njit(nogil=True)
-def copies_to_read(levels, samples, duplicates, windows, side, min_oversampling):
-    """Offsets and lengths of the stored copies that the views of a step are decoded from, ``(copies, 2)`` int64."""
-    groups = empty_groups(duplicates)
-    copies = np.empty((len(samples) * duplicates, 2), dtype=np.int64)
-    count = 0
-    for i in range(len(samples)):
-        image = levels_of(levels, samples[i])
-        reads = 1
-        if image.is_jpeg[0]:
-            views = windows[i * duplicates : (i + 1) * duplicates]
-            reads = group_image(image, views, side, min_oversampling, groups)
-        for g in range(reads):
-            level = cheapest(groups.joint[g], image)[0] // RATIOS if image.is_jpeg[0] else 0
-            copies[count, 0], copies[count, 1] = image.data_ptr[level], image.data_size[level]
-            count += 1
-    return copies[:count]

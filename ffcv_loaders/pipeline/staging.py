@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
-import numpy as np
 import torch
+
+from mixsize.ffcv_loaders.engine.native import normalize
 
 #: The usual statistics of ImageNet, for a file that carries none of its own.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -103,10 +103,11 @@ class Stager:
         if pixels.device.type != "cpu":
             return normalize_on_device(pixels, self._shift, self._inverse_std, self._dtype, self._format)
         n, height, width, channels = pixels.shape
-        images = torch.empty((n, channels, height, width), memory_format=self._format)
+        images = torch.empty((n, channels, height, width), memory_format=self._format)  # float32
         # PyTorch takes three passes over a batch for this, and on channels-last memory leaves its vector kernels.
-        rows = images.permute(0, 2, 3, 1).numpy()
-        _normalize_rows(pixels.numpy(), rows, self._mean.flatten().numpy(), self._inverse_std.flatten().numpy())
+        channels_last = self._format is torch.channels_last
+        statistics = (self._mean.flatten().numpy(), self._inverse_std.flatten().numpy())
+        normalize(pixels.numpy(), *statistics, channels_last, images.data_ptr())
         return images.to(self._dtype)
 
 
@@ -137,13 +138,3 @@ def normalize_on_device(
 
 def _per_channel(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     return values.view(1, 3, 1, 1).to(device)
-
-
-@numba.njit(nogil=True)
-def _normalize_rows(pixels, images, mean, inverse_std):
-    for i in range(pixels.shape[0]):
-        for r in range(pixels.shape[1]):
-            for c in range(pixels.shape[2]):
-                for channel in range(3):
-                    value = np.float32(pixels[i, r, c, channel])
-                    images[i, r, c, channel] = (value - mean[channel]) * inverse_std[channel]

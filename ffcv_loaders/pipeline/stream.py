@@ -16,9 +16,9 @@ import torch
 from mixsize.algorithms.regime.plan import EpochPlan, Step
 from mixsize.algorithms.regime.quasi_random import QuasiRandom
 from mixsize.ffcv_loaders.beton.reader import Beton, BetonError
-from mixsize.ffcv_loaders.decode.augment import Augment, draw_windows
+from mixsize.ffcv_loaders.decode.augment import Augment, Interpolation, draw_windows, resample_of
 from mixsize.ffcv_loaders.decode.decode import MIN_OVERSAMPLING, Decoder
-from mixsize.ffcv_loaders.decode.policy import open_stage
+from mixsize.ffcv_loaders.decode.policy import open_policy
 from mixsize.ffcv_loaders.pipeline.readahead import open_readahead
 from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD, Staged, Stager
 from mixsize.system.ranks import default_threads
@@ -40,7 +40,7 @@ class LoaderOptions:
     """How batches are decoded and brought to their device; :class:`~mixsize.ffcv_loaders.MixSizeLoader` explains each.
 
     Raises:
-        ValueError: ``num_workers`` or ``batches_ahead`` below 1.
+        ValueError: ``num_workers`` or ``batches_ahead`` below 1, or an unknown interpolation.
     """
 
     mean: Sequence[float] | None = None
@@ -48,6 +48,7 @@ class LoaderOptions:
     num_workers: int | None = None
     batches_ahead: int = 2
     min_oversampling: float = MIN_OVERSAMPLING
+    interpolation: Interpolation = "bilinear"
     device: str | torch.device | None = None
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
@@ -57,6 +58,7 @@ class LoaderOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        resample_of(self.interpolation)
 
 
 class Source:
@@ -74,6 +76,7 @@ class Source:
         self.num_workers = default_threads() if options.num_workers is None else options.num_workers
         self.batches_ahead = options.batches_ahead
         self.min_oversampling = options.min_oversampling
+        self.interpolation: Interpolation = options.interpolation
         info = self.beton.info
         self.stager = Stager(
             options.mean if options.mean is not None else info.mean if info else IMAGENET_MEAN,
@@ -152,8 +155,8 @@ class _Producer:
     ) -> None:
         self._beton, self._file = source.beton, source.beton.file
         self._plan, self._augment, self._seed, self._first_step = plan, augment, seed, first_step
-        self._stage = open_stage(augment, source.beton, source.stager.mean, source.num_workers)
-        self._decoder = Decoder(source.beton, source.num_workers, source.min_oversampling)
+        self._policy = open_policy(augment, source.beton, source.stager.mean, seed, plan.epoch)
+        self._decoder = Decoder(source.beton, source.num_workers, source.min_oversampling, source.interpolation)
         self._readahead = open_readahead(source.beton, plan, quasi_random, source.min_oversampling)
         self._ready: queue.SimpleQueue[_Batch | BaseException | None] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[_Slot | None] = queue.SimpleQueue()
@@ -171,8 +174,6 @@ class _Producer:
         self._free.put(None)
         self._thread.join()
         self._decoder.close()
-        if self._stage is not None:
-            self._stage.close()
 
     def labels(self, step: Step) -> torch.Tensor:
         """A step's labels, int64, ``(B * D,)``."""
@@ -243,14 +244,8 @@ class _Producer:
     def _begin(self, step: Step, windows: np.ndarray, slot: _Slot) -> _Batch:
         shape = (step.num_images, step.size_px, step.size_px, 3)
         pixels = slot.memory[: int(np.prod(shape))].view(shape)
-        if self._stage is None:
-            return _Batch(
-                step, slot, pixels, self._decoder.submit(step.samples, step.duplicates, windows, pixels.numpy())
-            )
-        views = self._stage.canvas(step.num_images)
-        self._decoder.decode(step.samples, step.duplicates, windows, views)
-        self._stage.finish(views, step.samples, step.duplicates, self._seed, self._plan.epoch, pixels.numpy())
-        return _Batch(step, slot, pixels, lambda: None)
+        views = (step.samples, step.duplicates, windows, pixels.numpy(), self._policy)
+        return _Batch(step, slot, pixels, self._decoder.submit(*views))
 
     def _publish(self, batch: _Batch) -> None:
         batch.wait()

@@ -72,6 +72,7 @@ def build_loader(
         num_workers=recipe.loader.num_workers,
         batches_ahead=recipe.loader.batches_ahead,
         min_oversampling=_or_infinity(recipe.loader.min_oversampling),
+        interpolation=recipe.loader.interpolation,
         window_mib=recipe.loader.window_mib,
         device=device,
         channels_last=recipe.channels_last,
@@ -101,6 +102,7 @@ def build_calibration_loader(
         seed=recipe.seed,
         num_workers=recipe.loader.num_workers,
         min_oversampling=_or_infinity(recipe.evaluation.min_oversampling),
+        interpolation=recipe.evaluation.interpolation,
         device=device,
         channels_last=recipe.channels_last,
     )
@@ -129,6 +131,7 @@ def build_eval_loader(
         std=recipe.data.std or (info.std if info else None),
         num_workers=recipe.loader.num_workers,
         min_oversampling=_or_infinity(recipe.evaluation.min_oversampling),
+        interpolation=recipe.evaluation.interpolation,
         device=device,
         channels_last=recipe.channels_last,
     )

@@ -92,7 +92,7 @@ def error_lines(
     """
     lines = []
     for details in error.errors(include_url=False):
-        path, is_key = _place(details["loc"])
+        path, is_key = _place(details)
         if details["type"] in ("missing", "union_tag_not_found"):
             missing = [key for key in _required(path, root) if value_at(data, key) in (MISSING, None)]
             lines += [_missing_line(key, source_of) for key in missing]
@@ -102,19 +102,20 @@ def error_lines(
     return lines
 
 
-def _place(location: Path) -> tuple[Path, bool]:
-    """Return the recipe's path for pydantic's location, and whether a free key is at fault rather than its value.
+def _place(details: ErrorDetails) -> tuple[Path, bool]:
+    """Return the recipe's path for the place of an error, and whether a free key is at fault rather than its value.
 
     pydantic's location also names the variant that was tried, and marks a free key by a last part `[key]`.
     """
     path: Path = ()
-    keys = iter(location)
+    keys = iter(details["loc"])
     for key in keys:
         path = (*path, key)
         if path in VARIANT_KEYS or path == ("regime", "sizes"):
             next(keys, None)
-    # A section may be given a key of that very name.
-    return (path[:-1], True) if path[-1:] == ("[key]",) and path[:-2] in LEAF_MAPPINGS else (path, False)
+    # An unknown key may have that very name.
+    is_key = path[-1:] == ("[key]",) and len(path) > 2 and details["type"] != "extra_forbidden"
+    return (path[:-1], True) if is_key else (path, False)
 
 
 def _fault_line(

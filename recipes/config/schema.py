@@ -262,16 +262,20 @@ class Loss(Section):
     label_smoothing: FractionBelowOne = Field(0.0, description="probability mass spread evenly over all classes")
 
 
+Interpolation = Literal["bilinear", "bicubic"]
+
+
 class Loader(Section):
     """Decoding of the training batches."""
 
     num_workers: PositiveInt | None = Field(None, description="decoding threads of a rank; null: cores / local ranks")
     batches_ahead: PositiveInt = Field(2, description="batches decoded ahead of the training step")
     min_oversampling: PositiveFloat | None = Field(
-        1.0,
+        0.8,
         description="decode from a smaller copy of an image if the view's window there has at least this many times the"
         " view's side; null: always decode the full image",
     )
+    interpolation: Interpolation = Field("bilinear", description="filter that views are resized with, antialiased")
     window_mib: PositiveInt | None = Field(
         None,
         description="null: random order; a number: quasi-random order, read page by page and mixed in windows of this"
@@ -301,8 +305,9 @@ class Evaluation(Section):
     batch_size: PositiveInt = Field(256, description="images in an evaluation batch, over all ranks together")
     every_epochs: PositiveInt = Field(1, description="epochs between evaluations")
     min_oversampling: PositiveFloat | None = Field(
-        1.1, description="as loader.min_oversampling, for evaluation and for batch-norm calibration"
+        1.0, description="as loader.min_oversampling, for evaluation and for batch-norm calibration"
     )
+    interpolation: Interpolation = Field("bilinear", description="as loader.interpolation")
 
 
 class Wandb(Section):

@@ -7,10 +7,10 @@ import platform
 import resource
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import composer
-import ffcv
 import timm
 import torch
 
@@ -27,7 +27,7 @@ def environment(world_size: int) -> Environment:
         torch=torch.__version__,
         composer=composer.__version__,
         timm=timm.__version__,
-        ffcv=ffcv.__version__,
+        ffcv=_ffcv_version(),
         cpu=_cpu_name(),
         cores=os.cpu_count(),
         gpu=gpu,
@@ -63,6 +63,14 @@ def _peak_resident_bytes() -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _ffcv_version() -> str | None:
+    """Return the version of the installed FFCV, which the loader bench alone imports; its module says another."""
+    try:
+        return metadata.version("ffcv")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _driver_version() -> str | None:

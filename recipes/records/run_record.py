@@ -138,7 +138,7 @@ class Environment(_Part):
     torch: str
     composer: str
     timm: str
-    ffcv: str
+    ffcv: str | None = None
     cpu: str
     cores: int | None
     gpu: str | None

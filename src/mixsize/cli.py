@@ -11,7 +11,6 @@ import contextlib
 import faulthandler
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -46,6 +45,7 @@ _BENCHES = {
     ),
     "peers": ("mixsize.bench.peers.peers", "accuracy and time under Composer's and timm's image sizes and ours"),
     "regimes": ("mixsize.bench.regimes.regimes", "train a recipe under several regimes and compare them"),
+    "startup": ("mixsize.bench.loader.startup", "the time to import the loader and to its first batch, beside others"),
 }
 
 
@@ -59,8 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Prints the Python stack where compiled code ends the process.
     with contextlib.suppress(ValueError, RuntimeError):  # Standard error may not be a file.
         faulthandler.enable()
-    # numba warns of an old TBB and takes another threading layer.
-    warnings.filterwarnings("ignore", "The TBB threading layer requires TBB")
     try:
         args = _parser().parse_args(argv)
         with ending_on_sigterm():

@@ -116,12 +116,12 @@ def report(findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def python_version(version: tuple[int, ...]) -> Finding:
-    """Whether Composer and FFCV run on this version of Python."""
+    """Whether Composer runs on this version of Python."""
     if PYTHONS[0] <= version <= PYTHONS[1]:
         return Finding("Python", platform.python_version())
     low, high = (".".join(map(str, end)) for end in PYTHONS)
     found = ".".join(map(str, version))
-    return Finding("Python", found, f"Composer and FFCV need Python {low} to {high}", blocks=True)
+    return Finding("Python", found, f"Composer needs Python {low} to {high}", blocks=True)
 
 
 def package_found(package: Package) -> Finding:

@@ -174,7 +174,7 @@ def test_sizes_for_other_loaders_take_their_shares_of_the_steps(regime, num_step
     if regime.draw == "epoch":
         assert len(set(sizes.tolist())) == 1
         return
-    for choice, share in zip(regime.choices, regime.step_shares, strict=True):
+    for choice, share in zip(regime.choices, regime.shares, strict=True):
         assert abs(int((sizes == choice.size_px).sum()) - share * num_steps) <= 1 + 1e-6
 
 

@@ -5,7 +5,17 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from ffcv.fields import FloatField, IntField, RGBImageField
+import torch
+from ffcv.fields import (
+    BytesField,
+    FloatField,
+    IntField,
+    JSONField,
+    NDArrayField,
+    RGBImageField,
+    TorchTensorField,
+)
+from ffcv.fields.rgb_image import encode_jpeg
 from ffcv.reader import Reader
 from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType, get_metadata_type
 from ffcv.writer import DatasetWriter
@@ -123,30 +133,59 @@ def test_arrays_cannot_be_written(written):
             getattr(beton, name)[0] = 0
 
 
-def test_ffcv_reads_the_file_as_a_plain_one(written):
+def test_ffcv_reads_the_file_as_a_plain_one(written, pixels):
     reader = Reader(str(written))
     assert reader.num_samples == COUNT
     assert reader.field_names == ["image", "label"]
+    assert [type(handler) for handler in reader.handlers.values()] == [RGBImageField, IntField]
+    assert reader.page_size == 8 << 20
     assert len(reader.alloc_table) == COUNT
     assert sorted(reader.alloc_table["sample_id"]) == list(range(COUNT))
     assert reader.metadata["f1"].tolist() == [0, 1, 2] * 4
+    content = written.read_bytes()
+    for sample, ptr, size in reader.alloc_table.tolist():
+        assert reader.metadata["f0"][sample].tolist() == (1, 5, 6, ptr)
+        assert content[ptr : ptr + size] == pixels[sample].tobytes()
 
 
-def test_a_file_of_ffcvs_writer_opens_whatever_its_fields_are_called(tmp_path):
+@pytest.mark.parametrize("mode", ["raw", "jpg", "smart", "proportion"])
+def test_a_file_of_ffcvs_writer_opens_whatever_its_modes_and_fields(tmp_path, mode):
+    """On pages of 2 MiB by two processes, with an empty value at the place of an image."""
     rng = np.random.default_rng(1)
-    samples = [(index * 0.5, rng.integers(0, 256, (8 + index, 9, 3), np.uint8), 4 - index) for index in range(5)]
+    images = [rng.integers(0, 256, (250 + 9 * index, 300, 3), np.uint8) for index in range(12)]
+    fields = {
+        "caption": BytesField(),
+        "weight": FloatField(),
+        "picture": RGBImageField(write_mode=mode, smart_threshold=300 * 300 * 3),
+        "about": JSONField(),
+        "point": NDArrayField(np.dtype("<f4"), (3,)),
+        "target": IntField(),
+        "noise": TorchTensorField(torch.int16, (2, 2)),
+    }
+    samples = [
+        (
+            np.zeros(0 if index % 4 == 3 else index + 1, np.uint8),
+            index / 2,
+            pixels,
+            {"name": "x" * index},
+            np.arange(3, dtype=np.float32),
+            11 - index,
+            torch.ones(2, 2, dtype=torch.int16),
+        )
+        for index, pixels in enumerate(images)
+    ]
     path = tmp_path / "ffcv.beton"
-    fields = {"weight": FloatField(), "picture": RGBImageField(write_mode="jpg"), "target": IntField()}
-    DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(samples, chunksize=2)
+    DatasetWriter(str(path), fields, page_size=2 << 20, num_workers=2).from_indexed_dataset(samples, chunksize=2)
     beton = Beton.open(path)
-    assert beton.info is None
-    assert beton.labels.tolist() == [4, 3, 2, 1, 0]
-    assert beton.num_classes == 5
-    assert beton.heights.tolist() == [8, 9, 10, 11, 12]
-    assert beton.widths.tolist() == [9] * 5
-    assert beton.is_jpeg.all()
-    for sample in range(5):
-        assert beton.stored(sample)[:2] + beton.stored(sample)[-2:] == b"\xff\xd8\xff\xd9"
+    assert (beton.info, beton.num_classes, beton.page_bytes) == (None, 12, 2 << 20)
+    assert beton.labels.tolist() == [11 - index for index in range(12)]
+    assert beton.heights.tolist() == [250 + 9 * index for index in range(12)]
+    assert beton.widths.tolist() == [300] * 12
+    for sample, pixels in enumerate(images):
+        # "smart" encodes what takes more than the threshold, "proportion" half of the images, as chance has it.
+        as_jpeg = {"raw": False, "jpg": True, "smart": sample > 5, "proportion": beton.is_jpeg[sample]}[mode]
+        assert beton.is_jpeg[sample] == as_jpeg
+        assert beton.stored(sample) == (encode_jpeg(pixels, 90) if as_jpeg else pixels).tobytes()
 
 
 def test_a_plain_file_has_no_info(plain):
@@ -298,7 +337,7 @@ def test_field_types_and_names_are_checked(plain):
         (second, b"\x00", "has no label field"),
         (second, b"\x09", "field 'label' has type 9"),
         (second, b"\xff", "field 'label' has type 255"),
-        (second, b"\x04", "field descriptors cannot be understood"),
+        (second, b"\x04", "has no label field"),
         (second + 1, b"image\0", "not distinct"),
         (second + 1, b"\xfflabel", "not ASCII"),
     ]:

@@ -2,19 +2,15 @@ import argparse
 import dataclasses
 import io
 import json
+import subprocess
+import sys
 
 import cv2
-import numba
 import numpy as np
 import pytest
-import torch
-from ffcv.fields.basics import IntDecoder
-from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
 from ffcv.libffcv import imdecode
-from ffcv.loader import Loader, OrderOption
-from ffcv.memory_managers import OSCacheManager, ProcessCacheManager
+from ffcv.memory_managers import ProcessCacheManager
 from ffcv.reader import Reader
-from ffcv.transforms import ToTensor
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -27,6 +23,8 @@ from mixsize.ffcv_loaders.conversion.encode import EncodedImage, Encoding, encod
 from mixsize.ffcv_loaders.conversion.pages import PageWriter
 from mixsize.ffcv_loaders.conversion.sources import ArraySource
 from mixsize.ffcv_loaders.conversion.writer import write_beton
+
+from . import stock_ffcv
 
 PAGE = 8 << 20
 FIELDS = ("image", "image_2", "image_4")
@@ -312,18 +310,22 @@ def test_levels_change_the_fingerprint_and_their_absence_does_not(folder, writte
 # ---- stock FFCV
 
 
-@pytest.mark.parametrize("os_cache", [True, False])
-def test_ffcvs_loader_reads_every_level(written, os_cache):
+@pytest.fixture(scope="module", params=["os_cache", "process_cache"])
+def served(request, written, crowded, tmp_path_factory):
+    """What FFCV's loader serves of the two files."""
+    if request.param == "process_cache":
+        return stock_ffcv.read(written, crowded, os_cache=False)
+    out = tmp_path_factory.mktemp("served") / "out.npz"
+    subprocess.run([sys.executable, stock_ffcv.__file__, written, crowded, out], check=True)
+    return np.load(out)
+
+
+def test_ffcvs_loader_reads_every_level(served, written):
     """CenterCrop at ratio 1 takes the middle square and resizes it by area averaging, as OpenCV does here."""
-    decoders = {name: [CenterCropRGBImageDecoder((48, 48), 1), ToTensor()] for name in FIELDS}
-    pipelines = {**decoders, "label": [IntDecoder(), ToTensor()]}
-    loader = Loader(str(written), batch_size=2, num_workers=1, os_cache=os_cache, pipelines=pipelines, drop_last=False)
-    batches = [[part.clone() for part in batch] for batch in loader]
-    *levels, labels = (torch.cat(parts).numpy() for parts in zip(*batches, strict=True))
     beton = Beton.open(written)
-    assert labels.ravel().tolist() == beton.labels.tolist() == [0] * 4 + [1] * 5
-    for level, images in enumerate(levels):
-        for sample, image in enumerate(images):
+    assert served["label"].ravel().tolist() == beton.labels.tolist() == [0] * 4 + [1] * 5
+    for level, name in enumerate(FIELDS):
+        for sample, image in enumerate(served[name]):
             pixels = ffcv_pixels(beton, level, sample)
             side = min(pixels.shape[:2])
             top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
@@ -332,19 +334,10 @@ def test_ffcvs_loader_reads_every_level(written, os_cache):
             assert np.abs(image.astype(int) - expected).max() <= 1, (level, sample)
 
 
-def test_ffcvs_loader_leaves_numbas_types_as_they_are(written):
-    """Else no function that takes writable bytes could be compiled for new types after it."""
-    held = numba.uint8[::1]
-    OSCacheManager(Reader(str(written))).compile_reader()
-    assert held.mutable
-    assert numba.uint8[::1] is held
-
-
-@pytest.mark.parametrize("manager", [OSCacheManager, ProcessCacheManager])
-def test_ffcvs_memory_managers_find_the_bytes_of_every_level(crowded, manager):
+def test_ffcvs_process_cache_finds_the_bytes_of_every_level(crowded):
     reader = Reader(str(crowded))
     assert reader.field_names == ["image", "image_2", "label"]
-    memory = manager(reader)
+    memory = ProcessCacheManager(reader)
     read = memory.compile_reader()
     beton = Beton.open(crowded)
     batches = [range(0, 200, 2), range(1, 200, 2)]
@@ -359,19 +352,9 @@ def test_ffcvs_memory_managers_find_the_bytes_of_every_level(crowded, manager):
     context.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("os_cache", [True, False])
-def test_ffcvs_page_order_serves_each_sample_once(crowded, os_cache):
+def test_ffcvs_page_order_serves_each_sample_once(served):
     """It serves a sample once for each page that the sample lies on."""
-    loader = Loader(
-        str(crowded),
-        batch_size=4,
-        num_workers=1,
-        os_cache=os_cache,
-        order=OrderOption.QUASI_RANDOM,
-        seed=0,
-        pipelines={"image": None, "image_2": None, "label": [IntDecoder(), ToTensor()]},
-    )
-    labels = torch.cat([labels.clone() for (labels,) in loader]).ravel().tolist()
+    labels = served["by_page"].ravel().tolist()
     assert labels != sorted(labels)
     assert sorted(labels) == list(range(200))
 

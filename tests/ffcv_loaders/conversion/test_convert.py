@@ -30,7 +30,7 @@ from mixsize.ffcv_loaders.conversion.convert import add_arguments, convert, conv
 from mixsize.ffcv_loaders.conversion.encode import EncodedImage, Encoding, UnusableImage, encode_image
 from mixsize.ffcv_loaders.conversion.sources import ArraySource, SourceError, open_cifar, open_folder
 from mixsize.ffcv_loaders.conversion.writer import ConvertError, write_beton
-from mixsize.ffcv_loaders.decode.jpegcrop import decode_whole
+from mixsize.ffcv_loaders.engine.native import decode_whole
 
 
 def picture(height, width, seed=0):
@@ -135,8 +135,9 @@ def test_raw_images_keep_every_pixel(folder, tmp_path, quiet):
             assert np.array_equal(stored(beton, index), np.asarray(image.convert("RGB")))
 
 
-def test_mean_and_std_are_those_of_all_pixels(folder, tmp_path, quiet):
-    info = convert(folder, tmp_path / "out.beton", store="raw", **quiet)
+@pytest.mark.parametrize("store", ["raw", "jpg"])
+def test_mean_and_std_are_those_of_all_pixels(folder, tmp_path, quiet, store):
+    info = convert(folder, tmp_path / "out.beton", store=store, **quiet)
     paths = [path for path, _ in torchvision.datasets.ImageFolder(folder).samples]
     pixels = np.concatenate([np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3) for path in paths]) / 255.0
     assert info.mean == pytest.approx(pixels.mean(0).tolist(), rel=1e-12)

@@ -10,17 +10,13 @@ import torch
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 
 from mixsize.ffcv_loaders.decode.augment import (
-    FLIP,
-    HEIGHT,
-    LEFT,
-    TOP,
-    WIDTH,
     CenterCrop,
     PadCrop,
     RandomResizedCrop,
     Resize,
     draw_windows,
 )
+from mixsize.ffcv_loaders.engine.native import FLIP, HEIGHT, LEFT, TOP, WIDTH
 
 N = 4_000
 

@@ -1,28 +1,26 @@
-"""Decoded views against Pillow, OpenCV and NumPy on the same bytes."""
+"""Decoded views against Pillow, torchvision and NumPy on the same bytes."""
 
 from __future__ import annotations
 
 import io
 import math
 
-import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torchvision.transforms.functional import center_crop
+from torchvision.transforms import functional as F
 
 from mixsize.ffcv_loaders.beton.reader import Beton, BetonError
 from mixsize.ffcv_loaders.decode.augment import CenterCrop, Resize, draw_windows
 from mixsize.ffcv_loaders.decode.decode import Decoder
 
 
-def decode(beton, samples, windows, size_px, *, duplicates=1, threads=1):
+def decode(beton, samples, windows, size_px, *, duplicates=1, threads=1, interpolation="bilinear"):
     windows = np.asarray(windows, np.int64)
     windows = np.pad(windows, ((0, 0), (0, 7 - windows.shape[1])))
     out = np.full((len(windows), size_px, size_px, 3), 77, np.uint8)
-    # From the full images: what smaller copies give is a matter of test_jpegcrop.py and test_levels.py.
-    decoder = Decoder(beton, threads, math.inf)
+    # From the full images; what smaller copies give is a matter of test_fidelity.py.
+    decoder = Decoder(beton, threads, math.inf, interpolation)
     decoder.decode(np.asarray(samples), duplicates, windows, out)
     decoder.close()
     return out
@@ -57,38 +55,37 @@ def test_shifts_leave_black_and_mirrors_turn_left_to_right(digits):
 def test_a_shifted_view_is_padded_before_it_is_resized(digits):
     beton = Beton.open(digits / "train.beton")
     padded = np.pad(stored(beton, 3), ((1, 1), (1, 1), (0, 0)))[0:8, 2:10]
-    expected = cv2.resize(padded, (20, 20), interpolation=cv2.INTER_AREA)
-    np.testing.assert_array_equal(decode(beton, [3], [(-1, 1, 8, 8, 0)], 20)[0], expected)
+    expected = np.asarray(Image.fromarray(padded).resize((20, 20), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(decode(beton, [3], [(-1, 1, 8, 8, 0)], 20)[0] - expected).max() <= 1
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size_px", [32, 96, 224])
-def test_jpeg_crops_match_pillows_decoder_and_opencvs_area_resize(photos, size_px):
+def test_crops_are_torchvisions_resized_crops_to_within_one_level(photos, size_px, interpolation):
     beton = Beton.open(photos)
     samples = np.arange(beton.num_samples)
-    windows = np.array([(5, 7, h - 9, w - 11, 0) for h, w in zip(beton.heights, beton.widths, strict=True)])
-    out = decode(beton, samples, windows, size_px)
-    for view, sample, (top, left, height, width, _) in zip(out, samples, windows, strict=True):
-        crop = stored(beton, sample)[top : top + height, left : left + width]
-        expected = cv2.resize(crop, (size_px, size_px), interpolation=cv2.INTER_AREA).astype(float)
-        # FFCV asks libjpeg-turbo for its fast DCT, Pillow for its exact one: they differ by rounding only.
-        assert np.abs(view - expected).mean() < 1.5
+    windows = np.array(
+        [(5, 7, h - 9, w - 11, i % 2) for i, h, w in zip(samples, beton.heights, beton.widths, strict=True)]
+    )
+    out = decode(beton, samples, windows, size_px, interpolation=interpolation).astype(int)
+    for view, sample, (*window, flip) in zip(out, samples, windows, strict=True):
+        image = Image.fromarray(stored(beton, sample))
+        expected = F.resized_crop(image, *window, [size_px, size_px], F.InterpolationMode(interpolation))
+        assert np.abs(view - np.asarray(F.hflip(expected) if flip else expected)).max() <= 1
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size_px", [48, 224])
-def test_evaluation_crops_match_the_papers_resize_then_centre_crop(photos, size_px):
-    """Shorter side to ceil(8 S / 7), then the central S x S, with torchvision's crop."""
+def test_evaluation_crops_are_torchvisions_resize_then_centre_crop(photos, size_px, interpolation):
+    """Shorter side to ceil(8 S / 7), then the central S x S."""
     beton = Beton.open(photos)
     samples = np.arange(beton.num_samples)
     windows = draw_windows(CenterCrop(), beton.heights, beton.widths, samples, 1, size_px, 0, 0)
-    out = decode(beton, samples, windows, size_px, threads=2)
-    shorter = -(-8 * size_px // 7)
+    out = decode(beton, samples, windows, size_px, threads=2, interpolation=interpolation).astype(int)
     for view, sample in zip(out, samples, strict=True):
-        image = stored(beton, sample)
-        height, width = image.shape[:2]
-        sides = shorter * width // min(height, width), shorter * height // min(height, width)
-        whole = torch.from_numpy(cv2.resize(image, sides, interpolation=cv2.INTER_AREA))
-        expected = center_crop(whole.permute(2, 0, 1), [size_px, size_px]).permute(1, 2, 0).numpy().astype(float)
-        assert np.abs(view - expected).mean() < 1.5
+        image = Image.fromarray(stored(beton, sample))
+        whole = F.resize(image, -(-8 * size_px // 7), F.InterpolationMode(interpolation))
+        assert np.abs(view - np.asarray(F.center_crop(whole, [size_px, size_px]))).max() <= 1
 
 
 def test_threads_share_a_batch_without_changing_it(photos):
@@ -114,6 +111,11 @@ def test_a_jpeg_that_does_not_decode_is_named(photos, tmp_path, threads):
         decode(damaged, samples, windows, 32, threads=threads)
 
 
-def test_no_threads_are_refused(digits):
+def test_impossible_settings_are_refused(digits):
+    beton = Beton.open(digits / "train.beton")
     with pytest.raises(ValueError, match="num_workers is 0"):
-        Decoder(Beton.open(digits / "train.beton"), 0)
+        Decoder(beton, 0)
+    with pytest.raises(ValueError, match="min_oversampling is 0"):
+        Decoder(beton, 1, 0)
+    with pytest.raises(ValueError, match="interpolation is 'area'; it must be one of bilinear, bicubic"):
+        Decoder(beton, 1, 1.0, "area")

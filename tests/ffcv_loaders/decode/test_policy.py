@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from torchvision.transforms.autoaugment import _apply_op
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.ffcv_loaders import MixSizeLoader, TorchMixSizeLoader
 from mixsize.ffcv_loaders.beton.reader import Beton
-from mixsize.ffcv_loaders.decode.augment import FLIP, LEFT, TOP, PadCrop, Policy, RandomResizedCrop, draw_windows
-from mixsize.ffcv_loaders.decode.policy import CIFAR10, PolicyStage, magnitude_of, open_stage
+from mixsize.ffcv_loaders.decode.augment import PadCrop, Policy, RandomResizedCrop, draw_windows
+from mixsize.ffcv_loaders.decode.policy import CIFAR10, magnitude_of, open_policy
+from mixsize.ffcv_loaders.engine.native import FLIP, LEFT, TOP, Batch, Workspace
 from mixsize.recipes.config import schema
 
 SIDE = 32
@@ -29,25 +32,34 @@ SIGNED = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness"
 
 @dataclass
 class Frames:
-    """What the stage asks of a data set."""
+    """What a policy asks of a data set."""
 
     heights: np.ndarray
     widths: np.ndarray
     path: Path = Path("some.beton")
 
 
-def square_frames(count=1):
-    return Frames(np.full(count, SIDE), np.full(count, SIDE))
+def square_frames(side=SIDE):
+    return Frames(np.full(1, side), np.full(1, side))
 
 
-def finished(augment, image, samples, *, duplicates=1, size_px=SIDE, threads=1, seed=3, epoch=0):
-    """What the stage makes of views that all show one image."""
-    stage = PolicyStage(augment, square_frames(), MEAN, threads)
-    views = stage.canvas(len(samples) * duplicates)
-    views[:] = image
-    out = np.empty((len(views), size_px, size_px, 3), dtype=np.uint8)
-    stage.finish(views, samples, duplicates, seed, epoch, out)
-    stage.close()
+def finished(augment, image, samples, *, duplicates=1, threads=1, seed=3, epoch=0):
+    """What the engine makes of views that all show one image, uncropped and at its own size."""
+    side = len(image)
+    policy = open_policy(augment, square_frames(side), MEAN, seed, epoch)
+    number = samples.max() + 1
+    sides, offsets, sizes = np.full((1, number), side), np.zeros((1, number), np.uint64), np.uint64(image.nbytes)
+    levels = (sides, sides, np.zeros((1, number), np.bool_), offsets, np.full((1, number), sizes))
+    views = len(samples) * duplicates
+    windows = np.tile([0, 0, side, side, 0, 0, 0], (views, 1))
+    out = np.empty((views, side, side, 3), np.uint8)
+    with tempfile.TemporaryFile() as file:
+        file.write(image.tobytes())
+        file.flush()
+        batch = Batch(file.fileno(), levels, samples, duplicates, windows, side, 1.0, out, policy=policy)
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(batch.fill, [Workspace() for _ in range(threads)]))
+    assert batch.failure is None
     return out
 
 
@@ -119,10 +131,10 @@ def test_recipes_name_the_same_policies():
     assert schema.PadCrop.model_fields["policy"].annotation == Policy
 
 
-def test_no_policy_and_no_cutout_have_no_stage():
-    assert open_stage(PadCrop(), square_frames(), MEAN, 1) is None
-    assert open_stage(RandomResizedCrop(), square_frames(), MEAN, 1) is None
-    assert open_stage(PadCrop(cutout_px=8), square_frames(), MEAN, 1) is not None
+def test_no_policy_and_no_cutout_leave_views_as_they_are_cut():
+    assert open_policy(PadCrop(), square_frames(), MEAN, 0, 0) is None
+    assert open_policy(RandomResizedCrop(), square_frames(), MEAN, 0, 0) is None
+    assert open_policy(PadCrop(cutout_px=8), square_frames(), MEAN, 0, 0) is not None
 
 
 # ---- cutout ----
@@ -199,24 +211,22 @@ def cropped(beton, step, padding):
 
 
 def test_the_loader_crops_then_changes_then_resizes(digits):
-    """At the stored size its images are the changed crops themselves, at half of it their means over 2 x 2 px."""
+    """At the stored size its images are the changed crops themselves, else Pillow's resize of them."""
     augment = PadCrop(1, True, "cifar10", 4)
     beton = Beton.open(digits / "train.beton")
     sizes = Counter()
     for step, images in batches(beton, augment):
         sizes[step.size_px] += 1
-        stage = PolicyStage(augment, beton, MEAN, 1)
-        views = stage.canvas(step.num_images)
-        views[:] = list(cropped(beton, step, 1))
-        expected = np.empty((step.num_images, 8, 8, 3), dtype=np.uint8)
-        stage.finish(views, step.samples, step.duplicates, 5, 0, expected)
-        if step.size_px == 8:
-            np.testing.assert_array_equal(images, expected)
-        elif step.size_px == 4:
-            means = expected.reshape(-1, 4, 2, 4, 2, 3).mean(axis=(2, 4))
-            assert np.abs(images - means).max() <= 0.5
-        else:
-            assert images.shape == (step.num_images, 16, 16, 3)
+        views = zip(cropped(beton, step, 1), np.repeat(step.samples, step.duplicates), strict=True)
+        for image, (number, (view, sample)) in zip(images, enumerate(views), strict=True):
+            changed = finished(augment, view, np.array([sample]), duplicates=step.duplicates, seed=5)
+            view = changed[number % step.duplicates]
+            if step.size_px == 8:
+                np.testing.assert_array_equal(image, view)
+            else:
+                sides = (step.size_px, step.size_px)
+                resized = np.asarray(Image.fromarray(view).resize(sides, Image.Resampling.BILINEAR))
+                assert np.abs(image.astype(int) - resized).max() <= 1
     assert set(sizes) == {16, 8, 4}
 
 
@@ -239,7 +249,7 @@ def test_images_of_several_sizes_are_refused_before_any_is_decoded(photos, augme
 
 def test_a_cutout_larger_than_the_images_is_refused():
     with pytest.raises(ValueError, match="cutout_px is 33; it must be at most the images' shorter side, 32 px"):
-        open_stage(PadCrop(cutout_px=33), square_frames(), MEAN, 1)
+        open_policy(PadCrop(cutout_px=33), square_frames(), MEAN, 0, 0)
 
 
 def test_the_loader_without_ffcv_refuses_what_it_does_not_do():

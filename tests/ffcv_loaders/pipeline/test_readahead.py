@@ -16,6 +16,7 @@ from mixsize.ffcv_loaders.beton.reader import Beton, BetonError
 from mixsize.ffcv_loaders.conversion.convert import convert
 from mixsize.ffcv_loaders.decode.augment import draw_windows
 from mixsize.ffcv_loaders.decode.decode import Decoder
+from mixsize.ffcv_loaders.engine.native import Batch, Workspace
 from mixsize.ffcv_loaders.pipeline import readahead
 
 REGIME = Regime.from_sizes({32: 0.5, 64: 0.5}, Base(64, 4), "D+")
@@ -39,7 +40,8 @@ def little_memory(monkeypatch):
 
 
 def copies_of(beton, samples, duplicates, windows, size_px, threshold):
-    return readahead.copies_to_read(beton.levels, samples, duplicates, windows, size_px, threshold)
+    batch = Batch(beton.file.descriptor, beton.levels, samples, duplicates, windows, size_px, threshold)
+    return batch.copies_to_read(Workspace())
 
 
 @contextmanager

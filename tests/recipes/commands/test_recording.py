@@ -67,7 +67,7 @@ MIXED = [
 def calibrated(digits, tmp_path_factory):
     """A run with everything that a record tells of, its record, its file and the norms its optimiser met."""
     folder = tmp_path_factory.mktemp("calibrated")
-    items = [*MIXED, "smoothing={alpha: 0.5}", "calibration={batches: 3}", "evaluation.sizes=[16,32]"]
+    items = [*MIXED, "seed=3", "smoothing={alpha: 0.5}", "calibration={batches: 3}", "evaluation.sizes=[16,32]"]
     run = build(recipe(digits, folder, *items))
     with pytest.MonkeyPatch.context() as patch:
         noted = note_norms(run, patch)

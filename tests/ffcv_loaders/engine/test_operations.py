@@ -8,8 +8,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from mixsize.ffcv_loaders.decode.pixel_operations import operate
 from mixsize.ffcv_loaders.decode.policy import KINDS, magnitude_of, operation_parameters
+from mixsize.ffcv_loaders.engine.native import operate
 
 FILL = (125, 123, 114)
 NEAREST = {"interpolation": InterpolationMode.NEAREST, "fill": list(FILL)}
@@ -56,8 +56,8 @@ def images():
 
 def changed(image, name, magnitude):
     out = image.copy()
-    parameters = np.array(operation_parameters(name, magnitude, *image.shape[:2]))
-    operate(out, KINDS[name], parameters, np.array(FILL, dtype=np.uint8), np.empty_like(out))
+    parameters = operation_parameters(name, magnitude, *image.shape[:2])
+    operate(out, KINDS[name], parameters, np.array(FILL, dtype=np.uint8))
     return out
 
 
