@@ -19,7 +19,14 @@ from wandb.sdk.internal.datastore import DataStore
 from mixsize.ffcv_loaders.conversion.convert import convert, convert_splits
 
 #: Files that start processes: they run first, so that no worker is left alone with them at the end.
-_LONGEST = ("test_launcher.py", "test_kills.py", "test_regimes.py", "test_peers.py", "test_loader.py")
+_LONGEST = (
+    "test_launcher.py",
+    "test_kills.py",
+    "test_regimes.py",
+    "test_peers.py",
+    "test_loader.py",
+    "test_startup.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

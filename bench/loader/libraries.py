@@ -1,63 +1,80 @@
 """Loaders of other libraries, each in its fastest documented configuration.
 
-Each function makes one loader for all cases that it can serve, see :data:`mixsize.bench.loader.process.LOADERS`. All
+Each function makes one loader for all cases that it can serve, see :data:`mixsize.bench.loader.loaders.LOADERS`. All
 read the same images in random order, with random resized crops and mirroring. Libraries are imported in the functions:
 each loader has a process of its own, which does not load the others' libraries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from mixsize.algorithms.regime.regime import Choice
 from mixsize.bench.loader.cases import BATCHES_AHEAD, Case, Setting
 from mixsize.bench.loader.process import Epoch
+from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD
 
+if TYPE_CHECKING:
+    from torchvision.transforms.v2 import Transform
+
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+_STATISTICS = (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def ffcv(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
     """FFCV's loader in its documented CPU pipeline: fixed sizes, no duplicates; with pad-and-crop the stored size."""
-    from ffcv.fields.basics import IntDecoder
-    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder, SimpleRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, RandomTranslate, ToTensor, ToTorchImage
+    from mixsize.bench.loader.ffcv_loader import ffcv_loader
 
-    from mixsize.ffcv_loaders.beton.reader import Beton
-
-    mean, std = 255 * np.array(IMAGENET_MEAN), 255 * np.array(IMAGENET_STD)
     with Beton.open(setting.data) as beton:
-        num_samples = beton.num_samples
+        indices = (np.arange(setting.epoch_images) % beton.num_samples).tolist()
         stored = {*beton.heights.tolist(), *beton.widths.tolist()}
 
-    def loader(size_px: int, batch_size: int) -> Loader:
-        if setting.pad_crop:
-            head = [SimpleRGBImageDecoder(), RandomHorizontalFlip(), RandomTranslate(padding=4, fill=(0, 0, 0))]
-        else:
-            head = [RandomResizedCropRGBImageDecoder((size_px, size_px)), RandomHorizontalFlip()]
-        return Loader(
-            str(setting.data),
-            batch_size=batch_size,
-            num_workers=setting.threads,
-            order=OrderOption.RANDOM,
-            indices=(np.arange(setting.epoch_images) % num_samples).tolist(),
-            drop_last=True,
-            batches_ahead=BATCHES_AHEAD,
-            os_cache=True,
-            pipelines={
-                "image": [*head, NormalizeImage(mean, std, np.dtype(np.float32)), ToTensor(), ToTorchImage()],
-                "label": [IntDecoder(), ToTensor()],
-            },
-        )
+    def loader(choice: Choice) -> Batches:
+        size = (choice.size_px, choice.batch_size)
+        options = {"indices": indices, "batches_ahead": BATCHES_AHEAD, "pad_crop": setting.pad_crop}
+        return ffcv_loader(setting.data, *size, setting.threads, *_STATISTICS, **options)
 
     return {
-        case.name: partial(_images, loader(case.plain.size_px, case.plain.batch_size))
+        case.name: partial(_images, loader(case.plain))
         for case in cases
         if case.plain is not None and (not setting.pad_crop or stored == {case.plain.size_px})
+    }
+
+
+def dali(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
+    """DALI's pipeline on the CPU: fixed sizes, no duplicates."""
+    from mixsize.bench.loader.dali_loader import DaliLoader
+
+    images = setting.images
+    assert images is not None
+
+    def loader(choice: Choice) -> DaliLoader:
+        size = (choice.size_px, choice.batch_size)
+        return DaliLoader(images, *size, setting.threads, *_STATISTICS, epoch_images=setting.epoch_images)
+
+    return {case.name: partial(_images, loader(case.plain)) for case in cases if case.plain is not None}
+
+
+def simplejpeg(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
+    """simplejpeg's decoder behind PyTorch's ``DataLoader``, then torchvision: fixed sizes, no duplicates."""
+    from torchvision.transforms import v2
+
+    from mixsize.bench.loader.simplejpeg_loader import random_resized_crop
+
+    return {
+        case.name: _data_loader(
+            setting, case.plain, v2.RandomHorizontalFlip(), partial(random_resized_crop, size_px=case.plain.size_px)
+        )
+        for case in cases
+        if case.plain is not None
     }
 
 
@@ -68,11 +85,7 @@ def torchvision(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
     300 ImageNet images read three times: decoding to uint8 tensors, normalising whole batches, 315 and 263; with Pillow
     308 and 257; normalising single images in the workers 303 and 241, with Pillow 282 and 212.
     """
-    return {
-        case.name: _torchvision_loader(setting, case.plain.size_px, case.plain.batch_size)
-        for case in cases
-        if case.plain is not None
-    }
+    return {case.name: _torchvision(setting, case.plain) for case in cases if case.plain is not None}
 
 
 def composer(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
@@ -84,7 +97,7 @@ def composer(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
     from composer.algorithms.progressive_resizing import resize_batch
 
     base = setting.base
-    full_size = _torchvision_loader(setting, base.size_px, base.batch_size)
+    full_size = _torchvision(setting, Choice(base.size_px, base.batch_size, 1, 1.0))
 
     def epoch(size_px: int) -> Iterator[torch.Tensor]:
         for images in full_size():
@@ -138,15 +151,49 @@ def timm(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
     }
 
 
-def _torchvision_loader(setting: Setting, size_px: int, batch_size: int) -> Epoch:
+def entropy_floor(setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
+    """The floor of decoding whole images, for the fixed sizes: see :mod:`mixsize.bench.loader.floor`.
+
+    Images stored raw have none. Its batches hold no pixels.
+    """
+    from mixsize.bench.loader.floor import open_turbojpeg, read_entropy_code
+
+    beton = Beton.open(setting.data)
+    pool = ThreadPoolExecutor(setting.threads)
+    library = open_turbojpeg()
+
+    def read(sample: int) -> None:
+        height, width = int(beton.heights[sample]), int(beton.widths[sample])
+        read_entropy_code(library, beton.stored(sample), height, width)
+
+    def epoch(batch_size: int) -> Iterator[torch.Tensor]:
+        samples = np.random.default_rng().permutation(setting.epoch_images) % beton.num_samples
+        done = pool.map(read, samples.tolist())
+        for _ in range(len(samples) // batch_size):
+            yield torch.empty(sum(1 for _ in islice(done, batch_size)), 0)
+
+    if not beton.is_jpeg.all():
+        return {}
+    return {case.name: partial(epoch, case.plain.batch_size) for case in cases if case.plain is not None}
+
+
+def _torchvision(setting: Setting, choice: Choice) -> Epoch:
     from torchvision.transforms import v2
 
+    from mixsize.bench.loader.torchvision_loader import decode_rgb
+
+    augment = v2.Compose([v2.RandomResizedCrop(choice.size_px, antialias=True), v2.RandomHorizontalFlip()])
+    return _data_loader(setting, choice, augment, decode_rgb)
+
+
+def _data_loader(setting: Setting, choice: Choice, augment: Transform, decode: Callable[[str], torch.Tensor]) -> Epoch:
     from mixsize.bench.loader.torchvision_loader import normalisation, torchvision_loader
 
     assert setting.images is not None
-    augment = v2.Compose([v2.RandomResizedCrop(size_px, antialias=True), v2.RandomHorizontalFlip()])
-    loader = torchvision_loader(setting.images, augment, batch_size, setting.threads, setting.epoch_images)
-    normalise = normalisation(IMAGENET_MEAN, IMAGENET_STD)
+    loader = torchvision_loader(
+        setting.images, augment, choice.batch_size, setting.threads, setting.epoch_images, decode
+    )
+    normalise = normalisation(*_STATISTICS)
     return lambda: (normalise(batch)[0] for batch in loader)
 
 

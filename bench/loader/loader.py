@@ -1,20 +1,18 @@
 """Speed of the loader at each size, mixed and with duplicates, beside other libraries' loaders.
 
-All loaders read the same images on the same cores with the same number of threads or worker processes, and deliver
-normalised float32 batches. Each has a process of its own. One epoch runs at a time, in rounds that visit all
-loaders and cases once in random order, so that a noisy machine affects all of them. A small data set is read several
-times.
+All loaders read the same images on the same cores with the same number of threads or worker processes, save for
+torchvision with a number of workers in its name, and deliver normalised float32 batches. Each has a process of its
+own. One epoch runs at a time, in rounds that visit all loaders and cases once in random order, so that a noisy machine
+affects all of them. A small data set is read several times.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,10 @@ from mixsize.algorithms.regime.regime import SIZE_DISTRIBUTIONS, Base
 from mixsize.bench.loader import report as loader_report
 from mixsize.bench.loader.cases import Case, Setting, make_cases, mixed_sizes
 from mixsize.bench.loader.inputs import check_inputs, describe_inputs
+from mixsize.bench.loader.loaders import LOADERS, OURS, choose_loaders, default_pool, versions
 from mixsize.bench.loader.plot import plot
-from mixsize.bench.loader.process import LOADERS, LoaderProcess, Visit
-from mixsize.bench.loader.report import FILE_READERS, LEVELS, OURS
+from mixsize.bench.loader.process import LoaderProcess, Visit
+from mixsize.bench.loader.summary import summary
 from mixsize.bench.result_files import keep_result, result_path
 from mixsize.display.console import plain_console, print_table
 from mixsize.system.ranks import default_threads
@@ -55,16 +54,17 @@ _CIFAR = _Defaults((16, 24, 32, 40), ("s28",), 24, Base(32, 64), 50_000)
 _DUPLICATES = (3, 5)
 
 
-def measure(setting: Setting, cases: Sequence[Case], rounds: int) -> dict[str, Any]:
-    """Images a second of every loader at every case, time to the first batch, cost of mixing, and memory."""
+def measure(names: Iterable[str], setting: Setting, cases: Sequence[Case], rounds: int) -> dict[str, Any]:
+    """Images a second and CPU time of each loader at each case, time to the first batch, cost of mixing, and memory."""
     with ExitStack() as stack:
-        loaders = {name: stack.enter_context(LoaderProcess(name, setting, cases)) for name in _loaders(setting)}
+        loaders = {name: stack.enter_context(LoaderProcess(name, setting, cases)) for name in names}
         visits = _visit_all(loaders, rounds)
         memory = _memory_of(loaders, cases)
     rates = _of_visits(visits, lambda visit: visit.images / visit.seconds)
     starts = _of_visits(visits, lambda visit: visit.first_batch_seconds)
     return {
         "rates": _summaries(rates),
+        "cpu_ms": _summaries(_of_visits(visits, lambda visit: 1000 * visit.cpu_seconds / visit.images)),
         "first_batch_seconds": _summaries(starts),
         "mix_cost": {loader: mix_costs(rates[loader], cases) for loader in OURS if loader in rates},
         "mix_cost_target": MIX_COST_TARGET,
@@ -113,6 +113,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="the same images in class folders, for the loaders that read files",
+    )
+    parser.add_argument(
+        "--loaders",
+        nargs="+",
+        choices=LOADERS,
+        metavar="NAME",
+        help=f"loaders to time: {', '.join(LOADERS)} (default: all that are installed and whose input is given)",
     )
     parser.add_argument(
         "--sizes", type=int, nargs="*", metavar="PX", help=f"sizes to time (default: {_words(_PHOTOGRAPHS.sizes)})"
@@ -188,9 +195,12 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         _given(args.duplicates_size, defaults.duplicates_size),
         setting,
     )
+    names, left_out = choose_loaders(args.loaders, setting, LOADERS if args.loaders else default_pool(setting.threads))
     facts = describe_inputs(setting)
 
     def measured() -> int:
+        for line in left_out:
+            print(line)
         result = {
             "setting": {
                 "data": facts,
@@ -200,12 +210,15 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
                 "rounds": args.rounds,
                 "epoch_images": setting.epoch_images,
                 "pad_crop": setting.pad_crop,
-                "torchvision": version("torchvision"),
+                "versions": versions(),
             },
             "cases": [_described(case) for case in cases],
-            **measure(setting, cases, args.rounds),
+            **measure(names, setting, cases, args.rounds),
         }
-        print_table(plain_console(), *loader_report.table(result), notes=loader_report.notes(result))
+        console = plain_console()
+        for head, rows in loader_report.tables(result):
+            print_table(console, head, rows)
+        print("\n".join(loader_report.notes(result)))
         mixes = [case.name for case in cases if case.fixed is None]
         out = keep_result(args.out or result_path("-".join(["loader", *mixes])), "loader", result)
         plot(result, out.with_suffix(".png"))
@@ -215,23 +228,13 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     return measured
 
 
-def _loaders(setting: Setting) -> list[str]:
-    """Loaders whose input is given."""
-    return [
-        loader
-        for loader in LOADERS
-        if (setting.levels_file is not None or loader != LEVELS)
-        and (setting.images is not None or loader not in FILE_READERS)
-    ]
-
-
 def mix_costs(rates: dict[str, list[float]], cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
     """Time of each mix relative to its share-weighted fixed sizes, over the rounds."""
     costs = {}
     for case in cases:
         shares = mixed_sizes(case, cases)
         if case.fixed is None and shares is not None:
-            costs[case.name] = _summary(
+            costs[case.name] = summary(
                 [
                     1 / mixed / sum(share / rates[size][number] for size, share in shares.items())
                     for number, mixed in enumerate(rates[case.name])
@@ -259,11 +262,7 @@ def _of_visits(visits: Visits, value: Callable[[Visit], float]) -> Figures:
 
 
 def _summaries(figures: Figures) -> dict[str, dict[str, dict[str, Any]]]:
-    return {loader: {name: _summary(values) for name, values in by_case.items()} for loader, by_case in figures.items()}
-
-
-def _summary(values: Sequence[float]) -> dict[str, Any]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
+    return {loader: {name: summary(values) for name, values in by_case.items()} for loader, by_case in figures.items()}
 
 
 def _given(value: Any, default: Any) -> Any:

@@ -10,18 +10,21 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import resource
 import signal
 import time
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from mixsize.bench.loader.cases import Case, Setting
+from mixsize.bench.loader.loaders import LOADERS
 
 if TYPE_CHECKING:
     import torch
@@ -29,18 +32,6 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 #: Runs one epoch and yields its batches: normalised float32 ``(N, 3, S, S)`` on the CPU, every view counted in N.
 Epoch = Callable[[], Iterator["torch.Tensor"]]
-
-#: Loader -> module and function that maps a setting and cases to epochs, by the names of the cases that it can serve.
-LOADERS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "levels": ("mixsize.bench.loader.ours", "ours_levels"),
-        "ours": ("mixsize.bench.loader.ours", "ours"),
-        "ffcv": ("mixsize.bench.loader.libraries", "ffcv"),
-        "torchvision": ("mixsize.bench.loader.libraries", "torchvision"),
-        "timm": ("mixsize.bench.loader.libraries", "timm"),
-        "composer": ("mixsize.bench.loader.libraries", "composer"),
-    }
-)
 
 # Each loader has its decoding threads or workers; libraries that these call must not start more.
 _ONE_THREAD_EACH = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
@@ -54,11 +45,13 @@ class Visit:
         images: number of images served, every view counted.
         seconds: duration, including the start.
         first_batch_seconds: time from the start to the first batch.
+        cpu_seconds: user and system time of the process, all its threads and its worker processes.
     """
 
     images: int
     seconds: float
     first_batch_seconds: float
+    cpu_seconds: float
 
 
 #: The loader that this process serves: the name of each case -> its epoch.
@@ -111,8 +104,10 @@ class LoaderProcess:
 
 def make_loader(loader: str, setting: Setting, cases: Sequence[Case]) -> dict[str, Epoch]:
     """Make a loader of :data:`LOADERS`: name of each case that it can serve -> its epoch."""
-    module, function = LOADERS[loader]
-    return getattr(import_module(module), function)(setting, cases)
+    candidate = LOADERS[loader]
+    if candidate.workers is not None:
+        setting = replace(setting, threads=candidate.workers)
+    return getattr(import_module(candidate.module), candidate.function)(setting, cases)
 
 
 def _start(loader: str, setting: Setting, cases: Sequence[Case]) -> tuple[str, ...]:
@@ -121,6 +116,8 @@ def _start(loader: str, setting: Setting, cases: Sequence[Case]) -> tuple[str, .
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])
     # DataLoaders shall start their workers as by default; a spawned process would spawn them.
     multiprocessing.set_start_method(None, force=True)
+    # More workers than cores are timed too.
+    warnings.filterwarnings("ignore", "This DataLoader will create")
     # On import, libraries read the environment and count the cores: they are imported from here on.
     import torch
 
@@ -133,11 +130,23 @@ def _start(loader: str, setting: Setting, cases: Sequence[Case]) -> tuple[str, .
 def _visit(name: str) -> Visit:
     gc.collect()
     images, first = 0, 0.0
+    cpu = cpu_seconds()
     start = time.perf_counter()
     for batch in _epochs[name]():
         first = first or time.perf_counter() - start
         images += len(batch)
-    return Visit(images, time.perf_counter() - start, first)
+    return Visit(images, time.perf_counter() - start, first, cpu_seconds() - cpu)
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and its workers, those that ended included."""
+    seconds = time.process_time()
+    for worker in multiprocessing.active_children():
+        clock = ctypes.c_int()
+        if ctypes.CDLL(None).clock_getcpuclockid(worker.pid, ctypes.byref(clock)) == 0:
+            seconds += time.clock_gettime(clock.value)
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds + ended.ru_utime + ended.ru_stime
 
 
 def _memory(name: str) -> float:

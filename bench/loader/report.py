@@ -1,54 +1,60 @@
-"""The table of a loader result and the notes below it, for the terminal and for Markdown."""
+"""The tables of a loader result and the notes below it, for the terminal and for Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Mapping
 from typing import Any
 
-#: Loaders in the order in which they are shown.
-LABELS: Mapping[str, str] = MappingProxyType(
-    {
-        "levels": "mixsize, levels",
-        "ours": "mixsize",
-        "ffcv": "FFCV",
-        "torchvision": "torchvision",
-        "timm": "timm",
-        "composer": "Composer",
-    }
-)
-#: Our loaders, which are compared with FFCV's.
-OURS = ("levels", "ours")
-#: Loaders that read image files.
-FILE_READERS = ("torchvision", "timm", "composer")
-#: The loader that reads the file with several stored resolutions.
-LEVELS = "levels"
+from mixsize.bench.loader.loaders import LOADERS, OURS
+
+#: Serves no images; has no first batch.
+FLOOR = "entropy_floor"
+
+Table = tuple[list[str], list[list[str]]]
 
 
 def timed(result: dict[str, Any]) -> list[str]:
     """The loaders that served any case, in the order in which they are shown."""
-    return [loader for loader in LABELS if result["rates"].get(loader)]
+    return [loader for loader in LOADERS if result["rates"].get(loader)]
 
 
-def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: images a second of each loader for each case, and ours relative to FFCV's.
+def tables(result: dict[str, Any]) -> list[Table]:
+    """Head and rows of two tables, with a row for each loader and a column for each case.
 
-    Cells of cases that a loader cannot serve are empty.
+    The first has images a second, and ours relative to FFCV's; the second has CPU time. Cells of cases that a loader
+    cannot serve are empty.
     """
-    rates, loaders = result["rates"], timed(result)
-    compared = [loader for loader in loaders if loader in OURS] if "ffcv" in loaders else []
-    head = ["images/s", "batch", *(LABELS[loader] for loader in loaders)]
-    head += [f"{LABELS[loader]} / FFCV" for loader in compared]
-    rows = []
-    for case in result["cases"]:
-        name, cells = case["name"], []
-        for loader in loaders:
-            rate = rates[loader].get(name)
-            cells.append(f"{rate['median']:,.0f} ({rate['min']:,.0f}-{rate['max']:,.0f})" if rate else "")
-        stock = _stock_rate(case, rates["ffcv"]) if compared else None
-        cells += [f"{rates[loader][name]['median'] / stock:.2f}x" if stock else "" for loader in compared]
-        rows.append([name, _batch(case), *cells])
-    return head, rows
+    names = [case["name"] for case in result["cases"]]
+    found = [(["images/s", *names], _rate_rows(result))]
+    if "cpu_ms" in result:
+        found.append((["CPU ms/image", *names], _rows(result, "cpu_ms", lambda cpu: f"{cpu['median']:#.3g}")))
+    return found
+
+
+def _rate_rows(result: dict[str, Any]) -> list[list[str]]:
+    rates, cases = result["rates"], result["cases"]
+    rows = [["batch", *map(_batch, cases)]]
+    rows += _rows(result, "rates", lambda rate: f"{rate['median']:,.0f} ({_range(rate, 0)})")
+    if rates.get("ffcv"):
+        stock = {case["name"]: _stock_rate(case, rates["ffcv"]) for case in cases}
+        for loader in OURS:
+            if rates.get(loader):
+                compared = [
+                    f"{rates[loader][name]['median'] / rate:.2f}x" if rate else "" for name, rate in stock.items()
+                ]
+                rows.append([f"{LOADERS[loader].label} / FFCV", *compared])
+    return rows
+
+
+def _rows(result: dict[str, Any], key: str, words: Callable[[dict[str, Any]], str]) -> list[list[str]]:
+    names = [case["name"] for case in result["cases"]]
+    return [
+        [
+            LOADERS[loader].label,
+            *(words(result[key][loader][name]) if name in result[key][loader] else "" for name in names),
+        ]
+        for loader in timed(result)
+    ]
 
 
 def _stock_rate(case: dict[str, Any], rates: Mapping[str, Any]) -> float | None:
@@ -69,6 +75,15 @@ def notes(result: dict[str, Any]) -> list[str]:
         f"images of {data['mean_height']:.0f} x {data['mean_width']:.0f} px on average, "
         f"{setting['epoch_images']:,} read in an epoch."
     ]
+    if "cpu_ms" in result:
+        lines.append(
+            "CPU time: user and system time of a loader's process, its threads and its worker processes; medians."
+        )
+    if FLOOR in timed(result):
+        lines.append(
+            "The floor reads the entropy code of whole images and makes no batches. Loaders of crops can stop below a "
+            "crop's last row, and smaller stored copies have less to read."
+        )
     plain = all(len(case["sizes_px"]) == 1 and case["duplicates"] == [1] for case in result["cases"])
     if result["rates"].get("ffcv") and not plain:
         lines.append(
@@ -76,24 +91,24 @@ def notes(result: dict[str, Any]) -> list[str]:
             "duplicates with single views."
         )
     if not setting["images"] and not setting["pad_crop"]:
-        names = [LABELS[loader] for loader in FILE_READERS]
-        lines.append(f"{', '.join(names[:-1])} and {names[-1]} read image files (`--images`) and were left out.")
+        lines.append("Loaders that read image files (`--images`) were left out.")
     for loader, by_case in result["mix_cost"].items():
         costs = ", ".join(f"{name} {cost['median']:.3f}x ({_range(cost, 3)})" for name, cost in by_case.items())
         if costs:
             lines.append(
-                f"Mixing sizes, against the share-weighted fixed sizes, {LABELS[loader]}: {costs} of their time "
+                f"Mixing sizes, against the share-weighted fixed sizes, {LOADERS[loader].label}: {costs} of their time "
                 f"(n={setting['rounds']}, target at most {result['mix_cost_target']})."
             )
     shown = _example(result)
     starts = ", ".join(
-        f"{LABELS[loader]} {1000 * by_case[shown]['median']:.0f} ms"
+        f"{LOADERS[loader].label} {1000 * by_case[shown]['median']:.0f} ms"
         for loader, by_case in result["first_batch_seconds"].items()
-        if shown in by_case
+        if shown in by_case and loader != FLOOR
     )
-    lines.append(f"First batch of an epoch at {shown} after: {starts}.")
+    if starts:
+        lines.append(f"First batch of an epoch at {shown} after: {starts}.")
     grown = ", ".join(
-        f"{LABELS[loader]} {name} {mebibytes:.0f} MiB"
+        f"{LOADERS[loader].label} {name} {mebibytes:.0f} MiB"
         for loader, by_case in result["memory_mib"].items()
         for name, mebibytes in by_case.items()
     )

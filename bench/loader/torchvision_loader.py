@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +13,17 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
+#: torchvision's fastest decoder on the CPU: to uint8 tensors.
+decode_rgb = partial(decode_image, mode=ImageReadMode.RGB)
+
 
 def torchvision_loader(
-    folder: Path, augment: v2.Transform, batch_size: int, workers: int, epoch_images: int | None = None
+    folder: Path,
+    augment: v2.Transform,
+    batch_size: int,
+    workers: int,
+    epoch_images: int | None = None,
+    decode: Callable[[str], torch.Tensor] = decode_rgb,
 ) -> DataLoader:
     """torchvision's ``ImageFolder`` behind PyTorch's ``DataLoader``: uint8 batches, for :func:`normalisation`.
 
@@ -25,8 +33,9 @@ def torchvision_loader(
         batch_size: images in every batch; an incomplete last batch is dropped.
         workers: processes that decode and augment.
         epoch_images: distinct images in an epoch; fewer stored ones are read several times. None: each once.
+        decode: an image's file to a uint8 tensor.
     """
-    data = ImageFolder(str(folder), transform=augment, loader=partial(decode_image, mode=ImageReadMode.RGB))
+    data = ImageFolder(str(folder), transform=augment, loader=decode)
     if epoch_images is not None:
         data.samples = repeated(data.samples, epoch_images)
     return DataLoader(

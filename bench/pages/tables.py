@@ -15,6 +15,7 @@ from typing import Any
 from mixsize.bench.gpu.gpu import PARTS
 from mixsize.bench.gpu.tables import gpu_table
 from mixsize.bench.loader import report as loader_report
+from mixsize.bench.loader import startup
 from mixsize.bench.loader.fidelity import fidelity_table
 from mixsize.bench.overhead import overhead
 from mixsize.bench.paper import gradients
@@ -35,9 +36,14 @@ def regimes_table(file: Path) -> str:
 
 
 def loader_table(result: dict[str, Any]) -> str:
-    """Images a second by size of a ``mixsize bench loader`` result, ours and others'."""
+    """Images a second and CPU time by size of a ``mixsize bench loader`` result, ours and others'."""
     lines = "".join(f"\n{line}\n" for line in loader_report.notes(result))
-    return _markdown(*loader_report.table(result)) + lines + _where(result)
+    return "\n".join(_markdown(*table) for table in loader_report.tables(result)) + lines + _where(result)
+
+
+def startup_table(result: dict[str, Any]) -> str:
+    """Seconds to the first batch of a ``mixsize bench startup`` result."""
+    return _markdown(*startup.table(result)) + f"\n{startup.note(result)}\n" + _where(result)
 
 
 def calibration_table(result: dict[str, Any]) -> str:
@@ -80,6 +86,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "gradients": gradients_table,
     "loader": loader_table,
     "overhead": overhead_table,
+    "startup": startup_table,
 }
 #: Tables of training runs, which are made from a file of run records.
 RECORD_TABLES: dict[str, Callable[[Path], str]] = {"peers": regimes_table, "regimes": regimes_table}

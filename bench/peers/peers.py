@@ -8,7 +8,6 @@ the same batches with the network's own batch-norm statistics. ``mixsize report 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixsize.bench.peers.loaders import check_images, torchvision_augment
-from mixsize.bench.peers.run import ENVIRONMENT, MIXING, PEERS, Peer, mixed_regime
+from mixsize.bench.peers.run import MIXING, PEERS, Peer, mixed_regime
 from mixsize.bench.regimes.regimes import plain_records, print_comparison
 from mixsize.bench.regimes.runner import failed_record
 from mixsize.bench.result_files import keep_result
@@ -154,13 +153,11 @@ def check_data(runs: Sequence[RunPlan], images: Path) -> None:
 
 def train_in_process(run: RunPlan, images: Path) -> RunRecord:
     """Train in a process of its own, which prints to this one's output; returns the run's record."""
-    variables = dict(os.environ)
     if run.peer is None:
         arguments = ["mixsize", "train", *run.items, "output.restart=true", "output.save_every=never"]
     else:
         arguments = ["mixsize.bench.peers.run", run.peer, str(images), *run.items]
-        variables |= ENVIRONMENT
-    code = subprocess.run([sys.executable, "-m", *arguments], env=variables, check=False).returncode
+    code = subprocess.run([sys.executable, "-m", *arguments], check=False).returncode
     record = (
         failed_record(run.recipe, run.label, f"exit code {code}")
         if code

@@ -1,7 +1,7 @@
 """One run of a peer: the recipe's network, data, epochs, optimiser and learning rates, with the peer's own image sizes.
 
-``mixsize bench peers`` starts it as a process of its own, in :data:`ENVIRONMENT`. All runs use Composer's Trainer, so
-that they differ in the loader and the sizes only.
+``mixsize bench peers`` starts it as a process of its own. All runs use Composer's Trainer, so that they differ in the
+loader and the sizes only.
 
 ``composer``
     Composer's ``ProgressiveResizing`` with its defaults (from half the base's size, growing in the middle 30 % of the
@@ -53,9 +53,6 @@ from mixsize.system.ranks import default_threads
 
 Peer = Literal["composer", "timm", "timm_progressive"]
 PEERS: tuple[Peer, ...] = get_args(Peer)
-#: Importing FFCV starts numba's threads. With TBB's threads and forked worker processes, numba would wait for ever when
-#: the interpreter exits.
-ENVIRONMENT = {"NUMBA_THREADING_LAYER": "omp"}
 #: Peers that take their sizes from a regime.
 MIXING: frozenset[Peer] = frozenset({"timm", "timm_progressive"})
 

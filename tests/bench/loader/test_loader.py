@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
+import time
 from collections import Counter
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,9 @@ from PIL import Image
 from mixsize.algorithms.regime.regime import Base
 from mixsize.bench.loader.cases import Setting, make_cases, mixed_sizes
 from mixsize.bench.loader.loader import mix_costs
+from mixsize.bench.loader.loaders import LOADERS, choose_loaders, default_pool
 from mixsize.bench.loader.plot import plot
-from mixsize.bench.loader.process import LoaderProcess, make_loader
+from mixsize.bench.loader.process import LoaderProcess, cpu_seconds, make_loader
 from mixsize.bench.pages.tables import TABLES
 from mixsize.cli import main
 from mixsize.ffcv_loaders.conversion.convert import convert
@@ -54,6 +58,16 @@ def setting(flat) -> Setting:
     return Setting(*files, Base(32, 4), threads=1, epoch_images=80, pad_crop=False)
 
 
+def need(loader: str) -> None:
+    """Skip the test where the loader's library is not installed."""
+    package = LOADERS[loader].package
+    if package.startswith("lib"):
+        if find_library(package.removeprefix("lib")) is None:
+            pytest.skip(f"{package} is not installed")
+    elif package:
+        pytest.importorskip(package)
+
+
 def test_batches_follow_the_budget():
     setting = Setting(Path(), None, None, Base(224, 16), 2, 1800, False)
     cases = make_cases([96, 128, 224, 320], ["s144"], [3, 5], 128, setting)
@@ -86,10 +100,14 @@ def test_mixing_costs_the_time_of_the_mix_over_that_of_its_parts():
         ("ours", {"40 px": 78, "16 px": 80, "16 px, D = 3": 240, "s28": 15 + 24 + 21 + 16}),
         ("levels", {"40 px": 78, "16 px": 80, "16 px, D = 3": 240, "s28": 15 + 24 + 21 + 16}),
         ("torchvision", {"40 px": 78, "16 px": 80}),
+        ("torchvision-0", {"40 px": 78, "16 px": 80}),
+        ("simplejpeg", {"40 px": 78, "16 px": 80}),
+        ("dali", {"40 px": 78, "16 px": 80}),
         ("composer", {"16 px": 80}),  # It loads 32 px and does not enlarge.
     ],
 )
 def test_each_loader_serves_what_it_can_and_every_view_counts(setting, loader, served):
+    need(loader)
     cases = make_cases([40, 16], ["s28"], [3], 16, setting)
     epochs = make_loader(loader, setting, cases)
     assert set(epochs) == set(served)
@@ -100,7 +118,39 @@ def test_each_loader_serves_what_it_can_and_every_view_counts(setting, loader, s
             assert {image.shape[-1] for image in images} == {int(name.split()[0])}
 
 
+def test_dali_begins_every_epoch_anew(setting):
+    need("dali")
+    (epoch,) = make_loader("dali", setting, make_cases([40], [], [], 16, setting)).values()
+    assert [sum(map(len, epoch())) for _ in range(3)] == [78, 78, 78]
+
+
+def test_torchvision_is_timed_with_the_number_of_workers_in_its_name(setting, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "mixsize.bench.loader.torchvision_loader.torchvision_loader", lambda *args: asked.append(args[3])
+    )
+    for loader in ("torchvision", "torchvision-0", "torchvision-1", "torchvision-2", "torchvision-4"):
+        make_loader(loader, setting, make_cases([16], [], [], 16, setting))
+    assert asked == [setting.threads, 0, 1, 2, 4]
+
+
+def test_the_floor_reads_whole_images_of_jpeg_files(setting, digits):
+    need("entropy_floor")
+    from mixsize.bench.loader.floor import open_turbojpeg, read_entropy_code
+
+    (epoch,) = make_loader("entropy_floor", setting, make_cases([40], ["s28"], [], 16, setting)).values()
+    assert [len(batch) for batch in epoch()] == [3] * 26
+    raw = Setting(digits / "train.beton", None, None, Base(8, 16), 1, 160, pad_crop=True)
+    assert make_loader("entropy_floor", raw, make_cases([8], [], [], 8, raw)) == {}
+    jpeg = (setting.images / "red" / "0.jpg").read_bytes()
+    library = open_turbojpeg()
+    read_entropy_code(library, jpeg, 72, 80)
+    with pytest.raises(ValueError, match="not a whole JPEG file"):
+        read_entropy_code(library, jpeg[: len(jpeg) // 2], 72, 80)
+
+
 def test_ffcv_serves_fixed_sizes_without_duplicates(setting):
+    need("ffcv")
     assert set(make_loader("ffcv", setting, make_cases([40, 16], ["s28"], [3], 16, setting))) == {"40 px", "16 px"}
 
 
@@ -146,7 +196,7 @@ def checked(batch: torch.Tensor) -> torch.Tensor:
 def test_defaults_suit_photographs_or_cifar(options, base, images, names, flat, monkeypatch):
     asked = []
 
-    def measure(*args):
+    def measure(_names, *args):
         asked.extend(args)
         raise InterruptedError
 
@@ -163,6 +213,7 @@ def test_defaults_suit_photographs_or_cifar(options, base, images, names, flat, 
 
 
 def test_with_pad_and_crop_ffcv_serves_the_stored_size_alone(digits):
+    need("ffcv")
     setting = Setting(digits / "train.beton", None, None, Base(8, 16), 1, 160, pad_crop=True)
     cases = make_cases([8, 16], [], [], 8, setting)
     assert set(make_loader("ffcv", setting, cases)) == {"8 px"}
@@ -170,10 +221,50 @@ def test_with_pad_and_crop_ffcv_serves_the_stored_size_alone(digits):
     assert {name: sum(map(len, epoch())) for name, epoch in epochs.items()} == {"8 px": 160, "16 px": 160}
 
 
+def test_libraries_that_are_not_installed_are_left_out_by_name(setting, monkeypatch):
+    monkeypatch.setattr(
+        "mixsize.bench.loader.loaders.find_spec", lambda name: None if name == "simplejpeg" else "something"
+    )
+    pool = ("ours", "simplejpeg", "timm")
+    line = "simplejpeg is not installed (pip install 'mixsize[bench]')"
+    assert choose_loaders(None, setting, pool) == (("ours", "timm"), (f"simplejpeg is left out: {line}",))
+    assert choose_loaders(["timm", "ours"], setting, pool) == (("ours", "timm"), ())
+    with pytest.raises(ValueError, match="--loaders simplejpeg: simplejpeg is not installed"):
+        choose_loaders(["simplejpeg"], setting, pool)
+
+
+def test_torchvision_is_timed_once_for_each_number_of_workers():
+    several = {"torchvision-0", "torchvision-1", "torchvision-2", "torchvision-4"}
+    assert {name for name in default_pool(2) if "torchvision" in name} == several
+    assert {name for name in default_pool(16) if "torchvision" in name} == {*several, "torchvision"}
+
+
+def test_the_cpu_time_of_workers_counts():
+    def work(end):
+        while time.process_time() < 0.1:
+            pass
+        end.send(time.process_time())
+        end.recv()
+
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    worker = context.Process(target=work, args=(there,))
+    before = cpu_seconds()
+    worker.start()
+    spent = here.recv()
+    assert spent >= 0.1
+    assert cpu_seconds() - before >= spent
+    here.send(None)
+    worker.join()
+    assert cpu_seconds() - before >= 0.99 * spent  # The kernel counts ended processes in microseconds.
+
+
 def test_the_bench_times_our_loader_and_ffcvs_in_processes_of_their_own(flat, tmp_path, capsys):
+    need("ffcv")
     out = tmp_path / "result.json"
     options = ["--sizes", "32", "--mixes", "--duplicates", "2", "--duplicates-size", "32"]
     options += ["--base-size", "32", "--base-batch", "4", "--epoch-images", "12", "--rounds", "1", "--threads", "1"]
+    options += ["--loaders", "ours", "ffcv"]
     assert main(["bench", "loader", str(flat / "flat.beton"), *options, "--out", str(out)]) == 0
     result = json.loads(out.read_text())
     assert {loader: set(rates) for loader, rates in result["rates"].items()} == {
@@ -181,12 +272,15 @@ def test_the_bench_times_our_loader_and_ffcvs_in_processes_of_their_own(flat, tm
         "ffcv": {"32 px"},
     }
     assert all(rate["n"] == 1 and rate["min"] > 0 for rates in result["rates"].values() for rate in rates.values())
+    served = {loader: set(rates) for loader, rates in result["rates"].items()}
+    assert {loader: set(cpu) for loader, cpu in result["cpu_ms"].items()} == served
+    assert all(cpu["min"] > 0 for by_case in result["cpu_ms"].values() for cpu in by_case.values())
     assert set(result["memory_mib"]["ours"]) == set(result["memory_mib"]["ffcv"]) == {"32 px"}
     assert result["base_bytes"] == 4 * 32**2 * 3
     assert result["setting"]["data"]["file"] == "flat.beton"
-    assert "torchvision, timm and Composer read image files" in capsys.readouterr().out
+    assert "Loaders that read image files (`--images`) were left out." in capsys.readouterr().out
     assert (tmp_path / "result.png").read_bytes().startswith(b"\x89PNG")
-    assert "| 32 px, D = 2 | 2 |" in TABLES["loader"](result)
+    assert "| images/s | 32 px | 32 px, D = 2 |\n| --- | ---: | ---: |\n| batch | 4 | 2 |" in TABLES["loader"](result)
 
 
 def test_a_loader_that_fails_is_named(setting):
@@ -199,6 +293,10 @@ def test_a_loader_that_fails_is_named(setting):
 
 def rate(median: float) -> dict[str, float]:
     return {"median": median, "min": median - 100, "max": median + 50, "n": 5}
+
+
+def cpu(median: float) -> dict[str, float]:
+    return {"median": median, "min": median / 2, "max": median * 2, "n": 5}
 
 
 @pytest.fixture
@@ -231,6 +329,14 @@ def result() -> dict:
             "ours": {"96 px": rate(1500), "s144": rate(1400), "128 px, D = 3": rate(4000)},
             "ffcv": {"96 px": rate(900)},
             "composer": {"96 px": rate(500)},
+            "torchvision-1": {"96 px": rate(400)},
+        },
+        "cpu_ms": {
+            "levels": {"96 px": cpu(0.4), "s144": cpu(0.5), "128 px, D = 3": cpu(0.125)},
+            "ours": {"96 px": cpu(0.8), "s144": cpu(0.9), "128 px, D = 3": cpu(0.25)},
+            "ffcv": {"96 px": cpu(1.23456)},
+            "composer": {"96 px": cpu(12.3456)},
+            "torchvision-1": {"96 px": cpu(4.0)},
         },
         "first_batch_seconds": {"ours": {"96 px": start}, "ffcv": {"96 px": start}},
         "mix_cost": {"levels": {}, "ours": {"s144": cost}},
@@ -243,24 +349,36 @@ def result() -> dict:
 
 
 def test_what_a_loader_cannot_do_is_left_empty_in_the_table(result):
-    head, _, *rows = TABLES["loader"](result).splitlines()[:5]
-    assert head == (
-        "| images/s | batch | mixsize, levels | mixsize | FFCV | Composer | mixsize, levels / FFCV | mixsize / FFCV |"
-    )
-    assert rows == [
-        "| 96 px | 87 | 2,500 (2,400-2,550) | 1,500 (1,400-1,550) | 900 (800-950) | 500 (400-550) | 2.78x | 1.67x |",
-        "| s144 |  | 2,000 (1,900-2,050) | 1,400 (1,300-1,450) |  |  |  |  |",
-        "| 128 px, D = 3 | 16 | 6,000 (5,900-6,050) | 4,000 (3,900-4,050) |  |  |  |  |",
+    rates, cpu_times = TABLES["loader"](result).split("\n\n")[:2]
+    assert rates.splitlines() == [
+        "| images/s | 96 px | s144 | 128 px, D = 3 |",
+        "| --- | ---: | ---: | ---: |",
+        "| batch | 87 |  | 16 |",
+        "| mixsize, levels | 2,500 (2,400-2,550) | 2,000 (1,900-2,050) | 6,000 (5,900-6,050) |",
+        "| mixsize | 1,500 (1,400-1,550) | 1,400 (1,300-1,450) | 4,000 (3,900-4,050) |",
+        "| FFCV | 900 (800-950) |  |  |",
+        "| torchvision, 1 worker | 400 (300-450) |  |  |",
+        "| Composer | 500 (400-550) |  |  |",
+        "| mixsize, levels / FFCV | 2.78x |  |  |",
+        "| mixsize / FFCV | 1.67x |  |  |",
+    ]
+    assert cpu_times.splitlines() == [
+        "| CPU ms/image | 96 px | s144 | 128 px, D = 3 |",
+        "| --- | ---: | ---: | ---: |",
+        "| mixsize, levels | 0.400 | 0.500 | 0.125 |",
+        "| mixsize | 0.800 | 0.900 | 0.250 |",
+        "| FFCV | 1.23 |  |  |",
+        "| torchvision, 1 worker | 4.00 |  |  |",
+        "| Composer | 12.3 |  |  |",
     ]
 
 
 def test_a_mix_is_compared_with_ffcvs_share_weighted_sizes_and_duplicates_with_one_view(result):
     """Half of the images at 900 a second and half at 450 come to 600."""
     result["rates"]["ffcv"] |= {"256 px": rate(450), "128 px": rate(800)}
-    rows = TABLES["loader"](result).splitlines()[2:5]
-    assert rows[1].endswith("| 3.33x | 2.33x |")
-    assert rows[2].endswith("| 7.50x | 5.00x |")
-    assert "mixes are compared with its share-weighted fixed sizes" in TABLES["loader"](result)
+    text = TABLES["loader"](result)
+    assert "| mixsize, levels / FFCV | 2.78x | 3.33x | 7.50x |\n| mixsize / FFCV | 1.67x | 2.33x | 5.00x |\n" in text
+    assert "mixes are compared with its share-weighted fixed sizes" in text
 
 
 def test_the_table_says_what_else_was_measured(result):
@@ -269,8 +387,12 @@ def test_the_table_says_what_else_was_measured(result):
     assert "mixsize: s144 1.010x (0.990-1.040) of their time (n=5, target at most 1.05)" in below
     assert "mixsize 96 px 70 MiB, mixsize s144 66 MiB, FFCV 96 px 496 MiB" in below
     assert "(`--images`)" not in below
+    assert "The floor" not in below
     result["setting"]["images"] = False
-    assert "torchvision, timm and Composer read image files (`--images`) and were left out." in TABLES["loader"](result)
+    result["rates"]["entropy_floor"] = result["cpu_ms"]["entropy_floor"] = {}
+    assert "Loaders that read image files (`--images`) were left out." in TABLES["loader"](result)
+    result["rates"]["entropy_floor"] = {"96 px": rate(2600)}
+    assert "The floor reads the entropy code of whole images" in TABLES["loader"](result)
 
 
 @pytest.mark.parametrize("removed", [{"ffcv", "levels", "composer"}, {"ours"}])
@@ -293,6 +415,7 @@ def test_a_plot_is_drawn_whichever_loaders_were_timed(result, removed, tmp_path)
         (["--sizes", "96", "96"], "96 px is asked for twice"),
         (["--duplicates", "0"], "--duplicates is 0"),
         (["--sizes", "--mixes", "--duplicates"], "nothing to time"),
+        (["--loaders", "ours", "timm"], "--loaders timm: needs --images"),
         (["--images", "missing"], "missing: no such folder"),
         (["--images", "{few}"], "few: holds other images than {data}"),
         (["--images", "{other}"], "other: holds other images than {data}"),
