@@ -2,7 +2,7 @@
 
 from setuptools import Extension, setup
 
-_SOURCES = ("batch", "jpeg", "jpegwrite", "module", "normalize", "policy", "resize", "sources", "windows")
+_SOURCES = ("batch", "jpeg", "jpegwrite", "memory", "module", "normalize", "policy", "resize", "sources", "windows")
 
 setup(
     ext_modules=[

@@ -61,8 +61,9 @@ class PlannedImages(PlannedDataset):
         )
 
     def identity(self) -> dict[str, Any]:
-        """Also ``min_oversampling``, on which the pixels depend."""
-        return super().identity() | {"min_oversampling": self.source.min_oversampling}
+        """Also ``min_oversampling`` and ``interpolation``, on which the pixels depend."""
+        pixels = {"min_oversampling": self.source.min_oversampling, "interpolation": self.source.interpolation}
+        return super().identity() | pixels
 
 
 class EvaluationImages(IterableDataset):

@@ -124,6 +124,10 @@ class _MapStyleImages(PlannedDataset):
         check_crops(self._augment, regime)
         super().bind(regime)
 
+    def identity(self) -> dict[str, Any]:
+        """Also ``interpolation``, on which the pixels depend."""
+        return super().identity() | {"interpolation": self._interpolation}
+
     def serve(self, plan: EpochPlan, first_step: int) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
         augment = augment_at(self._augment, self.regime, plan.epoch)
         views = _Views(self._data, augment, self._interpolation, self.seed, plan.epoch)

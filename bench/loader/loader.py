@@ -32,7 +32,7 @@ from mixsize.display.console import plain_console, print_table
 from mixsize.system.ranks import default_threads
 
 #: Upper bound of the time of a mix relative to its share-weighted fixed sizes.
-MIX_COST_TARGET = 1.05
+MIX_COST_TARGET = 1.02
 #: Loader -> case -> an epoch, or a figure of it, for each round.
 Visits = dict[str, dict[str, list[Visit]]]
 Figures = dict[str, dict[str, list[float]]]

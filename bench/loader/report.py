@@ -25,10 +25,8 @@ def tables(result: dict[str, Any]) -> list[Table]:
     cannot serve are empty.
     """
     names = [case["name"] for case in result["cases"]]
-    found = [(["images/s", *names], _rate_rows(result))]
-    if "cpu_ms" in result:
-        found.append((["CPU ms/image", *names], _rows(result, "cpu_ms", lambda cpu: f"{cpu['median']:#.3g}")))
-    return found
+    times = _rows(result, "cpu_ms", lambda cpu: f"{cpu['median']:#.3g}")
+    return [(["images/s", *names], _rate_rows(result)), (["CPU ms/image", *names], times)]
 
 
 def _rate_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -73,12 +71,9 @@ def notes(result: dict[str, Any]) -> list[str]:
         f"Training images a second, each of an image's D views counted: median (range) of {setting['rounds']} "
         f"interleaved rounds, {setting['threads']} threads or worker processes on as many cores. {data['images']:,} "
         f"images of {data['mean_height']:.0f} x {data['mean_width']:.0f} px on average, "
-        f"{setting['epoch_images']:,} read in an epoch."
+        f"{setting['epoch_images']:,} read in an epoch.",
+        "CPU time: user and system time of a loader's process, its threads and its worker processes; medians.",
     ]
-    if "cpu_ms" in result:
-        lines.append(
-            "CPU time: user and system time of a loader's process, its threads and its worker processes; medians."
-        )
     if FLOOR in timed(result):
         lines.append(
             "The floor reads the entropy code of whole images and makes no batches. Loaders of crops can stop below a "

@@ -100,8 +100,8 @@ class Decoder:
             finally:
                 self._workspaces.put(workspace)
 
-        # To wake a thread takes as long as some of its work: the batch after a small one keeps the others busy.
-        threads = min(self._num_workers, 1 + out.size // _BYTES_A_THREAD)
+        # To wake a thread takes as long as some of its work: the batch after a small one keeps the other half busy.
+        threads = min(self._num_workers, max((self._num_workers + 1) // 2, 1 + out.size // _BYTES_A_THREAD))
         futures = [] if self._pool is None else [self._pool.submit(work) for _ in range(threads)]
 
         def wait() -> None:

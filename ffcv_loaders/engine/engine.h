@@ -2,6 +2,7 @@
  *
  * Its parts, each of which knows only those above it:
  *
+ *   memory.c    memory that grows and is used again
  *   jpeg.c      decode a part of a JPEG, whole or reduced
  *   jpegwrite.c write the smaller copies of an image
  *   resize.c    resize with Pillow's antialiased filters
@@ -25,7 +26,7 @@
 
 /* Wide vectors are used where the processor has them. Results are the same without: the arithmetic is in integers, or
  * in floats that are neither reordered nor fused. */
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(MIXSIZE_PLAIN)
 #define HAS_X86 1
 #define AVX2 __attribute__((target("avx2")))
 #endif
@@ -47,7 +48,8 @@ enum {
 /* Bytes behind the last pixel that may be read, though they never count: vectors are loaded whole. */
 #define SLACK 64
 
-/* Memory that grows and is used again. */
+/* -------------------------------------------------------------------------------------------------------- memory.c */
+
 typedef struct {
     void *bytes;
     size_t size;

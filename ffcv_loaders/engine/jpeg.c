@@ -18,6 +18,7 @@
 #error "libjpeg-turbo 1.5 or newer is needed: other libjpegs have no jpeg_crop_scanline"
 #endif
 
+_Static_assert(MESSAGE_BYTES >= JMSG_LENGTH_MAX, "libjpeg's words need room");
 
 /* TurboJPEG's own limit: a progressive file can make a decoder pass over the whole image once for every few bytes. */
 #define MAX_SCANS 500

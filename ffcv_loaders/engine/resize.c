@@ -13,7 +13,6 @@
 #include "engine.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #ifdef HAS_X86
@@ -27,23 +26,6 @@
 #define MOST_BITS_Y 22 /* 255 * 2^22 and an overshoot fit in 32 bits */
 #define MOST_BITS_X 16 /* so do 255 * 2^6 * 2^16 */
 #define UNROLLED 4     /* taps along x come in fours */
-
-void *reserve(buffer *b, size_t size) {
-    if (b->size < size + SLACK) {
-        /* With room to grow from the second time on. */
-        b->size = size + SLACK + (b->bytes ? size / 4 : 0);
-        free(b->bytes);
-        b->bytes = malloc(b->size);
-        if (!b->bytes) b->size = 0;
-    }
-    return b->bytes;
-}
-
-void release(buffer *b) {
-    free(b->bytes);
-    b->bytes = NULL;
-    b->size = 0;
-}
 
 void release_resizer(resizer *r) {
     buffer *all[] = {&r->y.memory, &r->x[0].memory, &r->x[1].memory, &r->rows, &r->row};
@@ -84,7 +66,6 @@ void cells_of(const axis *a, int64_t length, int filter, int64_t *begin, int64_t
 static double filter_at(double t, int filter) {
     double x = fabs(t);
     if (filter == BILINEAR) return x < 1 ? 1 - x : 0;
-    if (filter == AREA) return x <= 0.5 ? 1 : 0;
     /* Keys' cubic with a = -0.5. */
     if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
     return x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
@@ -107,11 +88,7 @@ static int64_t weigh_pixels(const axis *a, int64_t i, int filter, double support
 
 /* Integrals of f(u), u f(u) and u^2 f(u) from `low` to `high`, which both lie within the filter's reach. */
 static void integrate(double low, double high, int filter, double sums[3]) {
-    if (filter == AREA) {
-        sums[0] = high - low;
-        sums[1] = (high * high - low * low) / 2;
-        sums[2] = (high * high * high - low * low * low) / 3;
-    } else if (filter == BILINEAR) {
+    if (filter == BILINEAR) {
         double l2 = low * low, h2 = high * high, la = fabs(low), ha = fabs(high);
         sums[0] = high - high * ha / 2 - (low - low * la / 2);
         sums[1] = h2 / 2 - h2 * ha / 3 - (l2 / 2 - l2 * la / 3);
@@ -148,13 +125,19 @@ static int64_t weigh_cells(
     for (int64_t k = from; k < to; k++) {
         double left = (double)k > low ? (double)k : low, right = (double)(k + 1) < high ? (double)(k + 1) : high;
         if (left >= right) continue;
+        if (filter == AREA) {
+            out[k - *begin] += (float)(right - left);
+            total += right - left;
+            continue;
+        }
         double sums[3], middle = ((double)k + 0.5 - centre) * narrow;
         double begins = (left - centre) * narrow, ends = (right - centre) * narrow;
         integrate(begins > -reach ? begins : -reach, ends < reach ? ends : reach, filter, sums);
         /* Moments about the cell's middle, in cells. Its parabola is m + (n - p) / 2 u + (n - 2 m + p) / 2 (u^2 - 1/12),
          * with the averages p, m and n of the cell before, this one and the next. */
-        double slope = filter == AREA ? 0 : (sums[1] - middle * sums[0]) / narrow;
-        double bend = filter == AREA ? 0 : (sums[2] - 2 * middle * sums[1] + middle * middle * sums[0]) / (narrow * narrow) - sums[0] / 12;
+        double slope = (sums[1] - middle * sums[0]) / narrow;
+        double second = sums[2] - 2 * middle * sums[1] + middle * middle * sums[0];
+        double bend = second / (narrow * narrow) - sums[0] / 12;
         int64_t before = (k > 0 ? k - 1 : 0) - *begin, after = (k + 1 < length ? k + 1 : k) - *begin;
         out[k - *begin] += (float)(sums[0] - bend);
         out[before] += (float)((bend - slope) / 2);
@@ -230,10 +213,10 @@ static int16_t narrow16(int32_t value) {
 
 /* Along y: `count` sums of bytes of `taps` rows, with FRACTION bits. */
 static void combine_rows(
-    const uint8_t *const *rows, const int16_t *w, int64_t taps, int bits, int64_t from, int64_t count, int16_t *out
+    const uint8_t *const *rows, const int16_t *w, int64_t taps, int bits, int64_t count, int16_t *out
 ) {
     int32_t half = 1 << (bits - FRACTION - 1);
-    for (int64_t i = from; i < count; i++) {
+    for (int64_t i = 0; i < count; i++) {
         int32_t sum = half;
         for (int64_t t = 0; t < taps; t++) sum += rows[t][i] * w[t];
         out[i] = narrow16(sum >> (bits - FRACTION));
@@ -382,7 +365,7 @@ int32_t resize(
             continue;
         }
 #endif
-        combine_rows(rows, w, wy->taps, wy->bits, 0, count, row);
+        combine_rows(rows, w, wy->taps, wy->bits, count, row);
         combine_cells(row, wx, x->count, out);
     }
     return DONE;

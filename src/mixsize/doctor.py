@@ -25,7 +25,7 @@ from mixsize.system.memory import bytes_at_hand
 from mixsize.system.packages import EXTENSION, PACKAGES, Package, one_line
 
 PYTHONS = ((3, 10), (3, 12))
-#: The demo's peak on the CPU is 1.15 GiB, nearly all of it PyTorch, Composer and compiled code.
+#: The demo's peak on the CPU is 1.15 GiB, nearly all of it PyTorch and Composer.
 RANK_BYTES = 5 << 28
 #: An ImageNet file of at most 500 px.
 IMAGE_BYTES = 110_000

@@ -19,7 +19,7 @@ from torchvision.transforms.autoaugment import _apply_op
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.ffcv_loaders import MixSizeLoader, TorchMixSizeLoader
 from mixsize.ffcv_loaders.beton.reader import Beton
-from mixsize.ffcv_loaders.decode.augment import PadCrop, Policy, RandomResizedCrop, draw_windows
+from mixsize.ffcv_loaders.decode.augment import Interpolation, PadCrop, Policy, RandomResizedCrop, draw_windows
 from mixsize.ffcv_loaders.decode.policy import CIFAR10, magnitude_of, open_policy
 from mixsize.ffcv_loaders.engine.native import FLIP, LEFT, TOP, Batch, Workspace
 from mixsize.recipes.config import schema
@@ -129,6 +129,11 @@ def test_every_outcome_of_the_policy_comes_up_as_often_as_it_should(picture):
 
 def test_recipes_name_the_same_policies():
     assert schema.PadCrop.model_fields["policy"].annotation == Policy
+
+
+def test_recipes_name_the_same_filters():
+    for section in (schema.Loader, schema.Evaluation):
+        assert section.model_fields["interpolation"].annotation == Interpolation
 
 
 def test_no_policy_and_no_cutout_leave_views_as_they_are_cut():

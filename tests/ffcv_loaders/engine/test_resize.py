@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from mixsize.ffcv_loaders.engine import native
 from mixsize.ffcv_loaders.engine.native import AREA, BICUBIC, BILINEAR, resize
 
 PILLOW = {BILINEAR: Image.Resampling.BILINEAR, BICUBIC: Image.Resampling.BICUBIC}
@@ -101,3 +107,46 @@ def test_a_copy_gives_the_view_that_the_full_image_gives(resample, most, window)
     rows = resize(copy, shape, resample, box=(top / 3, left / 4, bottom / 3, right / 4), unit=0.25).astype(int)
     assert np.abs(rows - expected).max() <= 2
     assert np.abs(rows - expected).mean() < most / 2
+
+
+@pytest.fixture(scope="module")
+def without_vectors(tmp_path_factory):
+    """The engine's resize and normalisation compiled as for a processor without wide vectors."""
+    library = tmp_path_factory.mktemp("plain") / "plain.so"
+    sources = [str(Path(native.__file__).with_name(name)) for name in ("memory.c", "resize.c", "normalize.c")]
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    options = ["-O2", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-DMIXSIZE_PLAIN"]
+    subprocess.run([compiler, *options, *sources, "-lm", "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def test_processors_without_wide_vectors_give_the_same_pixels(without_vectors, monkeypatch):
+    rng = np.random.default_rng(5)
+    plain = without_vectors.mixsize_resize
+    plain.argtypes, plain.restype = native._resize.argtypes, native._resize.restype
+    for unit in (1.0, 0.3):
+        for _ in range(60):
+            height, width = rng.integers(1, 300, 2)
+            shape = tuple(rng.integers(1, 150, 2).tolist())
+            image = rng.integers(0, 256, (height, width, 3), np.uint8)
+            expected = resize(image, shape, BILINEAR, unit=unit)
+            with monkeypatch.context() as patch:
+                patch.setattr(native, "_resize", plain)
+                np.testing.assert_array_equal(resize(image, shape, BILINEAR, unit=unit), expected)
+
+
+def test_processors_without_wide_vectors_normalise_alike(without_vectors, monkeypatch):
+    rng = np.random.default_rng(6)
+    plain = without_vectors.mixsize_normalize
+    plain.argtypes, plain.restype = native._normalize.argtypes, native._normalize.restype
+    mean, scale = np.array([120.5, 110.25, 99]), np.array([0.017, 0.018, 0.0175])
+    for side in (1, 3, 8, 17):
+        pixels = rng.integers(0, 256, (3, side, side, 3), np.uint8)
+        ours, theirs = np.empty((2, 3, 3, side, side), np.float32)
+        native.normalize(pixels, mean, scale, False, ours.ctypes.data)
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "_normalize", plain)
+            native.normalize(pixels, mean, scale, False, theirs.ctypes.data)
+        np.testing.assert_array_equal(ours, theirs)

@@ -191,11 +191,18 @@ def test_a_quasi_random_loader_serves_each_image_once_and_resumes(levels_file):
         MixSizeLoader(levels_file, REGIME, window_mib=0)
 
 
-def test_another_min_oversampling_is_another_run(levels_file):
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"min_oversampling": 2.0}, r"min_oversampling was 1\.1, is 2\.0"),
+        ({"interpolation": "bicubic"}, "interpolation was 'bilinear', is 'bicubic'"),
+    ],
+)
+def test_other_pixels_are_another_run(levels_file, changed, words):
     begun = MixSizeLoader(levels_file, REGIME, device="cpu", min_oversampling=1.1)
-    other = MixSizeLoader(levels_file, REGIME, device="cpu", min_oversampling=2.0)
+    other = MixSizeLoader(levels_file, REGIME, device="cpu", **{"min_oversampling": 1.1, **changed})
     other.dataset.load_state_dict(begun.dataset.state_dict(0))
-    with pytest.raises(ValueError, match=r"min_oversampling was 1\.1, is 2\.0"):
+    with pytest.raises(ValueError, match=words):
         next(iter(other))
 
 

@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from mixsize.algorithms.execution.preflight import Preflight
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.algorithms.training.training_clock import TrainingClock
+from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.conversion.convert import convert
+from mixsize.recipes.build.data import build_calibration_loader, build_eval_loader, build_loader
 from mixsize.recipes.build.optimisation import build_optimizer, epochs_of
 from mixsize.recipes.build.trainer import build
 from mixsize.recipes.commands.train import fit
@@ -41,6 +43,19 @@ def test_a_fit_leaves_a_record_of_what_was_drawn_and_reached(digits, tmp_path, c
     out = capsys.readouterr().out
     assert "what was drawn in 42 steps" in out
     assert "top-1 %" in out
+
+
+def test_loaders_read_with_the_recipes_filters_and_copies(digits, tmp_path):
+    filters = ["loader.interpolation=bicubic", "evaluation.interpolation=bilinear"]
+    made = recipe(digits, tmp_path, *filters, "loader.min_oversampling=1.5", "evaluation.min_oversampling=2.5")
+    file, cpu = Beton.open(digits / "train.beton"), torch.device("cpu")
+    train = build_loader(made, file, Regime.fixed(Base(8, 32)), cpu)
+    assert (train.dataset.source.interpolation, train.dataset.source.min_oversampling) == ("bicubic", 1.5)
+    for loader in (
+        build_calibration_loader(made, file, 8, 32, cpu),
+        build_eval_loader(made, None, file, 8, 32, cpu),
+    ):
+        assert (loader.dataset.source.interpolation, loader.dataset.source.min_oversampling) == ("bilinear", 2.5)
 
 
 def test_the_same_recipe_trains_to_the_same_weights(digits, tmp_path):
