@@ -15,7 +15,8 @@ def test_plan_reproduces_the_papers_steps(capsys):
     assert main(["plan", "imagenet/resnet50", "regime/s144_dplus", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["steps_total"] == pytest.approx(450_000, rel=0.005)
-    assert plan["mean_duplicates"] == pytest.approx(3.0)
+    # 500 + 500 + 3,003 * 3 + 1,001 * 5 duplicates in 5,004 steps of equal batches
+    assert plan["mean_duplicates"] == pytest.approx(15_014 / 5_004)
     keys = {"steps_per_epoch", "mean_size_px", "mean_batch_size", "lr_scale", "pixels_per_epoch_ratio", "choices"}
     assert keys <= plan.keys()
     assert {"size_px", "batch_size", "duplicates", "share", "steps_per_epoch"} <= plan["choices"][0].keys()

@@ -79,7 +79,7 @@ def test_with_python_alone_the_doctor_lists_every_missing_package_and_commands_n
 def test_without_composer_wandb_and_ffcv_loaders_and_plain_functions_run_and_other_names_say_how_to_get_them(tmp_path):
     code = f"""
 import runpy, sys
-sys.argv = ["plain_loop.py", "--epochs", "3", "--images", "300"]
+sys.argv = ["plain_loop.py", "--epochs", "3", "--images", "1200"]
 runpy.run_path({str(ROOT / "examples/plain_loop.py")!r}, run_name="__main__")
 import mixsize
 from mixsize.cli import main

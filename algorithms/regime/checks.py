@@ -15,6 +15,8 @@ MAX_COUNT = 2**31 - 1
 MAX_STEP_PIXELS = 2**61
 #: Images of a data set that floats can count one by one.
 MAX_SAMPLES = 2**53
+#: The longest run.
+MAX_EPOCHS = 1_000_000
 
 
 def check_count(where: str, value: int, most: int = MAX_COUNT, least: int = 1) -> None:

@@ -62,6 +62,22 @@ def fit_duplicates(size_px: int, base: Base, rounding: Rounding, multiple: int) 
     return batch, duplicates
 
 
+def allocate_samples(shares: np.ndarray, batches: np.ndarray, num_samples: int) -> np.ndarray:
+    """Steps of each choice: its share of the images in whole batches, rounded down or up.
+
+    Counts are rounded down first. Choices then get one more batch, the largest remainder first, while images are left.
+    """
+    quota = shares * num_samples / batches
+    # The nudge keeps 0.2 * 50_000 at 10_000 where binary fractions make it 9_999.999...
+    counts = np.floor(quota + 1e-9).astype(np.int64)
+    left = num_samples - int(counts @ batches)
+    for choice in np.argsort(counts - quota, kind="stable"):
+        if counts[choice] and quota[choice] - counts[choice] > 1e-9 and batches[choice] <= left:
+            counts[choice] += 1
+            left -= int(batches[choice])
+    return counts
+
+
 def allocate_steps(shares: np.ndarray, batches: np.ndarray, num_samples: int) -> np.ndarray:
     """Steps of each choice: as many as ``num_samples`` images fill, apportioned by largest remainder."""
     steps = int(num_samples / float(shares @ batches) + 1e-9)

@@ -12,14 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mixsize.algorithms.regime.checks import MAX_SAMPLES, MAX_SIZE_PX, check_count
+from mixsize.algorithms.regime.drawing import ORDER, SHAPES, choices_of_epochs, draw_left_out, generator_of
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.quasi_random import QuasiRandom
 from mixsize.algorithms.regime.regime import Regime
-
-# Independent random streams of one epoch.
-_ORDER, _SHAPES, _EPOCH_CHOICE = range(3)
-#: Compiled code takes seeds in 64 bits.
-MAX_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -134,8 +130,9 @@ def plan_epoch(
 ) -> EpochPlan:
     """Draw an epoch.
 
-    Every rank sees the same shape at the same step. Over all ranks each image is drawn at most once. The images that
-    do not fill a whole batch are left out; they differ from epoch to epoch.
+    Every rank sees the same shape at the same step. Over all ranks each image is drawn at most once. Batches are whole:
+    an incomplete one would be a shape of its own, and ranks could not share it. Images that fill no batch are left out,
+    in turns, and never twice in a row.
 
     Args:
         regime: the triples to draw from.
@@ -166,8 +163,9 @@ def plan_epoch(
     table = np.array([(c.size_px, c.batch_size, c.duplicates) for c in regime.choices], dtype=np.int32)
     size_px, batch_size, duplicates = np.ascontiguousarray(table[choice_of_step].T)
 
-    order = np.arange(num_samples, dtype=np.uint32 if num_samples <= 2**32 else np.uint64)
-    generator = _generator(seed, epoch, _ORDER)
+    left_out = draw_left_out(num_samples, num_samples - int(batch_size.sum(dtype=np.int64)), seed, epoch)
+    order = np.delete(np.arange(num_samples, dtype=np.uint32 if num_samples <= 2**32 else np.uint64), left_out)
+    generator = generator_of(seed, ORDER, epoch)
     generator.shuffle(order)
     pages = None
     if quasi_random is not None:
@@ -198,7 +196,7 @@ def plan_length(regime: Regime, num_samples: int, seed: int, epoch: int) -> int:
     """Steps of an epoch, without drawing its order."""
     if regime.draw == "step":
         return sum(regime.step_counts(num_samples))
-    return regime.epoch_steps(regime.choices[_epoch_choice(regime, seed, epoch)], num_samples)
+    return regime.epoch_steps(regime.choices[_choice_of_epoch(regime.sample_shares, seed, epoch)], num_samples)
 
 
 def plan_sizes(regime: Regime, num_steps: int, seed: int, epoch: int) -> np.ndarray:
@@ -218,8 +216,8 @@ def plan_sizes(regime: Regime, num_steps: int, seed: int, epoch: int) -> np.ndar
     """
     sizes = np.array([choice.size_px for choice in regime.choices], dtype=np.int32)
     if regime.draw == "epoch":
-        return np.full(num_steps, sizes[_epoch_choice(regime, seed, epoch)])
-    generator = _generator(seed, epoch, _SHAPES)
+        return np.full(num_steps, sizes[_choice_of_epoch(regime.shares, seed, epoch)])
+    generator = generator_of(seed, SHAPES, epoch)
     quota = np.array(regime.shares) * num_steps
     counts = np.floor(quota + 1e-9).astype(np.int64)
     # Left-over steps go to sides at random, so that no side is short in every epoch.
@@ -262,22 +260,16 @@ def plan_evaluation(num_samples: int, size_px: int, batch_size: int, rank: int =
     return EpochPlan(0, world_size, ones * size_px, sizes, ones, mine)
 
 
-def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
-    check_count("seed", seed, MAX_SEED, least=0)
-    check_count("epoch", epoch, least=0)
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, stream)))
-
-
-def _epoch_choice(regime: Regime, seed: int, epoch: int) -> int:
-    return int(_generator(seed, epoch, _EPOCH_CHOICE).choice(len(regime.choices), p=regime.sample_shares))
+def _choice_of_epoch(shares: tuple[float, ...], seed: int, epoch: int) -> int:
+    return int(choices_of_epochs(shares, epoch + 1, seed)[-1])
 
 
 def _draw_choices(regime: Regime, num_samples: int, seed: int, epoch: int) -> np.ndarray:
     if regime.draw == "epoch":
-        choice = _epoch_choice(regime, seed, epoch)
+        choice = _choice_of_epoch(regime.sample_shares, seed, epoch)
         return np.full(regime.epoch_steps(regime.choices[choice], num_samples), choice, dtype=np.int32)
     choices = np.repeat(np.arange(len(regime.choices), dtype=np.int32), regime.step_counts(num_samples))
-    _generator(seed, epoch, _SHAPES).shuffle(choices)
+    generator_of(seed, SHAPES, epoch).shuffle(choices)
     return choices
 
 

@@ -16,12 +16,16 @@ from functools import cached_property
 from itertools import accumulate
 from typing import get_args
 
-from mixsize.algorithms.regime.checks import MAX_SIZE_PX, check_count, check_member, check_stride, is_number
+from mixsize.algorithms.regime.checks import (
+    MAX_EPOCHS,
+    MAX_SIZE_PX,
+    check_count,
+    check_member,
+    check_stride,
+    is_number,
+)
 from mixsize.algorithms.regime.fitting import Rounding
 from mixsize.algorithms.regime.regime import Base, Choice, Regime
-
-#: The longest ramp.
-MAX_EPOCHS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Progression:
         for i, phase in enumerate(self.phases):
             _check_phase(f"phases[{i}]", phase)
         object.__setattr__(self, "phases", tuple(_plain(phase) for phase in self.phases))
+        if self.starts[-1] >= MAX_EPOCHS:
+            raise ValueError(f"the last phase starts at epoch {self.starts[-1]}; a run has at most {MAX_EPOCHS} epochs")
         check_stride((phase.size_px for phase in self.phases), self.stride_px)
         assert self.regimes  # Fitted here, for the errors of a phase whose batch does not fit.
 
@@ -189,7 +195,7 @@ class Progression:
 
 def _check_phase(where: str, phase: Phase) -> None:
     check_count(f"{where}.size_px", phase.size_px, MAX_SIZE_PX)
-    check_count(f"{where}.epochs", phase.epochs)
+    check_count(f"{where}.epochs", phase.epochs, MAX_EPOCHS)
     if phase.batch_size is not None:
         check_count(f"{where}.batch_size", phase.batch_size)
     if not is_number(phase.lr_factor) or not 0 < phase.lr_factor < math.inf:

@@ -28,7 +28,7 @@ from mixsize.algorithms.regime.checks import (
     check_share,
     check_stride,
 )
-from mixsize.algorithms.regime.fitting import Rounding, allocate_steps, fit_batch, fit_duplicates
+from mixsize.algorithms.regime.fitting import Rounding, allocate_samples, allocate_steps, fit_batch, fit_duplicates
 
 Mode = Literal["fixed", "B+", "D+", "table"]
 ShareOf = Literal["samples", "steps"]
@@ -281,8 +281,14 @@ class Regime:
 
     @property
     def lr_scale(self) -> float:
-        """Factor of the linear learning-rate rule: mean batch over the base's batch."""
+        """Factor of the linear learning-rate rule: the batch of the mean step over the base's batch."""
         return self.mean_batch_size / self.base.batch_size
+
+    @property
+    def lr_scale_by_sample(self) -> float:
+        """The same with the batch that the mean image is trained in, which is never smaller."""
+        of_samples = zip(self.sample_shares, self.choices, strict=True)
+        return math.fsum(share * choice.batch_size for share, choice in of_samples) / self.base.batch_size
 
     @property
     def pixels_per_step_ratio(self) -> float:
@@ -320,8 +326,8 @@ class Regime:
     def step_counts(self, num_samples: int) -> tuple[int, ...]:
         """Steps of each choice in an epoch with ``draw="step"``; the same in every epoch.
 
-        Whole batches only. With shares of samples, each size leaves out less than one of its batches;
-        with shares of steps, all sizes together leave out less than one batch of each size.
+        Whole batches only, their number rounded down or up from what the share asks for. The images left out are fewer
+        than one batch of each size.
 
         Args:
             num_samples: images in the data set.
@@ -332,11 +338,8 @@ class Regime:
         check_count("num_samples", num_samples, MAX_SAMPLES)
         batches = np.array([choice.batch_size for choice in self.choices], dtype=np.int64)
         shares = np.array(self.shares)
-        if self.share_of == "samples":
-            # The nudge keeps 0.2 * 50_000 at 10_000 where binary fractions make it 9_999.999...
-            counts = np.floor(shares * num_samples / batches + 1e-9).astype(np.int64)
-        else:
-            counts = allocate_steps(shares, batches, num_samples)
+        allocate = allocate_samples if self.share_of == "samples" else allocate_steps
+        counts = allocate(shares, batches, num_samples)
         for choice, count in zip(self.choices, counts, strict=True):
             if count == 0:
                 raise ValueError(

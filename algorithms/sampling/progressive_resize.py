@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
-from composer.core import Event, State, get_precision_context
+from composer.core import Event, State, TimeUnit, get_precision_context
 from composer.loggers import Logger
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -17,6 +18,8 @@ from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.sampling.batches import PlannedBatches
 from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.training.epoch_schedule import position_in_epochs
+
+log = logging.getLogger(__name__)
 
 BatchNormAt = Literal["keep", "reset", "freeze"]
 
@@ -111,7 +114,13 @@ class ProgressiveResize(MixSizeSampling):
         if not self._hooks:
             for optimizer in state.optimizers:
                 self._hooks += _scaled_steps(optimizer, lambda: self._lr_factor)
+        self._warn_of_unreached(state)
         self._start_phase(state, logger)
+
+    def _warn_of_unreached(self, state: State) -> None:
+        end, start = state.max_duration, self.progression.starts[-1]
+        if end is not None and end.unit == TimeUnit.EPOCH and int(end) <= start:
+            log.warning("ProgressiveResize: the last phase starts at epoch %d; training ends after %d", start, int(end))
 
     def _start_phase(self, state: State, logger: Logger) -> None:
         epoch = int(state.timestamp.epoch)

@@ -15,12 +15,11 @@ from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.bench.regimes.suite import Budget, Suite
 from mixsize.ffcv_loaders.beton.reader import Beton
-from mixsize.recipes.build.optimisation import epochs_of
 from mixsize.recipes.build.trainer import run_folder
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.config.schema import MultiStep, Recipe
 from mixsize.recipes.models.network import network_stride, planned_network
-from mixsize.recipes.planning.regimes import build_regime
+from mixsize.recipes.planning.regimes import build_regime, epochs_of
 
 #: Longest run in epochs; a budget of pixels that needs more is a typing error.
 _MOST_EPOCHS = 10_000

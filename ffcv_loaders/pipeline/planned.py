@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from mixsize.algorithms.regime.checks import check_count
-from mixsize.algorithms.regime.plan import MAX_SEED, EpochPlan, Step, check_plannable, plan_epoch, plan_length
+from mixsize.algorithms.regime.drawing import MAX_SEED
+from mixsize.algorithms.regime.plan import EpochPlan, Step, check_plannable, plan_epoch, plan_length
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.quasi_random import QuasiRandom
 from mixsize.algorithms.regime.regime import Regime
@@ -19,7 +20,7 @@ from mixsize.system.ranks import process_rank
 if TYPE_CHECKING:
     from composer.core import DataSpec
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 class PlannedDataset(IterableDataset):

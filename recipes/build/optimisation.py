@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from mixsize.algorithms.regime.plan import plan_length
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.algorithms.training import schedules
@@ -12,6 +11,7 @@ from mixsize.algorithms.training.epoch_schedule import EpochSchedule, elapsed_fr
 from mixsize.algorithms.training.schedules import Schedule
 from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.recipes.config import schema
+from mixsize.recipes.planning.regimes import epochs_of
 
 
 def build_optimizer(
@@ -23,13 +23,13 @@ def build_optimizer(
         ValueError: linear scaling in a regime of phases.
     """
     lr = config.lr
-    if config.lr_scaling == "linear":
+    if config.lr_scaling != "none":
         if isinstance(regime, Progression):
             raise ValueError(
-                "optimizer.lr_scaling: linear needs one mean batch for the whole run, which phases do not have; use "
-                "none, and regime.phases[].lr_factor"
+                f"optimizer.lr_scaling: {config.lr_scaling} needs one mean batch for the whole run, which phases do "
+                "not have; use none, and regime.phases[].lr_factor"
             )
-        lr *= regime.lr_scale
+        lr *= regime.lr_scale if config.lr_scaling == "linear" else regime.lr_scale_by_sample
     parameters = [p for p in module.parameters() if p.requires_grad]
     if config.decay == "weights":
         # Biases and the scales and shifts of normalisation layers are the parameters of one dimension.
@@ -69,22 +69,3 @@ def build_schedule(recipe: schema.Recipe, epochs: float) -> Schedule:
         return schedules.one_cycle(epochs, config.peak_fraction, config.start_factor, config.final_factor)
     assert isinstance(config, schema.Constant)
     return schedules.constant(config.warmup_epochs)
-
-
-def epochs_of(recipe: schema.Recipe, regime: Regime | Progression, images: int) -> float:
-    """The length of a run in epochs; a last epoch that is cut short counts as a fraction.
-
-    Args:
-        recipe: its length is in epochs or in steps.
-        regime: the regime.
-        images: in the training data.
-    """
-    length, unit = recipe.duration
-    assert unit != "sec"
-    if unit == "ep":
-        return float(length)
-    epoch = 0
-    while length > (steps := plan_length(regime.at_epoch(epoch), images, recipe.seed, epoch)):
-        length -= steps
-        epoch += 1
-    return epoch + length / steps

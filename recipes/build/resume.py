@@ -16,6 +16,7 @@ from mixsize.ffcv_loaders.loader import MixSizeLoader
 from mixsize.ffcv_loaders.pipeline.planned import differences
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose, to_yaml
+from mixsize.recipes.config.regimes import ProgressiveRegime
 from mixsize.recipes.records.run_folder import (
     BATCH_LOGS,
     CHECKPOINT_FOLDER,
@@ -167,7 +168,8 @@ def _with_batch_multiple(recipe: schema.Recipe, multiple: int) -> schema.Recipe:
 def _changes(saved: schema.Recipe, asked: schema.Recipe) -> list[str]:
     before, now = _deciding(saved), _deciding(asked)
     is_longer = asked.duration[1] == saved.duration[1] and asked.duration[0] >= saved.duration[0]
-    if saved.schedule.name in _OPEN_ENDED and is_longer:
+    follows = isinstance(saved.regime, ProgressiveRegime) and saved.regime.follows_duration
+    if saved.schedule.name in _OPEN_ENDED and is_longer and not follows:
         before["max_duration"] = now["max_duration"]
     return differences(before, now)
 

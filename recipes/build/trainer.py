@@ -34,7 +34,7 @@ from mixsize.recipes.callbacks.times import Times
 from mixsize.recipes.config import schema
 from mixsize.recipes.models.network import check_sizes, network_stride
 from mixsize.recipes.models.weights import running_nothing
-from mixsize.recipes.planning.regimes import build_regime
+from mixsize.recipes.planning.regimes import build_regime, check_reached
 from mixsize.system.ranks import process_rank
 
 
@@ -88,6 +88,7 @@ def build(recipe: schema.Recipe) -> Run:
     reproducibility.seed_all(recipe.seed)  # For the weights; the Trainer seeds each rank differently.
     model = build_model(recipe, count_classes(recipe, train, evaluation))
     regime = _build_regime(start, model, device)
+    check_reached(recipe, regime, train.num_samples)
     loader = build_loader(recipe, train, regime, device)
     check_data(start, folder, loader)
     evaluators = build_evaluators(recipe, train, evaluation, network_stride(model.module), device)

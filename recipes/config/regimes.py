@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from mixsize.algorithms.regime import progression, regime
+from mixsize.algorithms.regime.checks import MAX_EPOCHS
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import SIZE_DISTRIBUTIONS, check_stride
 from mixsize.recipes.config.section import (
@@ -24,6 +26,10 @@ from mixsize.recipes.config.section import (
 )
 
 Rounding = Literal["nearest", "pow2", "budget"]
+
+
+#: Thirds are written as 0.333.
+_FRACTIONS_TOLERANCE = 0.005
 
 
 class Base(Section):
@@ -44,7 +50,12 @@ class Phase(Section):
     """Consecutive epochs at one size."""
 
     size_px: Pixels = Field(description="image side in pixels")
-    epochs: PositiveInt = Field(description="number of epochs; the last phase continues to the end of training")
+    epochs: PositiveInt | None = Field(
+        None, description="number of epochs; the last phase continues to the end of training"
+    )
+    fraction: PositiveFraction | None = Field(
+        None, description="in place of epochs: part of a max_duration in epochs, rounded to whole ones"
+    )
     batch_size: PositiveInt | None = Field(None, description="distinct samples in a step; null: by the base's budget")
     lr_factor: PositiveFloat = Field(1.0, description="factor of the learning rate in this phase")
     crop_scale: Annotated[tuple[PositiveFraction, PositiveFraction], LIST] | None = Field(
@@ -94,21 +105,22 @@ class _AnyRegime(Section):
     def _base(self) -> regime.Base:
         return regime.Base(self.base.size_px, self.base.batch_size, self.base.duplicates)
 
-    def build(self, stride_px: int, batch_multiple: int) -> regime.Regime | Progression:
+    def build(self, stride_px: int, batch_multiple: int, epochs: int | None) -> regime.Regime | Progression:
         """Return the regime.
 
         Args:
             stride_px: the network's stride in pixels; ``stride`` overrides it.
             batch_multiple: number of processes; ``batch_multiple`` overrides it.
+            epochs: length of the run; None if it is not given in epochs.
 
         Raises:
-            ValueError: sizes, shares or batches that are not possible together.
+            ValueError: sizes, shares, batches or phases that are not possible together.
         """
         raise NotImplementedError
 
     @model_validator(mode="after")
     def _can_be_built(self) -> "_AnyRegime":
-        built = self.build(self.stride or 1, self.batch_multiple or 1)
+        built = self.build(self.stride or 1, self.batch_multiple or 1, MAX_EPOCHS)
         if self.stride is not None:
             check_stride([choice.size_px for part in built.regimes for choice in part.choices], self.stride)
         return self
@@ -123,7 +135,7 @@ class FixedRegime(_AnyRegime):
 
     mode: Literal["fixed"] = Field("fixed", description="variant")
 
-    def build(self, stride_px: int, batch_multiple: int) -> regime.Regime:
+    def build(self, stride_px: int, batch_multiple: int, epochs: int | None) -> regime.Regime:
         """Return the base as the only choice."""
         self._check_batch(self.base.batch_size, ("base",))
         return regime.Regime.fixed(self._base)
@@ -149,7 +161,7 @@ class MixedRegime(_DrawnRegime):
         " step counts), or down so that no step exceeds the baseline's pixels",
     )
 
-    def build(self, stride_px: int, batch_multiple: int) -> regime.Regime:
+    def build(self, stride_px: int, batch_multiple: int, epochs: int | None) -> regime.Regime:
         """Return the distribution with a batch or duplicates for each size."""
         return regime.Regime.from_sizes(
             self.sizes,
@@ -168,7 +180,7 @@ class TableRegime(_DrawnRegime):
     mode: Literal["table"] = Field(description="variant")
     choices: Annotated[tuple[Choice, ...], FILLED_LIST] = Field(description="the rows that steps are drawn from")
 
-    def build(self, stride_px: int, batch_multiple: int) -> regime.Regime:
+    def build(self, stride_px: int, batch_multiple: int, epochs: int | None) -> regime.Regime:
         """Return the table."""
         for index, row in enumerate(self.choices):
             self._check_batch(row.batch_size, ("choices", index))
@@ -198,13 +210,16 @@ class ProgressiveRegime(_AnyRegime):
             raise fault("must be at least 1 with regime.batch_norm freeze, and 0 without", ("freeze_steps",))
         return self
 
-    def build(self, stride_px: int, batch_multiple: int) -> Progression:
+    def build(self, stride_px: int, batch_multiple: int, epochs: int | None) -> Progression:
         """Return the phases, those of the ramp included."""
         if (self.phases is None) == (self.ramp is None):
             raise fault("needs either regime.phases or regime.ramp")
         multiple = self.batch_multiple or batch_multiple
         if self.phases is not None:
-            phases = tuple(progression.Phase(**dict(phase)) for phase in self.phases)
+            phases = tuple(
+                progression.Phase(phase.size_px, length, phase.batch_size, phase.lr_factor, phase.crop_scale)
+                for phase, length in zip(self.phases, self._phase_epochs(self.phases, epochs), strict=True)
+            )
             return Progression(self._base, phases, self.warmup_epochs, self.rounding, multiple)
         assert self.ramp is not None
         built = Progression.ramp(
@@ -219,6 +234,25 @@ class ProgressiveRegime(_AnyRegime):
         )
         phases = tuple(replace(phase, batch_size=self.ramp.batch_size) for phase in built.phases)
         return replace(built, phases=phases, warmup_epochs=self.warmup_epochs)
+
+    @property
+    def follows_duration(self) -> bool:
+        """Whether a longer run has other phases."""
+        return any(phase.fraction is not None for phase in self.phases or ())
+
+    def _phase_epochs(self, phases: tuple[Phase, ...], epochs: int | None) -> list[int]:
+        for index, phase in enumerate(phases):
+            if (phase.epochs is None) == (phase.fraction is None):
+                raise fault("needs either epochs or fraction", ("phases", index))
+            if (phase.epochs is None) != (phases[0].epochs is None):
+                raise fault("mixes epochs and fractions; give all phases one of the two", ("phases", index))
+        if not self.follows_duration:
+            return [phase.epochs or 0 for phase in phases]
+        assert epochs is not None
+        ends = list(accumulate(phase.fraction or 0 for phase in phases))
+        if abs(ends[-1] - 1) > _FRACTIONS_TOLERANCE:
+            raise fault(f"has fractions that sum to {ends[-1]:.6g}; they must sum to 1", ("phases",))
+        return [end - start for start, end in pairwise([0, *(round(end * epochs) for end in ends)])]
 
 
 Regime = Annotated[FixedRegime | MixedRegime | TableRegime | ProgressiveRegime, Field(discriminator="mode")]

@@ -9,7 +9,8 @@ from typing import Annotated, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from mixsize.recipes.config.regimes import Regime
+from mixsize.algorithms.regime.checks import MAX_EPOCHS
+from mixsize.recipes.config.regimes import ProgressiveRegime, Regime
 from mixsize.recipes.config.section import (
     FILLED_LIST,
     LIST,
@@ -169,8 +170,10 @@ class _AnyOptimizer(Section):
     decay: Literal["weights", "all"] = Field(
         "weights", description="parameters that decay: all except biases and normalisation layers, or all"
     )
-    lr_scaling: Literal["none", "linear"] = Field(
-        "none", description="linear: multiply lr by the regime's mean batch / regime.base.batch_size"
+    lr_scaling: Literal["none", "linear", "linear_by_sample"] = Field(
+        "none",
+        description="multiply lr by the regime's mean batch / regime.base.batch_size; linear: the batch of the mean"
+        " step, linear_by_sample: that of the mean sample",
     )
 
 
@@ -397,6 +400,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
+        self._check_duration()
         self._check_schedule()
         if self.execution.network == "cuda_graphs" and self.microbatch_images is not None:
             raise fault(
@@ -410,6 +414,21 @@ class Recipe(Section):
                 ("optimizer", "train"),
             )
         return self
+
+    def _check_duration(self) -> None:
+        length, unit = self.duration
+        if unit == "ep" and length > MAX_EPOCHS:
+            raise fault(f"is {self.max_duration}; it must be at most {MAX_EPOCHS} epochs", ("max_duration",))
+        if isinstance(self.regime, ProgressiveRegime) and self.regime.follows_duration:
+            if unit != "ep":
+                raise fault(
+                    f"has fractions, which need a max_duration in epochs; it is {self.max_duration}",
+                    ("regime", "phases"),
+                )
+            try:
+                self.regime.build(self.regime.stride or 1, self.regime.batch_multiple or 1, length)
+            except ValueError as error:
+                raise fault(f"does not fit max_duration {self.max_duration}: {error}", ("regime", "phases")) from error
 
     def _check_schedule(self) -> None:
         """Refuse a schedule in epochs for a run whose number of epochs is unknown or too small."""

@@ -9,18 +9,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
-from mixsize.algorithms.regime.plan import plan_sizes
+from mixsize.algorithms.regime.plan import check_plannable
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Base, Regime
+from mixsize.algorithms.regime.spans import Span
 from mixsize.recipes.config.schema import Recipe
 from mixsize.recipes.models.flops import count_macs
 from mixsize.recipes.models.network import check_sizes, network_stride, planned_network
-from mixsize.recipes.planning.regimes import build_regime
+from mixsize.recipes.planning.regimes import build_regime, check_reached, spans_of_run
 from mixsize.recipes.records.step_times import Shape, describe_shape
 from mixsize.system.ranks import process_rank
 
@@ -34,7 +35,7 @@ class PlannedShape:
         batch_size: distinct images B in a step, over all ranks.
         duplicates: augmented copies D of each.
         share: of the samples, of the steps or of the epochs, see :attr:`Plan.share_of`.
-        steps_per_epoch: of an epoch in its phase; a mean if one size is drawn for a whole epoch.
+        steps_per_epoch: of the mean epoch in its phase.
         steps_total: of the run.
         pixels_per_step_ratio: pixels of a step relative to the base's step.
         macs_per_image: multiply-accumulates of the network's forward pass; None if they cannot be counted.
@@ -55,6 +56,11 @@ class PlannedShape:
     def shape(self) -> Shape:
         """Size, batch and duplicates."""
         return self.size_px, self.batch_size, self.duplicates
+
+    @property
+    def samples_total(self) -> float:
+        """Distinct images of the run's steps."""
+        return self.steps_total * self.batch_size
 
     @property
     def pixels_per_step(self) -> int:
@@ -80,11 +86,6 @@ class PlannedPhase:
     regime: Regime
     epochs: float
     shapes: tuple[PlannedShape, ...]
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps of its mean epoch."""
-        return math.fsum(shape.steps_per_epoch for shape in self.shapes)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Plan:
     @property
     def steps_per_epoch(self) -> float:
         """Steps of the mean epoch."""
-        return self._mean(lambda phase: phase.steps_per_epoch)
+        return math.fsum(shape.steps_total for shape in self.shapes) / self.epochs
 
     @property
     def steps_total(self) -> int:
@@ -147,24 +148,25 @@ class Plan:
 
     @property
     def mean_size_px(self) -> float:
-        """Mean side in pixels, weighted by share."""
-        return self._mean(lambda phase: phase.regime.mean_size_px)
+        """Mean side in pixels, weighted as the shares are."""
+        return self._mean(lambda shape: shape.size_px, by_steps=self.share_of == "steps")
 
     @property
     def mean_batch_size(self) -> float:
         """Distinct images in the mean step."""
-        images = self._mean(lambda phase: phase.steps_per_epoch * phase.regime.mean_batch_size)
-        return images / self.steps_per_epoch
+        return self._mean(lambda shape: shape.batch_size, by_steps=True)
 
     @property
     def mean_duplicates(self) -> float:
-        """Mean number of duplicates, weighted by share."""
-        return self._mean(lambda phase: phase.regime.mean_duplicates)
+        """Mean number of duplicates, weighted as the shares are."""
+        return self._mean(lambda shape: shape.duplicates, by_steps=self.share_of == "steps")
 
     @property
     def pixels_per_epoch_ratio(self) -> float:
         """Pixels of an epoch relative to the base's epoch."""
-        return self._mean(lambda phase: phase.regime.pixels_per_epoch_ratio)
+        return self._mean(lambda shape: shape.size_px**2 * shape.duplicates) / (
+            self.base.size_px**2 * self.base.duplicates
+        )
 
     @property
     def pixels_per_step_ratio(self) -> float:
@@ -176,12 +178,8 @@ class Plan:
         """Multiply-accumulates of an epoch relative to the base's epoch; None if they cannot be counted."""
         if not self.base_macs or any(shape.macs_per_image is None for shape in self.shapes):
             return None
-
-        def macs_per_sample(phase: PlannedPhase) -> float:
-            shares = zip(phase.regime.sample_shares, phase.shapes, strict=True)
-            return math.fsum(share * shape.duplicates * (shape.macs_per_image or 0) for share, shape in shares)
-
-        return self._mean(macs_per_sample) / (self.base.duplicates * self.base_macs)
+        macs = self._mean(lambda shape: (shape.macs_per_image or 0) * shape.duplicates)
+        return macs / (self.base.duplicates * self.base_macs)
 
     @property
     def untimed(self) -> list[str]:
@@ -200,9 +198,11 @@ class Plan:
         """Time of the training steps of the mean epoch; None unless every shape was timed."""
         return None if self.seconds_total is None else self.seconds_total / self.epochs
 
-    def _mean(self, value: Callable[[PlannedPhase], float]) -> float:
-        """Mean over the run's epochs."""
-        return math.fsum(phase.epochs / self.epochs * value(phase) for phase in self.phases)
+    def _mean(self, value: Callable[[PlannedShape], float], by_steps: bool = False) -> float:
+        """Mean over the run's distinct images, or over its steps."""
+        weights = [shape.steps_total if by_steps else shape.samples_total for shape in self.shapes]
+        values = [weight * value(shape) for weight, shape in zip(weights, self.shapes, strict=True)]
+        return math.fsum(values) / math.fsum(weights)
 
 
 class Costs:
@@ -245,7 +245,7 @@ def make_plan(recipe: Recipe, step_times: Mapping[Shape, float] | None = None, c
         costs: of the recipe's network, if the caller has them.
 
     Raises:
-        ValueError: no ``data.train_images``, an impossible regime, or a run whose length is a time.
+        ValueError: no ``data.train_images``, a regime that training would refuse, or a run whose length is a time.
     """
     images = recipe.data.train_images
     if images is None:
@@ -253,78 +253,48 @@ def make_plan(recipe: Recipe, step_times: Mapping[Shape, float] | None = None, c
             "data.train_images is not given; a plan needs the number of training images, for instance "
             "data.train_images=50000"
         )
-    costs = costs or Costs(planned_network(recipe), recipe.model.name)
-    regime = build_regime(recipe, network_stride(costs.network), ranks=process_rank()[1])
-    costs.check(choice.size_px for part in regime.regimes for choice in part.choices)
-    run = _walk(recipe, regime, images)
-    phases = []
-    for part, epochs, steps in zip(regime.regimes, run.epochs, run.steps, strict=True):
-        if epochs:
-            shapes = [
-                PlannedShape(
-                    size_px=choice.size_px,
-                    batch_size=choice.batch_size,
-                    duplicates=choice.duplicates,
-                    share=choice.share * epochs / math.fsum(run.epochs),
-                    steps_per_epoch=per_epoch,
-                    steps_total=total,
-                    pixels_per_step_ratio=choice.pixels / regime.base.pixels,
-                    macs_per_image=costs.macs(choice.size_px),
-                    seconds_per_step=(step_times or {}).get((choice.size_px, choice.batch_size, choice.duplicates)),
-                )
-                for choice, per_epoch, total in zip(part.choices, _expected_steps(part, images), steps, strict=True)
-            ]
-            phases.append(PlannedPhase(part, epochs, tuple(shapes)))
-    return Plan(recipe, regime, tuple(phases), run.size_by_epoch, costs.macs(regime.base.size_px))
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The run as it will be drawn: for each regime its epochs, and the steps of each of its choices."""
-
-    epochs: list[float]
-    steps: list[list[float]]
-    size_by_epoch: tuple[int, ...]
-
-
-def _walk(recipe: Recipe, regime: Regime | Progression, images: int) -> _Run:
-    length, unit = recipe.duration
-    if unit == "sec":
+    if recipe.duration[1] == "sec":
         raise ValueError(
             f"max_duration is {recipe.max_duration}; its number of steps is known only after training: give epochs or "
             "batches for a plan, for instance max_duration=1ep"
         )
-    steps = [[0.0] * len(part.choices) for part in regime.regimes]
-    epochs = [0.0] * len(regime.regimes)
+    costs = costs or Costs(planned_network(recipe), recipe.model.name)
+    ranks = process_rank()[1]
+    regime = build_regime(recipe, network_stride(costs.network), ranks)
+    costs.check(choice.size_px for part in regime.regimes for choice in part.choices)
+    check_plannable(regime, images, world_size=ranks)
+    check_reached(recipe, regime, images)
+    spans = spans_of_run(recipe, regime, images)
+    run_epochs = math.fsum(span.epochs for span in spans)
+    phases = []
+    for index, part in enumerate(regime.regimes):
+        of_part = [span for span in spans if span.regime == index]
+        epochs = math.fsum(span.epochs for span in of_part)
+        totals = [math.fsum(span.epochs * span.steps[i] for span in of_part) for i in range(len(part.choices))]
+        shapes = [
+            PlannedShape(
+                size_px=choice.size_px,
+                batch_size=choice.batch_size,
+                duplicates=choice.duplicates,
+                share=choice.share * epochs / run_epochs,
+                steps_per_epoch=total / epochs,
+                steps_total=total,
+                pixels_per_step_ratio=choice.pixels / regime.base.pixels,
+                macs_per_image=costs.macs(choice.size_px),
+                seconds_per_step=(step_times or {}).get((choice.size_px, choice.batch_size, choice.duplicates)),
+            )
+            for choice, total in zip(part.choices, totals, strict=True)
+        ]
+        phases.append(PlannedPhase(part, epochs, tuple(shapes)))
+    return Plan(recipe, regime, tuple(phases), _size_by_epoch(regime, spans), costs.macs(regime.base.size_px))
+
+
+def _size_by_epoch(regime: Regime | Progression, spans: list[Span]) -> tuple[int, ...]:
     sizes: list[int] = []
-    epoch, left = 0, float(length)
-    while left > 0:
-        index = regime.phase_at(epoch) if isinstance(regime, Progression) else 0
-        part = regime.regimes[index]
-        counts = _epoch_steps(part, images, recipe.seed, epoch)
-        taken = min(1.0, left if unit == "ep" else left / sum(counts))
-        for i, count in enumerate(counts):
-            steps[index][i] += taken * count
-        epochs[index] += taken
-        sizes += [choice.size_px for choice, count in zip(part.choices, counts, strict=True) if count]
-        left -= 1 if unit == "ep" else sum(counts)
-        epoch += 1
-    return _Run(epochs, steps, tuple(sizes) if len(sizes) == epoch else ())
-
-
-def _epoch_steps(regime: Regime, images: int, seed: int, epoch: int) -> Sequence[int]:
-    """Steps of each choice in one epoch."""
-    if regime.draw == "step":
-        return regime.step_counts(images)
-    drawn = int(plan_sizes(regime, 1, seed, epoch)[0])
-    return [regime.epoch_steps(choice, images) if choice.size_px == drawn else 0 for choice in regime.choices]
-
-
-def _expected_steps(regime: Regime, images: int) -> Sequence[float]:
-    """Steps of each choice in the mean epoch."""
-    if regime.draw == "step":
-        return regime.step_counts(images)
-    return [
-        share * regime.epoch_steps(choice, images)
-        for share, choice in zip(regime.sample_shares, regime.choices, strict=True)
-    ]
+    for span in spans:
+        choices = regime.regimes[span.regime].choices
+        drawn = [choice.size_px for choice, steps in zip(choices, span.steps, strict=True) if steps]
+        if len(drawn) > 1:
+            return ()
+        sizes += drawn * math.ceil(span.epochs)
+    return tuple(sizes)

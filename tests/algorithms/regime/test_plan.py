@@ -55,16 +55,38 @@ def test_steps_follow_the_regime_and_number_the_same_in_every_epoch():
     for epoch in range(4):
         plan = plan_epoch(S28, 5_000, 17, epoch)
         drawn = {int(size): int((plan.size_px == size).sum()) for size in np.unique(plan.size_px)}
-        # 40 px: 1,000 images in batches of 40; 32: 1,500 / 64; 24: 1,500 / 112; 16: 1,000 / 256
-        assert drawn == {40: 25, 32: 23, 24: 13, 16: 3}
+        # 40 px: 1,000 images in batches of 40; 32: 1,500 / 64; 24: 1,500 / 112; 16: 1,000 / 256 = 3.9, rounded up
+        assert drawn == {40: 25, 32: 23, 24: 13, 16: 4}
 
 
-def test_epochs_differ_in_order_in_shapes_and_in_what_they_leave_out():
+def test_epochs_differ_in_order_and_in_shapes():
     first, second = plan_epoch(S28, 5_000, 17, 0), plan_epoch(S28, 5_000, 17, 1)
     assert not np.array_equal(first.size_px, second.size_px)
     assert not np.array_equal(first.samples, second.samples)
-    everything = set(range(5_000))
-    assert everything - set(first.samples.tolist()) != everything - set(second.samples.tolist())
+
+
+@pytest.mark.parametrize("draw", ["step", "epoch"])
+def test_an_image_left_out_of_an_epoch_is_in_the_next(draw):
+    regime = Regime.from_sizes({32: 0.5, 16: 0.5}, Base(32, 64), "B+", draw=draw)
+    before = set()
+    for epoch in range(40):
+        plan = plan_epoch(regime, 1437, 5, epoch)
+        left_out = set(range(1437)) - set(plan.samples.tolist())
+        assert len(left_out) == 1437 - len(plan.samples) > 0
+        assert not before & left_out
+        before = left_out
+
+
+def test_images_take_turns_at_being_left_out():
+    regime = Regime.fixed(Base(32, 64))
+    times = np.zeros(1000, dtype=int)
+    # 40 of 1,000 images an epoch: every image once in 25 epochs, but for the two halves of an odd number of epochs.
+    for epoch in range(50):
+        plan = plan_epoch(regime, 1000, 5, epoch)
+        times[np.setdiff1d(np.arange(1000), plan.samples)] += 1
+    assert set(times.tolist()) == {2}
+    other = np.setdiff1d(np.arange(1000), plan_epoch(regime, 1000, 6, 0).samples)
+    assert set(other) != set(np.setdiff1d(np.arange(1000), plan_epoch(regime, 1000, 5, 0).samples))
 
 
 def test_shapes_are_spread_over_the_epoch():
@@ -91,16 +113,40 @@ def test_a_plan_is_the_same_in_another_process():
     assert out[1:] == ["False", "False"]
 
 
-def test_whole_epochs_at_one_size_come_up_in_their_shares():
-    regime = Regime.from_sizes({32: 0.7, 16: 0.3}, Base(32, 64), "B+", draw="epoch")
+def sizes_of_epochs(regime, epochs, seed):
     sizes = []
-    for epoch in range(400):
-        plan = plan_epoch(regime, 640, 5, epoch)
+    for epoch in range(epochs):
+        plan = plan_epoch(regime, 640, seed, epoch)
         assert len(set(plan.size_px.tolist())) == 1
-        assert len(plan) == (10 if plan.size_px[0] == 32 else 2)
+        assert len(plan) == 640 // plan.batch_size[0] == plan_length(regime, 640, seed, epoch)
         sizes.append(int(plan.size_px[0]))
-    # Binomial(400, 0.7): standard deviation 0.023
-    assert np.mean(np.array(sizes) == 32) == pytest.approx(0.7, abs=0.07)
+    return sizes
+
+
+def test_whole_epochs_at_one_size_take_exactly_their_shares():
+    # The paper's appendix E: 30 epochs of S(28) are 6, 9, 9 and 6.
+    regime = Regime.from_sizes("s28", Base(32, 64), "B+", draw="epoch")
+    sizes = sizes_of_epochs(regime, 30, seed=5)
+    assert {size: sizes.count(size) for size in (40, 32, 24, 16)} == {40: 6, 32: 9, 24: 9, 16: 6}
+    # A longer run begins in the same way; another seed is another order.
+    assert sizes_of_epochs(regime, 200, seed=5)[:30] == sizes
+    assert sizes_of_epochs(regime, 30, seed=6) != sizes
+
+
+def test_shares_that_ten_epochs_do_not_hold_are_carried_on():
+    # 8 * .8/6 and .2 of 90 epochs: 12 each, 18
+    regime = Regime.from_sizes("s224", Base(224, 4), "D+", draw="epoch")
+    sizes = sizes_of_epochs(regime, 90, seed=5)
+    counts = {size: sizes.count(size) for size in sorted(set(sizes))}
+    assert counts == {128: 12, 160: 12, 192: 12, 224: 18, 256: 12, 288: 12, 320: 12}
+
+
+def test_epochs_drawn_whole_divide_the_steps_or_the_samples():
+    # Batches of 64 and 256. Half of the steps are .5 * 64 / (.5 * 64 + .5 * 256) = a fifth of the images.
+    shares = {"samples": 50, "steps": 20}
+    for share_of, at_32 in shares.items():
+        regime = Regime.from_sizes({32: 0.5, 16: 0.5}, Base(32, 64), "B+", draw="epoch", share_of=share_of)
+        assert sizes_of_epochs(regime, 100, seed=5).count(32) == at_32
 
 
 @pytest.mark.parametrize("share_of", ["samples", "steps"])
@@ -109,6 +155,10 @@ def test_sizes_for_a_loaders_equal_batches_take_their_shares_whatever_the_regime
     regime = Regime.from_sizes({32: 0.7, 16: 0.3}, Base(32, 64), "B+", share_of=share_of)
     sizes = plan_sizes(regime, 10, seed=5, epoch=0)
     assert sorted(sizes) == [16] * 3 + [32] * 7
+    by_epoch = Regime.from_sizes({32: 0.7, 16: 0.3}, Base(32, 64), "B+", share_of=share_of, draw="epoch")
+    epochs = [plan_sizes(by_epoch, 4, seed=5, epoch=epoch) for epoch in range(10)]
+    assert sorted(int(sizes[0]) for sizes in epochs) == [16] * 3 + [32] * 7
+    assert all(len(set(sizes.tolist())) == 1 for sizes in epochs)
 
 
 def test_resume_position_is_found_from_the_samples_counted_over_all_ranks():
@@ -157,6 +207,7 @@ def test_evaluation_counts_each_image_once_in_as_many_batches_on_every_rank(num_
         (lambda: plan_evaluation(10, 0, 4), "size_px is 0"),
         (lambda: plan_evaluation(10, 32, 0), "batch_size is 0"),
         (lambda: plan_epoch(S28, 5_000, 0, 0)[10_000], "step 10000 is outside"),
+        (lambda: plan_epoch(S28, 5_000, 0, 10**6), "epoch is 1000000; it must be a whole number from 0 to 999999"),
     ],
 )
 def test_impossible_plans_are_refused(call, words):

@@ -107,6 +107,13 @@ def test_mean_batch_is_images_over_steps():
     assert by_steps.lr_scale == pytest.approx(121.6 / 64)
 
 
+def test_the_linear_rule_may_go_by_the_mean_step_or_by_the_mean_image():
+    regime = Regime.from_sizes("s144", Base(224, 256), "B+", rounding="pow2")
+    # Batches of 256, 256, 1,024, 2,048 for .1, .1, .6, .2 of the images
+    assert regime.lr_scale == pytest.approx(1 / (0.1 + 0.1 + 0.6 / 4 + 0.2 / 8))
+    assert regime.lr_scale_by_sample == pytest.approx(0.1 + 0.1 + 0.6 * 4 + 0.2 * 8)
+
+
 def test_step_shares_and_sample_shares_are_two_views_of_one_thing():
     regime = Regime.from_sizes("s28", CIFAR, "B+", rounding="pow2", share_of="samples")
     counts = regime.step_counts(50_000)
@@ -119,8 +126,25 @@ def test_step_shares_and_sample_shares_are_two_views_of_one_thing():
 
 def test_step_counts_are_whole_batches_by_hand():
     regime = Regime.from_sizes("s28", CIFAR, "B+", rounding="pow2")
-    # 10,000 / 64, 15,000 / 64, 15,000 / 128, 10,000 / 256, each cut to whole steps
-    assert regime.step_counts(50_000) == (156, 234, 117, 39)
+    # 10,000 / 64 = 156.25, 15,000 / 64 = 234.375, 15,000 / 128 = 117.19, 10,000 / 256 = 39.06. Cut to whole steps they
+    # leave 16 + 24 + 24 + 16 = 80 images: one more batch of 64, where the remainder is largest.
+    assert regime.step_counts(50_000) == (156, 235, 117, 39)
+
+
+def test_few_images_are_left_out():
+    sizes = {20: 0.2, 16: 0.3, 12: 0.3, 8: 0.2}
+    regime = Regime.from_sizes(sizes, Base(16, 64), "B+")
+    # Batches of 41, 64, 114, 256; 287.4 / 41 = 7.01, 431.1 / 64 = 6.74, 431.1 / 114 = 3.78, 287.4 / 256 = 1.12. Of the
+    # 168 images left, 114 and then 41 fill a batch; 64 in between and 256 at last do not fit. 13 are left out.
+    assert [choice.batch_size for choice in regime.choices] == [41, 64, 114, 256]
+    assert regime.step_counts(1437) == (8, 6, 4, 1)
+
+
+def test_no_size_gets_more_than_its_share_rounded_up():
+    regime = Regime.from_choices(Base(8, 10), [Choice(8, 1000, 1, 0.5), Choice(4, 8, 1, 0.5)])
+    # 1.495 batches of 1,000 and 186.875 of 8 leave 502 images, of which 8 more are taken.
+    assert regime.step_counts(2990) == (1, 187)
+    assert Regime.from_choices(Base(8, 10), [Choice(8, 10, 1, 0.5), Choice(4, 25, 1, 0.5)]).step_counts(100) == (5, 2)
 
 
 def test_steps_of_an_epoch_drawn_whole_are_the_mean_over_epochs():

@@ -128,7 +128,7 @@ def test_a_path_and_a_value_may_hold_an_equals_sign(write, tmp_path):
 def test_a_table_regime_takes_rows():
     rows = "[{size_px: 32, batch_size: 64, share: 0.25}, {size_px: 16, batch_size: 64, duplicates: 4, share: 0.75}]"
     regime = compose([RESNET, "regime.mode=table", f"regime.choices={rows}", "regime.share_of=steps"]).regime
-    built = regime.build(stride_px=4, batch_multiple=1)
+    built = regime.build(stride_px=4, batch_multiple=1, epochs=None)
     assert [(c.size_px, c.batch_size, c.duplicates, c.share) for c in built.choices] == [
         (32, 64, 1, 0.25),
         (16, 64, 4, 0.75),
@@ -138,13 +138,23 @@ def test_a_table_regime_takes_rows():
 
 def test_phases_or_a_ramp_make_a_progressive_regime():
     phases = "regime={mode: progressive, phases: [{size_px: 16, epochs: 2, lr_factor: 0.5}, {size_px: 32, epochs: 1}]}"
-    regime = compose([RESNET, phases, "regime.batch_norm=reset"]).regime.build(4, 1)
+    regime = compose([RESNET, phases, "regime.batch_norm=reset"]).regime.build(4, 1, None)
     assert [(phase.size_px, phase.epochs, phase.lr_factor) for phase in regime.phases] == [(16, 2, 0.5), (32, 1, 1.0)]
     ramp = "regime={mode: progressive, warmup_epochs: 0.5, ramp: {start_px: 16, end_px: 32, end_epoch: 4}}"
-    built = compose([RESNET, ramp]).regime.build(4, 1)
+    built = compose([RESNET, ramp]).regime.build(4, 1, None)
     assert [built.at_epoch(epoch).choices[0].size_px for epoch in range(5)] == [16, 20, 24, 28, 32]
     assert built.warmup_epochs == 0.5
     assert refusal(RESNET, "regime.mode=progressive")[0].startswith("regime: needs either regime.phases or regime.ramp")
+    third = "{size_px: 32, fraction: 0.333}"
+    fractions = f"regime={{mode: progressive, phases: [{third}, {third}, {third}]}}"
+    for words, *items in (
+        ("regime.phases.1: mixes epochs and fractions", fractions.replace("fraction: 0.333", "epochs: 1", 1)),
+        ("regime.phases.0: needs either epochs or fraction", fractions.replace(", fraction: 0.333", "", 1)),
+        ("regime.phases: has fractions that sum to 0.866", fractions.replace("0.333", "0.2", 1)),
+        ("regime.phases: has fractions, which need a max_duration in epochs; it is 9ba", fractions, "max_duration=9ba"),
+        ("regime.phases: does not fit max_duration 2ep: phases[", fractions, "max_duration=2ep"),
+    ):
+        assert refusal(RESNET, *items)[0].startswith(words)
     frozen = refusal(RESNET, phases, "regime.batch_norm=freeze")
     assert frozen[0].startswith("regime.freeze_steps: must be at least 1 with regime.batch_norm freeze")
 
