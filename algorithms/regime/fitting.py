@@ -63,16 +63,17 @@ def fit_duplicates(size_px: int, base: Base, rounding: Rounding, multiple: int) 
 
 
 def allocate_samples(shares: np.ndarray, batches: np.ndarray, num_samples: int) -> np.ndarray:
-    """Steps of each choice: its share of the images in whole batches, rounded down or up.
+    """Steps of each choice: its share of the images, rounded to the nearest number of whole batches.
 
-    Counts are rounded down first. Choices then get one more batch, the largest remainder first, while images are left.
+    Where the images do not suffice for all that round up, the largest remainders do.
     """
     quota = shares * num_samples / batches
     # The nudge keeps 0.2 * 50_000 at 10_000 where binary fractions make it 9_999.999...
     counts = np.floor(quota + 1e-9).astype(np.int64)
+    remainders = quota - counts
     left = num_samples - int(counts @ batches)
-    for choice in np.argsort(counts - quota, kind="stable"):
-        if counts[choice] and quota[choice] - counts[choice] > 1e-9 and batches[choice] <= left:
+    for choice in np.argsort(-remainders, kind="stable"):
+        if counts[choice] and remainders[choice] >= 0.5 and batches[choice] <= left:
             counts[choice] += 1
             left -= int(batches[choice])
     return counts

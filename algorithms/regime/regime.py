@@ -326,8 +326,8 @@ class Regime:
     def step_counts(self, num_samples: int) -> tuple[int, ...]:
         """Steps of each choice in an epoch with ``draw="step"``; the same in every epoch.
 
-        Whole batches only, their number rounded down or up from what the share asks for. The images left out are fewer
-        than one batch of each size.
+        Whole batches only. With shares of samples, each size takes its share, rounded to the nearest number of batches.
+        All sizes together leave out less than one batch of each size.
 
         Args:
             num_samples: images in the data set.

@@ -3,7 +3,7 @@
 >>> from mixsize.recipes.config.compose import compose
 >>> plan = make_plan(compose(["imagenet/resnet50", "regime/s144_bplus", "regime.rounding=pow2"]))
 >>> plan.steps_total, round(plan.pixels_per_epoch_ratio, 3)
-(168750, 0.463)
+(168840, 0.463)
 """
 
 from __future__ import annotations

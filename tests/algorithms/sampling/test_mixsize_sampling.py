@@ -114,7 +114,7 @@ def test_a_loader_given_to_fit_is_bound_too(digits):
 
 @pytest.mark.parametrize("first", [22, 5])
 def test_epochs_of_different_lengths_are_trained_whole_and_milestones_fall_at_their_starts(digits, first):
-    seed = {22: 3, 5: 14}[first]
+    seed = {22: 4, 5: 7}[first]
     plans = [plan_epoch(BY_EPOCH, 1437, seed, epoch) for epoch in range(6)]
     lengths = [len(plan) for plan in plans]  # 1437 // 64 at 16 px, 1437 // 256 at 8 px
     assert lengths[0] == first
@@ -195,7 +195,7 @@ def test_a_checkpoint_of_another_regime_is_refused(digits, tmp_path):
 def test_a_loader_without_its_data_spec_is_refused_once_it_miscounts(digits):
     trainer = trainer_for(loader_for(digits, D_PLUS), "1ep")
     trainer.close()
-    bare = loader_for(digits, D_PLUS)
+    bare = loader_for(digits, D_PLUS, seed=7)  # Begins with four duplicates.
     model = network()
     trainer = Trainer(
         model=model,
