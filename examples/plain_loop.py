@@ -16,6 +16,8 @@ from sklearn.datasets import load_digits
 
 from mixsize import Base, GradientSmoother, PadCrop, Regime, Resize, StatisticsBank, TorchMixSizeLoader
 
+AUGMENT = PadCrop(1, flip=False)
+
 
 class Digits:
     """(image, label) pairs: (8, 8, 3) uint8 arrays and class indices."""
@@ -44,7 +46,7 @@ def main() -> None:
     network = timm.create_model("resnet10t", num_classes=10)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
     regime = Regime.from_sizes({48: 0.2, 32: 0.3, 24: 0.5}, Base(size_px=32, batch_size=32), "B+")
-    loader = TorchMixSizeLoader(train, regime, augment=PadCrop(1, flip=False), device="cpu")
+    loader = TorchMixSizeLoader(train, regime, augment=AUGMENT, device="cpu")
     smoother = GradientSmoother()
 
     for epoch in range(args.epochs):
@@ -59,16 +61,16 @@ def main() -> None:
     bank = StatisticsBank()
     print("size px   own statistics %   calibrated %")
     for size_px in (24, 32, 48, 64):
-        bank.calibrate(network, size_px, at_one_size(train, size_px), max_batches=20)
-        own = accuracy(network, at_one_size(test, size_px))
+        bank.calibrate(network, size_px, at_one_size(train, size_px, AUGMENT), max_batches=20)
+        own = accuracy(network, at_one_size(test, size_px, Resize()))
         with bank.use(network, size_px):
-            calibrated = accuracy(network, at_one_size(test, size_px))
+            calibrated = accuracy(network, at_one_size(test, size_px, Resize()))
         print(f"{size_px:7}   {100 * own:16.1f}   {100 * calibrated:12.1f}")
 
 
-def at_one_size(data: Digits, size_px: int) -> TorchMixSizeLoader:
-    """The images at one size, unaugmented."""
-    return TorchMixSizeLoader(data, Regime.fixed(Base(size_px, 36)), augment=Resize(), device="cpu")
+def at_one_size(data: Digits, size_px: int, augment: PadCrop | Resize) -> TorchMixSizeLoader:
+    """The images at one size."""
+    return TorchMixSizeLoader(data, Regime.fixed(Base(size_px, 36)), augment=augment, device="cpu")
 
 
 def accuracy(network: torch.nn.Module, loader: TorchMixSizeLoader) -> float:

@@ -160,7 +160,8 @@ class EvalLoader(WholeBatchLoader):
     Args:
         data: a ``.beton`` file or one already open.
         size_px: image side S in pixels.
-        batch_size: images in a batch on one rank, at most.
+        batch_size: images in a batch on one rank, at most. Every rank has the same number of batches and none is empty:
+            with 1, where ranks cannot share the images evenly, some have one batch of 2.
         augment: how the view is cut; by default the paper's for ImageNet, :class:`CenterCrop`.
         mean, std, num_workers, batches_ahead, min_oversampling, interpolation, device, dtype, channels_last, rank,
             world_size: see :class:`MixSizeLoader`.

@@ -7,23 +7,30 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from mixsize.cli import main
+from mixsize.ffcv_loaders.conversion.encode import Encoding
+from mixsize.ffcv_loaders.conversion.sources import open_digits
+from mixsize.ffcv_loaders.conversion.writer import write_beton
 from mixsize.recipes.commands.eval_report import read_record
+from mixsize.recipes.commands.evaluate import build_job, measure
 
 LAUNCHER = [sys.executable, "-m", "composer.cli.launcher"]
 SECONDS = 280
-#: Trains, evaluates, and trains again with a fault on rank one: three command lines in the same two processes.
-THREE = """
+#: Trains, evaluates, and trains twice more, at last with a fault on rank one: four command lines in the same two
+#: processes.
+FOUR = """
 import json, os, sys
 from mixsize.cli import main
 from mixsize.ffcv_loaders.loader import MixSizeLoader
 
-train, evaluate, failing = json.loads(sys.argv[1])
+train, evaluate, odd, failing = json.loads(sys.argv[1])
 assert main(train) == 0
 assert main(evaluate) == 0
+assert main(odd) == 0
 iterate = MixSizeLoader.__iter__
 
 
@@ -83,11 +90,16 @@ def alone(digits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(digits, tmp_path_factory):
-    """The folder of the same on two ranks, of a run that failed, the exit code and the output."""
+    """The folder of the same on two ranks, of a run on 11 test images, of one that failed, the exit code and output."""
     folder = tmp_path_factory.mktemp("pair")
-    script = folder / "three.py"
-    script.write_text(THREE)
-    commands = [train(digits, folder), evaluate(folder), train(digits, folder, "name=failing")]
+    script = folder / "four.py"
+    script.write_text(FOUR)
+    test = open_digits("test")
+    few = replace(test, pixels=test.pixels[:11], labels=test.labels[:11])
+    write_beton(few, folder / "few.beton", Encoding(store="raw"), workers=1, progress=False)
+    odd = ["name=odd", f"data.eval={folder}/few.beton", "evaluation.batch_size=2", "max_duration=1ba"]
+    commands = [train(digits, folder), evaluate(folder), train(digits, folder, *odd)]
+    commands += [train(digits, folder, "name=failing")]
     code, output = finish(start([*LAUNCHER, "-n", "2", str(script), json.dumps(commands)]))
     return folder, code, output
 
@@ -120,6 +132,16 @@ def test_two_ranks_evaluate_each_image_once(pair, tmp_path):
         assert together.calibrated is not None
         assert single.calibrated is not None
         assert together.calibrated.loss == pytest.approx(single.calibrated.loss, rel=0.05)
+
+
+def test_ranks_with_one_image_a_batch_evaluate_an_odd_number_of_images(pair):
+    """11 images: 5 batches on both ranks, one of them of 2 images."""
+    folder, _, output = pair
+    assert (folder / "odd/record.json").exists(), output
+    recorded = json.loads((folder / "odd/record.json").read_text())
+    alone = measure(build_job(folder / "odd", sizes_px=[8, 16], calibrate=False))
+    assert [row.own.top1 for row in alone.sizes] == pytest.approx([recorded["accuracy"][size] for size in ("8", "16")])
+    assert [row.own.loss for row in alone.sizes] == pytest.approx([recorded["loss"][size] for size in ("8", "16")])
 
 
 def test_a_rank_that_fails_ends_the_run_with_its_own_error_on_the_screen(pair):

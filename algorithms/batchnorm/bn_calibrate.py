@@ -46,8 +46,9 @@ class BNCalibrate(Algorithm):
 
     Args:
         loader_for: takes an image side in pixels and returns batches of training images of that side: tensors, or
-            tuples or lists that begin with one; each rank its own part. Called anew for each calibration. The first
-            ``num_batches`` must be a fair sample, so shuffle a file that is sorted by class.
+            tuples or lists that begin with one; each rank its own part. Augment them as in training, as the paper's
+            released code does. Called anew for each calibration. The first ``num_batches`` must be a fair sample, so
+            shuffle a file that is sorted by class.
         num_batches: upper bound on the forward passes on each rank; the paper uses 200.
         when: ``"each"`` evaluation, or only the ``"last"``: at the end of training, and in ``Trainer.eval()``.
         sizes: evaluator label -> image side in pixels, or None to evaluate with the network's own statistics. A label

@@ -127,8 +127,8 @@ def evaluate_sizes(
         loader_for: takes an image side in pixels and returns the evaluation batches; called twice for each size with
             calibration.
         sizes_px: image sides in pixels, in the order wanted.
-        calibration_loader_for: takes an image side in pixels and returns batches of training images. The first
-            ``calibration_batches`` must be a fair sample. None for no calibration.
+        calibration_loader_for: takes an image side in pixels and returns batches of training images, augmented as in
+            training. The first ``calibration_batches`` must be a fair sample. None for no calibration.
         calibration_batches: upper bound on the forward passes for each size, on each rank; the paper uses 200.
         across_ranks: see :func:`evaluate`; calibration then pools over ranks too.
 

@@ -48,7 +48,8 @@ def fit_duplicates(size_px: int, base: Base, rounding: Rounding, multiple: int) 
         duplicates = _round_half_up(exact)
         if duplicates:
             return base.batch_size, duplicates
-        # Not even half a duplicate fits: the batch shrinks instead, as in the paper's released code.
+        # Not even half a duplicate fits: the batch shrinks instead. The paper's released code does so too; it keeps the
+        # base's duplicates, where these are several, and shrinks the batch further.
         batch = _round_half_up(base.batch_size * exact / multiple) * multiple
         if batch == 0:
             raise _refuse_empty(size_px, base.batch_size * exact, multiple)

@@ -237,7 +237,8 @@ def plan_evaluation(num_samples: int, size_px: int, batch_size: int, rank: int =
     Args:
         num_samples: images in the data set.
         size_px: image side S in pixels.
-        batch_size: images in a batch on one rank, at most.
+        batch_size: images in a batch on one rank, at most. Where it is 1 and the ranks cannot share the images evenly,
+            some ranks have one batch of 2.
         rank: this process, from 0.
         world_size: number of ranks.
 
@@ -251,9 +252,10 @@ def plan_evaluation(num_samples: int, size_px: int, batch_size: int, rank: int =
     _check_ranks(num_samples, rank, world_size)
     check_count("size_px", size_px, MAX_SIZE_PX)
     check_count("batch_size", batch_size)
-    share = -(-num_samples // world_size)
-    # Ranks meet in a collective after each batch: a rank with one batch fewer would cut the others short.
-    num_batches = -(-share // batch_size)
+    smallest_share, largest_share = num_samples // world_size, -(-num_samples // world_size)
+    # Ranks meet in a collective after each batch: a rank with one batch fewer would cut the others short. An empty one
+    # would fail in metrics.
+    num_batches = min(-(-largest_share // batch_size), smallest_share)
     mine = np.array_split(np.arange(num_samples, dtype=np.uint32), world_size)[rank]
     sizes = np.array([len(part) for part in np.array_split(mine, num_batches)], dtype=np.int32)
     ones = np.ones(num_batches, dtype=np.int32)

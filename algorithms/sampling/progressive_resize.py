@@ -42,8 +42,10 @@ class ProgressiveResize(MixSizeSampling):
     | ``mixsize/lr_factor``      | factor of the learning rate from the phase and its warm-up, each step  |
     +----------------------------+------------------------------------------------------------------------+
 
-    The factor applies only while the optimiser steps: schedulers, other algorithms and checkpoints see the learning
-    rate without it.
+    The factor applies while the optimiser steps; schedulers, checkpoints and the events around the step see the
+    learning rate without it. Except under ``amp_fp16``, Composer passes the optimiser a closure: forward and backward
+    passes then run inside the step, and algorithms on the events from ``BEFORE_TRAIN_BATCH`` to ``AFTER_TRAIN_BATCH``
+    see the rate with the factor.
 
     Args:
         progression: the phases.

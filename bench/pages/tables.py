@@ -18,7 +18,7 @@ from mixsize.bench.loader import report as loader_report
 from mixsize.bench.loader import startup
 from mixsize.bench.loader.fidelity import fidelity_table
 from mixsize.bench.overhead import overhead
-from mixsize.bench.paper import gradients
+from mixsize.bench.paper import calibration, gradients
 from mixsize.bench.report.tables import regime_notes, regime_table
 from mixsize.bench.result_files import read_json
 from mixsize.display.markdown import markdown_table as _markdown
@@ -47,21 +47,8 @@ def startup_table(result: dict[str, Any]) -> str:
 
 
 def calibration_table(result: dict[str, Any]) -> str:
-    """Accuracy by size of a ``mixsize bench regimes calibration`` result, by own and by calibrated statistics."""
-    runs = {label: run for label, (run, *_) in result["records"].items()}
-    first = next(iter(runs.values()))
-    rows = [
-        [label, kind, *(f"{100 * run[key][size]:.1f}" for size in first["accuracy"])]
-        for label, run in runs.items()
-        for kind, key in (("own", "accuracy"), ("calibrated", "calibrated_accuracy"))
-    ]
-    recipe = first["recipe"]
-    notes = (
-        f"{recipe['model']['name']}, {recipe['data']['train_images']:,} training images, {first['epochs']} epochs, "
-        "one seed; top-1 in per cent."
-    )
-    head = ["regime", "batch norm", *(f"{size} px" for size in first["accuracy"])]
-    return _markdown(head, rows) + f"\n{notes}\n" + _where(result)
+    """Accuracy by size of a ``mixsize bench calibration`` result, by kind of batch-norm statistics."""
+    return _markdown(*calibration.table_rows(result)) + f"\n{calibration.setting_words(result)}\n" + _where(result)
 
 
 def overhead_table(result: dict[str, Any]) -> str:

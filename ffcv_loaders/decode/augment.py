@@ -61,8 +61,9 @@ class RandomResizedCrop:
 class PadCrop:
     """The frame shifted at random, black beyond its border, then resized (He et al. 2016 for CIFAR).
 
-    A policy and a cutout change the view between its crop and its resize, as the MixSize paper trains WRN-28-10;
-    :mod:`mixsize.ffcv_loaders.decode.policy` does them. They need images of one stored size, and the FFCV loader.
+    A policy and a cutout, with which the MixSize paper trains WRN-28-10, change the view between its crop and its
+    resize; :mod:`mixsize.ffcv_loaders.decode.policy` does them. They need images of one stored size, and the FFCV
+    loader.
 
     Args:
         padding: greatest shift, in pixels of the stored image.

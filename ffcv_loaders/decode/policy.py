@@ -1,7 +1,8 @@
 """AutoAugment's CIFAR-10 policy and cutout, applied to a view between its crop and its resize.
 
-The paper's order for CIFAR is pad, crop, flip, policy, cutout, then resize to the step's side, so a view is first cut
-at its stored size. Every draw is a hash of (seed, epoch, sample, duplicate), see ``augment``:
+The order is pad, crop, flip, policy, cutout, then resize to the step's side: a view is cut at its stored size, and a
+cutout takes the same part of it at every side. The paper gives no order. Its released code resizes after the crop and
+cuts 16 px at every side. Every draw is a hash of (seed, epoch, sample, duplicate), see ``augment``:
 each duplicate has its own.
 
 Source: Cubuk et al. 2019, "AutoAugment: learning augmentation policies from data"; DeVries and Taylor 2017, "Improved

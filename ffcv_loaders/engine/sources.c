@@ -17,6 +17,10 @@
  * to the crop's last row; for each pixel transformed, counted before the reduction; for each pixel resized. */
 static const double OPEN = 5000, BYTE = 9.3, PIXEL[RATIOS] = {2.7, 1.6, 1.0, 0.1}, RESIZE = 0.8;
 
+/* Views that are compared in pairs at once. Later ones join the groups that these form, as the time to compare all views
+ * of an image grows with their number cubed. */
+enum { TOGETHER = 32 };
+
 void axes_of(const int64_t *window, int64_t height, int64_t width, int64_t side, axis *y, axis *x) {
     if (window[FRAME_HEIGHT] > 0) {
         /* The whole frame is resized, so the filter sees beyond the window. */
@@ -159,6 +163,31 @@ static void update_gains(const image *im, groups *g, int64_t views, int64_t chan
     }
 }
 
+/* Joins the two groups that save most, until joining saves nothing. */
+static void join_groups(const image *im, groups *g, int64_t views, int64_t seen) {
+    while (g->count > 1) {
+        double saved = 0;
+        int64_t first = 0, second = 0;
+        for (int64_t a = 0; a < g->count; a++)
+            for (int64_t b = a + 1; b < g->count; b++)
+                if (g->gains[a * views + b] > saved) {
+                    saved = g->gains[a * views + b];
+                    first = a;
+                    second = b;
+                }
+        if (saved == 0) return;
+        g->joint[first] = join(&g->joint[first], &g->joint[second]);
+        cheapest_at(im, &g->joint[first], &g->costs[first]);
+        int64_t last = --g->count;
+        g->joint[second] = g->joint[last];
+        g->costs[second] = g->costs[last];
+        for (int64_t view = 0; view < seen; view++)
+            g->group[view] = g->group[view] == second ? first : g->group[view] == last ? second : g->group[view];
+        update_gains(im, g, views, first);
+        if (second < last) update_gains(im, g, views, second);
+    }
+}
+
 int32_t group_views(
     buffer *memory, const image *im, const int64_t *windows, int64_t views, int64_t side, double min_oversampling,
     int filter, groups *g
@@ -170,34 +199,17 @@ int32_t group_views(
     g->costs = (double *)(g->group + views);
     g->gains = g->costs + views;
     g->count = 0;
+    int64_t most = TOGETHER;
     for (int64_t view = 0; view < views; view++) {
-        need_of(im, windows + view * WINDOW, side, min_oversampling, filter, &g->joint[view]);
-        cheapest_at(im, &g->joint[view], &g->costs[view]);
-        g->group[view] = view;
-        g->count = view + 1;
-        update_gains(im, g, views, view);
+        if (g->count == most) {
+            join_groups(im, g, views, view);
+            most = g->count + TOGETHER;
+        }
+        int64_t alone = g->group[view] = g->count++;
+        need_of(im, windows + view * WINDOW, side, min_oversampling, filter, &g->joint[alone]);
+        cheapest_at(im, &g->joint[alone], &g->costs[alone]);
+        update_gains(im, g, views, alone);
     }
-    while (g->count > 1) {
-        /* The two groups that save most. */
-        double saved = 0;
-        int64_t first = 0, second = 0;
-        for (int64_t a = 0; a < g->count; a++)
-            for (int64_t b = a + 1; b < g->count; b++)
-                if (g->gains[a * views + b] > saved) {
-                    saved = g->gains[a * views + b];
-                    first = a;
-                    second = b;
-                }
-        if (saved == 0) break;
-        g->joint[first] = join(&g->joint[first], &g->joint[second]);
-        cheapest_at(im, &g->joint[first], &g->costs[first]);
-        int64_t last = --g->count;
-        g->joint[second] = g->joint[last];
-        g->costs[second] = g->costs[last];
-        for (int64_t view = 0; view < views; view++)
-            g->group[view] = g->group[view] == second ? first : g->group[view] == last ? second : g->group[view];
-        update_gains(im, g, views, first);
-        if (second < last) update_gains(im, g, views, second);
-    }
+    join_groups(im, g, views, views);
     return DONE;
 }

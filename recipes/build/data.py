@@ -13,6 +13,7 @@ from mixsize.ffcv_loaders.decode import augment
 from mixsize.ffcv_loaders.decode.augment import Augment
 from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
 from mixsize.recipes.config import schema
+from mixsize.recipes.config.regimes import ProgressiveRegime
 from mixsize.system.ranks import process_rank
 
 
@@ -85,27 +86,35 @@ def build_loader(
 def build_calibration_loader(
     recipe: schema.Recipe, train: Beton, size_px: int, batch_size: int, device: torch.device
 ) -> MixSizeLoader:
-    """Training images at one size, in random order, transformed as evaluation images are.
+    """Training images at one size, in random order, one view of each, the same at every call.
+
+    Under ``calibration.transform: train`` they are cropped and mirrored as in training, in a progression as in its last
+    phase, but without policy and cutout, as in the paper's released code.
 
     Args:
-        recipe: the recipe.
+        recipe: with a calibration.
         train: the training file.
         size_px: image size in pixels.
         batch_size: over all ranks, at most; a multiple of the ranks is used.
         device: of the batches.
     """
+    assert recipe.calibration is not None
+    if recipe.calibration.transform == "train":
+        transform, reading = _crops_and_flips(recipe), recipe.loader
+    else:
+        transform, reading = recipe.data.eval_transform, recipe.evaluation
     world_size = process_rank()[1]
     batch_size = max(min(batch_size, train.num_samples) // world_size, 1) * world_size
     return MixSizeLoader(
         train,
         Regime.fixed(Base(size_px, batch_size)),
-        augment=build_augment(recipe.data.eval_transform),
+        augment=build_augment(transform),
         mean=recipe.data.mean,
         std=recipe.data.std,
         seed=recipe.seed,
         num_workers=recipe.loader.num_workers,
-        min_oversampling=_or_infinity(recipe.evaluation.min_oversampling),
-        interpolation=recipe.evaluation.interpolation,
+        min_oversampling=_or_infinity(reading.min_oversampling),
+        interpolation=reading.interpolation,
         device=device,
         channels_last=recipe.channels_last,
     )
@@ -138,6 +147,15 @@ def build_eval_loader(
         device=device,
         channels_last=recipe.channels_last,
     )
+
+
+def _crops_and_flips(recipe: schema.Recipe) -> schema.Augment:
+    config, regime = recipe.data.augment, recipe.regime
+    if isinstance(config, schema.PadCrop):
+        return config.model_copy(update={"policy": "none", "cutout_px": 0})
+    if isinstance(config, schema.RandomResizedCrop) and isinstance(regime, ProgressiveRegime) and regime.phases:
+        return config.model_copy(update={"scale": regime.phases[-1].crop_scale or config.scale})
+    return config
 
 
 def _or_infinity(value: float | None) -> float:

@@ -22,6 +22,15 @@ ACCURACY = "MulticlassAccuracy"
 LOSS = "CrossEntropy"
 
 
+class MeanCrossEntropy(CrossEntropy):
+    """Mean over images. Composer's is a mean of batch means, in which an image of a smaller batch counts for more."""
+
+    def update(self, preds: torch.Tensor, targets: torch.Tensor) -> None:
+        """Add a batch."""
+        self.sum_loss += soft_cross_entropy(preds, targets, reduction="sum")
+        self.total_batches += len(targets)
+
+
 def build_model(recipe: schema.Recipe, num_classes: int) -> EngineClassifier:
     """The network with its loss and metrics."""
     module = create_network(recipe.model, num_classes)
@@ -40,7 +49,7 @@ def build_model(recipe: schema.Recipe, num_classes: int) -> EngineClassifier:
         module,
         num_classes=num_classes,
         val_metrics=MetricCollection(
-            {LOSS: CrossEntropy(), ACCURACY: MulticlassAccuracy(num_classes=num_classes, average="micro")}
+            {LOSS: MeanCrossEntropy(), ACCURACY: MulticlassAccuracy(num_classes=num_classes, average="micro")}
         ),
         loss_fn=loss,
     )

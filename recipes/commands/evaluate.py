@@ -46,8 +46,6 @@ from mixsize.system.ranks import process_rank, share_cores
 
 #: S = 224 + 32 m for m = -6..6 (MixSize paper, section 5).
 PAPER_SIZES = tuple(range(32, 417, 32))
-#: The paper's.
-CALIBRATION_BATCHES = 200
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Job:
     """An evaluation that is ready to run.
 
     Attributes:
-        recipe: the recipe of the evaluation.
+        recipe: the recipe of the evaluation; has a calibration if batch norm is calibrated.
         weights: the file of the weights.
         network: has these weights, and is on its device.
         images: the evaluation file.
@@ -101,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration-batches",
         type=int,
         metavar="N",
-        help=f"batches of training images that calibrate a size; by default the recipe's, else {CALIBRATION_BATCHES}",
+        help="batches of training images that calibrate a size; by default the recipe's calibration.batches",
     )
     parser.add_argument(
         "--out",
@@ -163,8 +161,8 @@ def build_job(
         items: see :func:`~mixsize.recipes.config.compose.compose`; on top of the run's own recipe if there is one.
         sizes_px: image sizes in pixels; by default the paper's for centre crops, else the recipe's.
         calibrate: also evaluate with calibrated batch norm, if the network has batch norm.
-        calibration_batches: forward passes that calibrate a size, on each rank, at most; by default the recipe's, else
-            the paper's 200.
+        calibration_batches: forward passes that calibrate a size, on each rank, at most; by default the recipe's
+            ``calibration.batches``.
 
     Raises:
         ValueError: the parts do not fit each other, or this machine.
@@ -188,8 +186,12 @@ def build_job(
     network.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     batches = {size_px: _batch_size(recipe, size_px) for size_px in sizes}
     calibration = None
+    settings = recipe.calibration or schema.Calibration.model_validate({})
+    if calibration_batches is not None:
+        settings = settings.model_copy(update={"batches": calibration_batches})
     if calibrate and batch_norm_layers(network):
         assert train is not None
+        recipe = recipe.model_copy(update={"calibration": settings})
         # Batch norm behind a global pooling sees one value of each image, and needs two to have a variance.
         least = 2 * process_rank()[1]
         calibration = {
@@ -203,8 +205,7 @@ def build_job(
         images=images,
         loaders={s: build_eval_loader(recipe, train, images, s, batch, device) for s, batch in batches.items()},
         calibration=calibration,
-        calibration_batches=calibration_batches
-        or (recipe.calibration.batches if recipe.calibration else CALIBRATION_BATCHES),
+        calibration_batches=settings.batches,
         trained_sizes_px=_trained_sizes(weights, network),
     )
 

@@ -156,6 +156,11 @@ class Calibration(Section):
 
     batches: PositiveInt = Field(200, description="forward passes over training images for each size, on each rank")
     when: Literal["each", "last"] = Field("last", description="before each evaluation, or before the last one only")
+    transform: Literal["train", "eval"] = Field(
+        "train",
+        description="train: the crops and flips of data.augment, read as by loader; eval: data.eval_transform, read as"
+        " by evaluation",
+    )
 
 
 class _AnyOptimizer(Section):
@@ -307,9 +312,7 @@ class Evaluation(Section):
     )
     batch_size: PositiveInt = Field(256, description="images in an evaluation batch, over all ranks together")
     every_epochs: PositiveInt = Field(1, description="epochs between evaluations")
-    min_oversampling: PositiveFloat | None = Field(
-        1.0, description="as loader.min_oversampling, for evaluation and for batch-norm calibration"
-    )
+    min_oversampling: PositiveFloat | None = Field(1.0, description="as loader.min_oversampling")
     interpolation: Interpolation = Field("bilinear", description="as loader.interpolation")
 
 

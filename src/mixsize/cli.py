@@ -29,6 +29,10 @@ _COMMANDS = {
     "doctor": ("mixsize.doctor", "check the installation and the machine"),
 }
 _BENCHES = {
+    "calibration": (
+        "mixsize.bench.paper.calibration",
+        "accuracy with batch norm calibrated on augmented and on plain training images",
+    ),
     "fidelity": ("mixsize.bench.loader.fidelity", "views from smaller stored copies against those of full images"),
     "gpu": ("mixsize.bench.gpu.gpu", "the cost of the method on a GPU, in parts that resume"),
     "gradients": (

@@ -193,8 +193,11 @@ def test_evaluation_counts_each_image_once_in_as_many_batches_on_every_rank(num_
     plans = [plan_evaluation(num_samples, 32, batch_size, rank, world_size) for rank in range(world_size)]
     assert len({len(plan) for plan in plans}) == 1
     np.testing.assert_array_equal(np.concatenate([plan.samples for plan in plans]), np.arange(num_samples))
+    alone = batch_size == 1 and num_samples % world_size > 0
     for plan in plans:
-        assert plan.batch_size.max() <= batch_size
+        assert plan.batch_size.min() >= 1
+        assert plan.batch_size.max() <= (2 if alone else batch_size)
+        assert (plan.batch_size > batch_size).sum() <= 1
 
 
 @pytest.mark.parametrize(

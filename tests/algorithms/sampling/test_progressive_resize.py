@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from composer import Callback, Trainer
+from composer import Callback, Event, Trainer
 from composer.models import ComposerClassifier
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -29,6 +29,14 @@ class Seen(Callback):
         self.means.append(norm.running_mean.clone())
         self.modes.append(norm.training)
         self.labels.append(state.batch[1].clone())
+
+
+class Rates(Callback):
+    """Notes the learning rate at each event around and in the step of the last phase's last batch."""
+
+    def run_event(self, event, state, logger):
+        if event in (Event.BATCH_START, Event.BEFORE_TRAIN_BATCH, Event.AFTER_TRAIN_BATCH, Event.BATCH_END):
+            self.seen = {**getattr(self, "seen", {}), event: state.optimizers[0].param_groups[0]["lr"]}
 
 
 class SGD(torch.optim.SGD):
@@ -75,6 +83,15 @@ def trainer_for(digits, duration, *, progression=GROWING, augment=None, loader=N
 
 
 LENGTHS = [1437 // 256, 1437 // 114, 1437 // 114, 1437 // 64]  # 64 * 4, 64 * (16/12)^2 = 113.8, 64
+
+
+def test_events_inside_a_steps_closure_see_the_rate_with_the_factor_and_those_around_it_without(digits):
+    trainer, _, _ = trainer_for(digits, "4ep")
+    trainer.state.callbacks.append(rates := Rates())
+    trainer.fit()
+    inside = {Event.BEFORE_TRAIN_BATCH: 0.01, Event.AFTER_TRAIN_BATCH: 0.01}
+    assert rates.seen == pytest.approx({Event.BATCH_START: 0.1, **inside, Event.BATCH_END: 0.1})
+    trainer.close()
 
 
 def test_the_loader_serves_each_phases_size_with_the_budgets_batch(digits):

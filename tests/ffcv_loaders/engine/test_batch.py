@@ -82,6 +82,18 @@ def test_a_view_has_the_same_pixels_alone_and_among_others(store, kind, resample
         np.testing.assert_array_equal(alone[0], together[place])
 
 
+def test_hundreds_of_views_share_a_few_decodes_and_each_has_its_own_pixels(store):
+    """More views than are compared in pairs at once, against the same windows one by one."""
+    stored = store([jpeg("rgb")])
+    samples, duplicates = np.array([0]), 150
+    windows = stored.windows(samples, duplicates, *KINDS["crops"], seed=7)
+    together = stored.fill(samples, duplicates, windows)
+    for view, window in zip(together, windows, strict=True):
+        np.testing.assert_array_equal(view, stored.fill(samples, 1, window[None])[0])
+    batch = Batch(stored.file.fileno(), stored.levels, samples, duplicates, windows, SIDE, math.inf)
+    assert len(batch.copies_to_read(Workspace())) <= 3
+
+
 @pytest.mark.parametrize("name", sorted(BROKEN_FILES))
 def test_an_image_that_does_not_decode_is_the_one_that_failed(store, name):
     size = (45, 70) if name in ("huge", "no_height") else declared_size(CORPUS[name])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,8 @@ from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.conversion.convert import convert
+from mixsize.ffcv_loaders.decode.augment import PadCrop, RandomResizedCrop, Resize
+from mixsize.ffcv_loaders.loader import MixSizeLoader
 from mixsize.recipes.build.data import build_calibration_loader, build_eval_loader, build_loader
 from mixsize.recipes.build.optimisation import build_optimizer, epochs_of
 from mixsize.recipes.build.trainer import build
@@ -47,15 +51,60 @@ def test_a_fit_leaves_a_record_of_what_was_drawn_and_reached(digits, tmp_path, c
 
 def test_loaders_read_with_the_recipes_filters_and_copies(digits, tmp_path):
     filters = ["loader.interpolation=bicubic", "evaluation.interpolation=bilinear"]
-    made = recipe(digits, tmp_path, *filters, "loader.min_oversampling=1.5", "evaluation.min_oversampling=2.5")
+    filters += ["loader.min_oversampling=1.5", "evaluation.min_oversampling=2.5"]
+    made = recipe(digits, tmp_path, *filters, "calibration={}")
+    as_in_evaluation = recipe(digits, tmp_path, *filters, "calibration.transform=eval")
     file, cpu = Beton.open(digits / "train.beton"), torch.device("cpu")
-    train = build_loader(made, file, Regime.fixed(Base(8, 32)), cpu)
-    assert (train.dataset.source.interpolation, train.dataset.source.min_oversampling) == ("bicubic", 1.5)
     for loader in (
+        build_loader(made, file, Regime.fixed(Base(8, 32)), cpu),
         build_calibration_loader(made, file, 8, 32, cpu),
+    ):
+        assert (loader.dataset.source.interpolation, loader.dataset.source.min_oversampling) == ("bicubic", 1.5)
+    for loader in (
+        build_calibration_loader(as_in_evaluation, file, 8, 32, cpu),
         build_eval_loader(made, None, file, 8, 32, cpu),
     ):
         assert (loader.dataset.source.interpolation, loader.dataset.source.min_oversampling) == ("bilinear", 2.5)
+
+
+PHASES = "[{size_px: 8, epochs: 1, crop_scale: [0.5, 1.0]}, {size_px: 16, epochs: 1, crop_scale: [0.25, 0.75]}]"
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ([], PadCrop(padding=1, flip=False)),
+        # The released code calibrates without AutoAugment and cutout, also where it trains with them.
+        (["data.augment={padding: 2, policy: cifar10, cutout_px: 4}"], PadCrop(padding=2, flip=False)),
+        (["data.augment={name: random_resized_crop, flip: true}"], RandomResizedCrop((0.08, 1.0), (0.75, 1.3333))),
+        (
+            [
+                "data.augment={name: random_resized_crop, flip: true}",
+                "regime.mode=progressive",
+                f"regime.phases={PHASES}",
+            ],
+            RandomResizedCrop((0.25, 0.75), (0.75, 1.3333)),
+        ),
+        (["calibration.transform=eval", "data.augment={padding: 3}"], Resize()),
+    ],
+)
+def test_calibration_images_are_cut_as_training_images_are(items, expected, digits, tmp_path):
+    made = recipe(digits, tmp_path, "calibration={}", *items)
+    file, cpu = Beton.open(digits / "train.beton"), torch.device("cpu")
+    found = build_calibration_loader(made, file, 12, 100, cpu)
+    assert len(found) == 14
+    threads = [made.model_copy(update={"loader": made.loader.model_copy(update={"num_workers": n})}) for n in (1, 3)]
+    regime = Regime.fixed(Base(12, 100))
+    loaders = [
+        MixSizeLoader(file, regime, augment=expected, seed=made.seed, min_oversampling=0.8, device="cpu"),
+        *(build_calibration_loader(one, file, 12, 100, cpu) for one in threads),
+        found,
+    ]
+    for batches in islice(zip(*loaders, strict=True), 3):
+        for images, labels in batches:
+            assert tuple(images.shape) == (100, 3, 12, 12)
+            assert torch.equal(images, batches[0][0])
+            assert torch.equal(labels, batches[0][1])
 
 
 def test_the_same_recipe_trains_to_the_same_weights(digits, tmp_path):

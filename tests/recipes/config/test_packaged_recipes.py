@@ -5,6 +5,7 @@ Four of them train always; all networks and regimes train under the marker `soak
 
 import importlib.resources
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mixsize.algorithms.regime.plan import check_plannable
+from mixsize.algorithms.regime.plan import check_plannable, plan_length
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.ffcv_loaders.conversion.convert import convert
 from mixsize.recipes.build.trainer import build
@@ -186,6 +187,54 @@ def test_imagenet_recipes_take_table_1s_number_of_steps(name, epochs, steps):
     taken = epochs * recipe.data.train_images / recipe.regime.base.batch_size
     assert taken == pytest.approx(steps, rel=2e-3)
     assert recipe.evaluation.sizes == (96, 128, 160, 192, 224, 256, 288)
+
+
+def steps_in(unit, *items):
+    """Steps of a whole run in thousands, or of one epoch."""
+    recipe = compose(list(items))
+    epochs = recipe.duration[0] / 1000 if unit == "run" else 1
+    return epochs * plan_length(build_regime(recipe, 1, 1), recipe.data.train_images, recipe.seed, epoch=0)
+
+
+def test_step_counts_beside_the_commands_are_those_that_they_take():
+    pattern = r"in (\d+)K / (\d+)K / (\d+)K steps;\n# +B\+ takes (\d+)K with regime\.rounding=pow2, else (\d+)K\."
+    stated = {name: re.search(pattern, text_of(name)) for name in NETWORKS}
+    assert {name for name, found in stated.items() if not found} == {"cifar10/resnet20", "demo"}
+    for name, found in stated.items():
+        if found:
+            mixed = "regime/s28" if name.startswith("cifar") else "regime/s144"
+            pow2 = steps_in("run", name, f"{mixed}_bplus", "regime.rounding=pow2")
+            base, dplus = steps_in("run", name, "regime/fixed"), steps_in("run", name, f"{mixed}_dplus")
+            taken = [base, pow2, dplus, pow2, steps_in("run", name, f"{mixed}_bplus")]
+            assert [int(figure) for figure in found.groups()] == pytest.approx(taken, rel=0.01), name
+
+
+@pytest.mark.parametrize(("network", "regime"), [pair for pair in PAIRS if pair[1].endswith("_dplus")])
+def test_a_regime_that_promises_the_baselines_number_of_steps_takes_it(network, regime):
+    words = re.sub(r"\s+#?\s*", " ", text_of(regime))
+    ratio = steps_in("epoch", network, regime) / steps_in("epoch", network, "regime/fixed")
+    if "about as many steps in an epoch as the baseline" in words:
+        assert ratio == pytest.approx(1, abs=0.05)
+    elif found := re.search(r"An epoch has (\d+) % more steps than the baseline's", words):
+        assert ratio == pytest.approx(1 + int(found[1]) / 100, abs=0.01)
+    else:
+        assert regime == "regime/s224_dplus"
+
+
+def test_the_readme_states_the_range_of_a_steps_cost():
+    cost: dict[str, list[float]] = {"B+": [], "D+": []}
+    for network, regime in PAIRS:
+        if regime.endswith("plus"):
+            built = build_regime(compose([network, regime]), 1, 1)
+            pixels = [choice.size_px**2 * choice.batch_size * choice.duplicates for choice in built.choices]
+            cost[built.mode] += [count / built.base.pixels for count in pixels]
+    readme = " ".join((Path(__file__).parents[3] / "README.md").read_text("utf-8").split())
+    within = int(re.search(r"packaged B\+ regimes a step has the baseline's pixels to within (\d+) %", readme)[1])
+    assert within - 1 < 100 * max(abs(ratio - 1) for ratio in cost["B+"]) <= within
+    least, most = re.search(
+        r"packaged D\+ regimes it has ([\d.]+) to ([\d.]+) times the baseline's pixels", readme
+    ).groups()
+    assert [float(least), float(most)] == pytest.approx([min(cost["D+"]), max(cost["D+"])], abs=0.005)
 
 
 def test_only_b_plus_on_imagenet_scales_the_learning_rate():

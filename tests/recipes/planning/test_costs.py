@@ -225,7 +225,7 @@ def rows(*shapes):
 def test_time_is_the_measured_steps_times_their_number():
     times = {(40, 41, 1): 0.04, (32, 64, 1): 0.03, (24, 114, 1): 0.02, (16, 256, 1): 0.1}
     plan = plan_of("cifar10/resnet20", "regime/s28_bplus", "max_duration=3ep", step_times=times)
-    # 243.9, 234.4, 131.6 and 39.1 steps an epoch: whole ones leave 143 images, 41 of which fill one more; 114 do not fit.
+    # 243.9, 234.4, 131.6 and 39.1 steps an epoch: whole ones leave 143 images, for one more of 41; 114 do not fit.
     assert plan.seconds_per_epoch == pytest.approx(244 * 0.04 + 234 * 0.03 + 131 * 0.02 + 39 * 0.1)
     assert plan.seconds_total == pytest.approx(3 * plan.seconds_per_epoch)
     assert plan.untimed == []
