@@ -69,8 +69,8 @@ PACKAGES = (
     Package("scikit-learn", "sklearn", "scikit-learn", needed=False),
     Package("Weights & Biases", "wandb", "wandb", needed=False, brought_by="mosaicml"),
 )
-#: mixsize's own compiled module.
-EXTENSION = Package("engine", "mixsize.ffcv_loaders.engine._engine", "mixsize", system="libjpeg-dev gcc")
+#: mixsize's own compiled library.
+EXTENSION = Package("engine", "mixsize.ffcv_loaders.engine.native", "mixsize", system="libjpeg-dev gcc")
 #: For ``mixsize bench loader`` alone, which times it.
 FFCV = Package("FFCV", "ffcv", "ffcv", needed=False, system="libopencv-dev libturbojpeg0-dev pkg-config g++")
 _BY_MODULE = {package.module.partition(".")[0]: package for package in (*PACKAGES, FFCV)}
