@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import struct
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import wandb
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from wandb.proto import wandb_internal_pb2
-from wandb.sdk.internal.datastore import DataStore
 
 from mixsize.ffcv_loaders.conversion.convert import convert, convert_splits
+
+ROOT = Path(__file__).parent.parent
+# As sitecustomize.py, it hides modules from all finders of a process.
+_HIDE = """
+import sys
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        return None if name in {hidden!r} else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = map(Hiding, sys.meta_path)
+"""
+#: A .wandb file is a header and blocks of this many bytes, of LevelDB's log format.
+_WANDB_HEADER, _WANDB_BLOCK = 7, 32768
 
 #: Files that start processes: they run first, so that no worker is left alone with them at the end.
 _LONGEST = (
@@ -79,11 +96,29 @@ def real_images(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def python_without(tmp_path) -> Callable[[list[str], str], list[str]]:
+    """Runs code in a process for which modules are missing; returns the lines that it prints, on either stream."""
+
+    def run(modules: list[str], code: str) -> list[str]:
+        (tmp_path / "sitecustomize.py").write_text(_HIDE.format(hidden=modules))
+        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'src'}"}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        return done.stdout.splitlines()
+
+    return run
+
+
+@pytest.fixture
 def wandb_runs(tmp_path, monkeypatch) -> Iterator[Callable[[], list[dict]]]:
     """Keeps Weights & Biases off the network, without an account and silent; reads the runs it left, oldest first.
 
-    With its own reader of its own files: identity, config, history, summary, and the folder of the run's files.
+    Identity, config, history, summary, and the folder of the run's files.
     """
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("NETRC", str(tmp_path / "no-account"))
@@ -116,14 +151,23 @@ def _offline_runs(folder: Path) -> list[dict]:
     return runs
 
 
-def _wandb_records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
-    store = DataStore()
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        yield record
-    store._fp.close()  # Its own close() is for files that are written.
+def _wandb_records(file: Path) -> Iterator[Any]:
+    from wandb.proto import wandb_internal_pb2
+
+    data, place, whole = file.read_bytes(), _WANDB_HEADER, b""
+    while place < len(data):
+        left = _WANDB_BLOCK - place % _WANDB_BLOCK
+        if left < 7:  # Too little for a chunk's header: padding.
+            place += left
+            continue
+        _checksum, length, kind = struct.unpack_from("<IHB", data, place)
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # A record in one chunk, or its last chunk.
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
 
 
 def _values(items) -> dict:

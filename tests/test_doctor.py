@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -14,32 +15,10 @@ import torch
 
 from mixsize import doctor
 from mixsize.cli import main
-from mixsize.system import machine, packages
+from mixsize.system import machine, packages, tested
 
 ROOT = Path(__file__).parent.parent
 GIB = 2**30
-
-# As sitecustomize.py, it makes packages missing for a process.
-BLOCKER = """
-import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name in {blocked!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Blocker())
-"""
-
-
-def python_without(modules: list[str], tmp_path: Path, code: str) -> list[str]:
-    """The lines that code prints, on either stream, in a process for which modules are missing."""
-    (tmp_path / "sitecustomize.py").write_text(BLOCKER.format(blocked=modules))
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'src'}"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    return done.stdout.splitlines()
 
 
 def broken(monkeypatch, error: BaseException) -> None:
@@ -55,54 +34,25 @@ def torch_package() -> packages.Package:
     return package
 
 
-def test_with_python_alone_the_doctor_lists_every_missing_package_and_commands_name_the_first(tmp_path):
+def test_with_python_alone_the_doctor_lists_every_missing_package_and_commands_name_the_first(python_without):
     code = (
         "from mixsize.cli import main\n"
         "print('status', main(['doctor', '--json']))\n"
         "print('status', main(['plan', 'demo']))"
     )
-    lines = python_without([package.module for package in packages.PACKAGES], tmp_path, code)
+    lines = python_without([package.module for package in packages.PACKAGES], code)
     end = lines.index("status 1")
     told = json.loads("".join(lines[:end]))
-    assert told["trains"] is False
+    assert (told["runs"], told["trains"]) == (False, False)
     by_name = {finding["name"]: finding for finding in told["findings"]}
     for package in packages.PACKAGES:
         finding = by_name[package.title]
         assert finding["value"] == "not installed"
-        assert finding["state"] == ("missing" if package.needed else "advice")
-        assert finding["advice"].endswith(f'pip install "{package.requirement}"')
+        assert finding["blocks"] == package.needed_for
+        assert finding["advice"] == package.install()
     assert len(lines) == end + 3
     assert re.match(r"error: \w+ is not installed; get it with: pip install ", lines[-2])
     assert lines[-1] == "status 2"
-
-
-def test_without_composer_wandb_and_ffcv_loaders_and_plain_functions_run_and_other_names_say_how_to_get_them(tmp_path):
-    code = f"""
-import runpy, sys
-sys.argv = ["plain_loop.py", "--epochs", "3", "--images", "300"]
-runpy.run_path({str(ROOT / "examples/plain_loop.py")!r}, run_name="__main__")
-import mixsize
-from mixsize.cli import main
-print("plan", main(["plan", "cifar10/resnet20", "regime/s28_bplus"]))
-try:
-    mixsize.GradSmoothing
-except ImportError as error:
-    print(error)
-print("train", main(["train", "demo"]))
-main(["convert", "digits", "out", "--no-progress"])
-loader = mixsize.EvalLoader("out/test.beton", size_px=8, batch_size=360, device="cpu")
-print(*(tuple(images.shape) for images, _ in loader))
-"""
-    lines = python_without(["composer", "wandb", "ffcv", "numba", "cv2"], tmp_path, code)
-    assert [line.split()[0] for line in lines[:8]] == ["epoch", "epoch", "epoch", "size", "24", "32", "48", "64"]
-    assert float(lines[2].split()[-1]) < float(lines[0].split()[-1])  # The loss.
-    assert all(0 <= float(value) <= 100 for line in lines[4:8] for value in line.split()[1:])
-    smoothing, train, train_code, _, _, batches = lines[lines.index("plan 0") + 1 :]
-    composer = "Composer is not installed; get it with: pip"
-    assert smoothing.startswith(f"GradSmoothing: {composer}")
-    assert train.startswith(f"error: {composer}")
-    assert train.endswith("(mixsize doctor looks for what else is missing)")
-    assert (train_code, batches) == ("train 2", "(360, 3, 8, 8)")
 
 
 def test_this_installation_trains_and_the_report_says_so(tmp_path, capsys):
@@ -118,16 +68,19 @@ def test_the_report_puts_advice_below_its_line_and_ends_with_what_blocks():
     findings = [
         doctor.Finding("a", "1"),
         doctor.Finding("bc", "2", "mend it"),
-        doctor.Finding("d", "3", "get it", True),
+        doctor.Finding("d", "3", "get it", "recipes"),
     ]
-    assert list(doctor.report(findings)) == [
+    lines = [
         "ok       a   1",
         "advice   bc  2",
         "             -> mend it",
         "MISSING  d   3",
         "             -> get it",
-        "recipes cannot be trained here: d",
     ]
+    recipes = "plans, data, loaders, evaluation and your own loops run here; recipes need d"
+    assert list(doctor.report(findings)) == [*lines, recipes]
+    findings.append(doctor.Finding("e", "4", "get it", "mixsize"))
+    assert list(doctor.report(findings))[-1] == "mixsize cannot run here: e"
 
 
 def test_a_folder_that_is_not_there_is_refused(capsys):
@@ -140,10 +93,13 @@ def test_a_folder_that_is_not_there_is_refused(capsys):
 
 def test_every_requirement_of_the_package_is_looked_at():
     tomllib = pytest.importorskip("tomllib")  # From Python 3.11 on.
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = project["dependencies"]
+    for package in packages.PACKAGES:
+        if package.extra:
+            assert any(one.startswith(package.distribution) for one in project["optional-dependencies"][package.extra])
     names = {re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0] for requirement in listed}
-    assert names == {package.distribution for package in packages.PACKAGES if not package.brought_by}
-    assert {package.brought_by for package in packages.PACKAGES} - {""} <= names
+    assert names == {package.distribution for package in packages.PACKAGES if package.needed_for == "mixsize"}
 
 
 @pytest.mark.parametrize(
@@ -176,20 +132,79 @@ def test_a_version_outside_the_requirements_is_named_with_them(torch_package, mo
     assert doctor.package_found(torch_package) == doctor.Finding("PyTorch", "2.7.1+cu126")
 
 
-def test_commands_install_the_versions_that_mixsize_requires(monkeypatch):
-    listed = ["mosaicml[wandb]<0.33,>=0.32.1", "ruamel_yaml>=0.18", 'pytest>=8; extra == "dev"']
-    monkeypatch.setattr(packages.metadata, "requires", lambda name: listed)
+def test_a_version_above_those_tested_is_a_warning(torch_package, monkeypatch):
+    monkeypatch.setattr(packages, "_requirements", lambda: {"torch": "torch>=2.6"})
+    monkeypatch.setattr(packages.metadata, "version", lambda name: "97.1.0+cu1")
+    finding = doctor.package_found(torch_package)
+    assert finding.state == "advice"
+    assert re.fullmatch(r"newer than 2\.\d+, the newest that was tested", finding.advice)
+
+
+def test_a_combination_is_one_that_was_tested_or_names_those_that_were(monkeypatch):
+    rows = ({"python": "3.11", "torch": "2.9", "mosaicml": "0.32"}, {"python": "3.14", "torch": "2.9"})
+    monkeypatch.setattr(tested, "TESTED", rows)
+    monkeypatch.setattr(doctor, "TESTED", rows)
+    together = {"python": "3.11.7", "torch": "2.9.1+cu130", "mosaicml": "0.32.1", "numpy": "9.9"}
+    assert doctor.combination(together) == doctor.Finding(
+        "combination", "Python 3.11, PyTorch 2.9, Composer 0.32: tested"
+    )
+    # Composer was there in the tests, and may be absent.
+    without = {"python": "3.11.7", "torch": "2.9.1"}
+    assert doctor.combination(without) == doctor.Finding("combination", "Python 3.11, PyTorch 2.9: tested")
+    finding = doctor.combination(together | {"python": "3.14.0"})
+    assert (finding.state, finding.blocks) == ("advice", "")
+    assert finding.value == "Python 3.14, PyTorch 2.9, Composer 0.32: not tested"
+    assert finding.advice == "tested are Python 3.11, PyTorch 2.9, Composer 0.32; Python 3.14, PyTorch 2.9"
+
+
+@pytest.fixture
+def listed(monkeypatch) -> Iterator[None]:
+    """An installed mixsize with these requirements."""
+    texts = [
+        "ruamel_yaml>=0.18",
+        'mosaicml<0.33,>=0.32.1; extra == "composer"',
+        'mixsize[composer,report]; extra == "dev"',
+        'ffcv==1.0.2; extra == "bench"',
+    ]
+    monkeypatch.setattr(packages.metadata, "requires", lambda name: texts)
     packages._requirements.cache_clear()
+    yield
+    packages._requirements.cache_clear()
+
+
+def test_commands_install_the_versions_that_mixsize_requires(listed, monkeypatch):
+    monkeypatch.setattr(packages.metadata, "version", lambda name: "2.7.1")
+    commands = {package.title: package.install() for package in (*packages.PACKAGES, packages.FFCV)}
+    assert commands["Composer"] == 'pip install "mixsize[composer]"'
+    assert commands["Matplotlib"] == commands["SciPy"] == 'pip install "mixsize[report]"'
+    assert commands["Weights & Biases"] == 'pip install "mixsize[wandb]"'
+    assert commands["ruamel.yaml"] == 'pip install "ruamel_yaml>=0.18"'
+    assert commands["FFCV"].endswith(' && pip install "ffcv==1.0.2"')
+    assert packages.EXTENSION.install() == 'apt-get install libjpeg-dev gcc && pip install "mixsize"'
+    assert commands["timm"] == 'pip install "timm"'
+
+
+def test_beside_a_newer_pytorch_composer_is_installed_with_the_overrides_that_mixsize_ships(listed, monkeypatch):
+    (composer,) = (package for package in packages.PACKAGES if package.module == "composer")
+    monkeypatch.setattr(packages.metadata, "version", lambda name: "2.8.0+cpu")
+    assert composer.install() == f'uv pip install --override {packages.OVERRIDES} "mixsize[composer]"'
+    assert composer.install(again=True) == (
+        f'uv pip install --reinstall-package mosaicml --override {packages.OVERRIDES} "mixsize[composer]"'
+    )
+
+
+def test_the_overrides_name_what_composer_requires_and_hold_back_neither_pytorch_nor_numpy():
+    requirements = pytest.importorskip("packaging.requirements")
+    lines = packages.OVERRIDES.read_text(encoding="utf-8").splitlines()
+    ours = [requirements.Requirement(line) for line in lines if line and not line.startswith("#")]
     try:
-        commands = {package.title: package.install() for package in packages.PACKAGES}
-        assert commands["Composer"] == 'pip install "mosaicml[wandb]<0.33,>=0.32.1"'
-        assert commands["Weights & Biases"] == commands["Composer"]
-        assert commands["ruamel.yaml"] == 'pip install "ruamel_yaml>=0.18"'
-        assert packages.EXTENSION.install() == 'apt-get install libjpeg-dev gcc && pip install "mixsize"'
-        assert commands["timm"] == 'pip install "timm"'
-        assert packages._requirements().keys() == {"mosaicml", "ruamel-yaml"}
-    finally:
-        packages._requirements.cache_clear()
+        theirs = map(requirements.Requirement, metadata.requires("mosaicml") or [])
+    except metadata.PackageNotFoundError:
+        pytest.skip("needs Composer")
+    wanted = {packages._normal(one.name) for one in theirs if "extra" not in str(one.marker)}
+    assert {packages._normal(one.name) for one in ours} == wanted
+    free = {one.name for one in ours if one.specifier.contains("99")}
+    assert free == {"torch", "torchvision", "torchmetrics", "numpy", "pillow", "packaging"}
 
 
 def test_an_import_error_of_our_own_stays_a_traceback():
@@ -208,11 +223,10 @@ def test_a_package_that_does_not_load_is_told_from_a_missing_one():
 # ---- the machine ----
 
 
-@pytest.mark.parametrize(
-    ("version", "state"), [((3, 9), "missing"), ((3, 10), "ok"), ((3, 12), "ok"), ((3, 13), "missing")]
-)
-def test_python_must_be_one_that_composer_takes(version, state):
-    assert doctor.python_version(version).state == state
+def test_python_must_be_one_that_mixsize_takes():
+    finding = doctor.python_version((3, 9))
+    assert (finding.blocks, finding.advice) == ("mixsize", "mixsize needs Python 3.10 or newer")
+    assert doctor.python_version((3, 10)).state == doctor.python_version((3, 99)).state == "ok"
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,9 @@ from mixsize.bench.loader.torchvision_loader import normalisation, torchvision_l
 from mixsize.bench.peers.loaders import timm_loader, torchvision_augment
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD
-from mixsize.recipes.build.data import build_evaluators, evaluator_label, open_data
+from mixsize.recipes.build.data import open_data
 from mixsize.recipes.build.devices import torch_device
+from mixsize.recipes.build.evaluators import build_evaluators, evaluator_label
 from mixsize.recipes.build.model import ACCURACY, build_model
 from mixsize.recipes.build.optimisation import build_optimizer, build_schedule, epochs_of
 from mixsize.recipes.build.trainer import run_folder

@@ -11,7 +11,7 @@ from composer.loggers import LoggerDestination
 from mixsize.algorithms.training.epoch_schedule import elapsed_fraction
 from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.recipes.build.algorithms import Algorithms
-from mixsize.recipes.build.data import evaluator_label
+from mixsize.recipes.build.evaluators import evaluator_label
 from mixsize.recipes.build.model import ACCURACY
 from mixsize.recipes.callbacks.batch_log import BatchLog
 from mixsize.recipes.callbacks.checkpoints import Checkpoints

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from composer import Evaluator
 
 from mixsize.algorithms.regime.progression import Progression
-from mixsize.algorithms.regime.regime import Base, Regime, check_stride
+from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.decode import augment
 from mixsize.ffcv_loaders.decode.augment import Augment
 from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
-from mixsize.recipes.build.model import ACCURACY, LOSS
 from mixsize.recipes.config import schema
 from mixsize.system.ranks import process_rank
 
@@ -42,6 +40,11 @@ def count_classes(recipe: schema.Recipe, *files: Beton) -> int:
     for beton in files:
         beton.check_labels(num_classes)
     return num_classes
+
+
+def sizes_drawn(regime: Regime | Progression) -> list[int]:
+    """Image sizes that a regime may draw, in pixels, ascending."""
+    return sorted({choice.size_px for part in regime.regimes for choice in part.choices})
 
 
 def build_augment(config: schema.Augment | schema.EvalTransform) -> Augment:
@@ -135,27 +138,6 @@ def build_eval_loader(
         device=device,
         channels_last=recipe.channels_last,
     )
-
-
-def build_evaluators(
-    recipe: schema.Recipe, train: Beton, evaluation: Beton, stride_px: int, device: torch.device
-) -> list[Evaluator]:
-    """One evaluator for each evaluation size.
-
-    Raises:
-        ValueError: a size is not a multiple of the network's stride.
-    """
-    check_stride(recipe.evaluation.sizes, 1 if recipe.regime.stride else stride_px, recipe.model.name)
-    evaluators = []
-    for size_px in recipe.evaluation.sizes:
-        loader = build_eval_loader(recipe, train, evaluation, size_px, recipe.evaluation.batch_size, device)
-        evaluators.append(Evaluator(label=evaluator_label(size_px), dataloader=loader, metric_names=[ACCURACY, LOSS]))
-    return evaluators
-
-
-def evaluator_label(size_px: int) -> str:
-    """Composer's label of the evaluator of a size."""
-    return f"eval_{size_px}px"
 
 
 def _or_infinity(value: float | None) -> float:

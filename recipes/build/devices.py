@@ -1,11 +1,14 @@
-"""The device and the process group of a run."""
+"""The device, the precision and the process group of a run."""
 
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 
 import torch
-from composer.utils import dist
+
+_RANKS_TIMEOUT = timedelta(minutes=5)
 
 
 def torch_device(name: str) -> torch.device:
@@ -22,7 +25,16 @@ def torch_device(name: str) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """A context in which a network runs in a recipe's ``precision``."""
+    dtype = {"fp32": None, "amp_bf16": torch.bfloat16, "amp_fp16": torch.float16}[precision]
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
 def join_ranks(device: torch.device) -> None:
-    """Form the process group, if a launcher started several ranks."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        dist.initialize_dist("gpu" if device.type == "cuda" else "cpu")
+    """Form the process group, if a launcher started several ranks; Composer's Trainer uses it."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or torch.distributed.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_RANKS_TIMEOUT)

@@ -66,8 +66,3 @@ def set_engine(
         # A graph is captured at fixed addresses, so the Trainer must not move the model afterwards.
         model.to(device)
     model.use_engine(engine, len(shapes_of(regime, ranks, recipe.microbatch_images)))
-
-
-def sizes_drawn(regime: Regime | Progression) -> list[int]:
-    """Image sizes that a regime may draw, in pixels, ascending."""
-    return sorted({choice.size_px for part in regime.regimes for choice in part.choices})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -22,9 +23,10 @@ from mixsize.ffcv_loaders.decode.policy import check_stored_sizes
 from mixsize.ffcv_loaders.loader import MixSizeLoader
 from mixsize.recipes.build.algorithms import build_algorithms
 from mixsize.recipes.build.callbacks import build_callbacks, build_loggers, build_measurements
-from mixsize.recipes.build.data import build_augment, build_evaluators, build_loader, count_classes, open_data
+from mixsize.recipes.build.data import build_augment, build_loader, count_classes, open_data, sizes_drawn
 from mixsize.recipes.build.devices import join_ranks, torch_device
-from mixsize.recipes.build.model import build_model, set_engine, sizes_drawn
+from mixsize.recipes.build.evaluators import build_evaluators
+from mixsize.recipes.build.model import build_model, set_engine
 from mixsize.recipes.build.optimisation import build_optimizer
 from mixsize.recipes.build.resume import Start, check_data, check_ranks, find_shared_start, prepare_folder
 from mixsize.recipes.callbacks.gradient_norms import GradientNorms
@@ -78,6 +80,8 @@ def build(recipe: schema.Recipe) -> Run:
         OSError: a file cannot be read or written.
     """
     began = time.perf_counter()
+    if recipe.output.wandb is not None:
+        import_module("wandb")  # Where it is missing, the run ends before a file changes.
     device = torch_device(recipe.device)
     join_ranks(device)
     folder = run_folder(recipe)

@@ -10,26 +10,29 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from composer.core import get_precision_context
 from tqdm import tqdm
 
 from mixsize.algorithms.batchnorm.layers import batch_norm_layers
 from mixsize.algorithms.measurement.evaluation import Score, SizeScore, evaluate_sizes
 from mixsize.display.console import plain_console
-from mixsize.display.figures import save
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
-from mixsize.recipes.build.data import build_calibration_loader, build_eval_loader, count_classes, open_data
-from mixsize.recipes.build.devices import join_ranks, torch_device
-from mixsize.recipes.build.model import sizes_drawn
+from mixsize.recipes.build.data import (
+    build_calibration_loader,
+    build_eval_loader,
+    count_classes,
+    open_data,
+    sizes_drawn,
+)
+from mixsize.recipes.build.devices import autocast, join_ranks, torch_device
 from mixsize.recipes.commands import eval_report
 from mixsize.recipes.commands.arguments import add_checkpoint, parse_sizes
 from mixsize.recipes.commands.eval_report import Accuracy, EvalRecord, SizeRow
-from mixsize.recipes.commands.train import share_cores
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.models.flops import count_macs
@@ -38,7 +41,8 @@ from mixsize.recipes.models.weights import find_recipe, find_weights, sha256
 from mixsize.recipes.planning.regimes import build_regime
 from mixsize.recipes.records.environment import environment
 from mixsize.system.files import write_json, write_text
-from mixsize.system.ranks import process_rank
+from mixsize.system.packages import explain
+from mixsize.system.ranks import process_rank, share_cores
 
 #: S = 224 + 32 m for m = -6..6 (MixSize paper, section 5).
 PAPER_SIZES = tuple(range(32, 417, 32))
@@ -119,6 +123,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Read and check everything; the function returned evaluates."""
     others = [eval_report.read_record(path) for path in args.compare]
+    if others:
+        # Without matplotlib, a comparison ends before it measures.
+        import_module("mixsize.recipes.commands.eval_plot")
     share_cores()
     job = build_job(
         args.checkpoint,
@@ -225,7 +232,7 @@ def measure(job: Job) -> EvalRecord | None:
 
     scores = []
     # The Trainer evaluates and calibrates in this precision as well.
-    with get_precision_context(job.recipe.precision):
+    with autocast(job.device, job.recipe.precision):
         for score in evaluate_sizes(
             job.network,
             lambda size_px: counted(job.loaders[size_px], f"{size_px} px"),
@@ -241,7 +248,7 @@ def measure(job: Job) -> EvalRecord | None:
 
 
 def report(record: EvalRecord, others: Sequence[EvalRecord], folder: Path) -> None:
-    """Write the record, the CSV file and the plot, and print the table.
+    """Write the record, the CSV file and, where matplotlib is installed, the plot; print the table.
 
     Args:
         record: of this evaluation.
@@ -249,17 +256,30 @@ def report(record: EvalRecord, others: Sequence[EvalRecord], folder: Path) -> No
         folder: the files go here, named after the checkpoint.
     """
     stem = Path(record.checkpoint).stem
-    suffixes = {"record": "json", "csv": "csv", "plot": "png"}
-    paths = {kind: folder / f"{stem}.{suffix}" for kind, suffix in suffixes.items()}
+    paths = {"record": folder / f"{stem}.json", "csv": folder / f"{stem}.csv"}
     write_json(paths["record"], record.model_dump(mode="json"))
     write_text(paths["csv"], eval_report.to_csv(record))
-    save(eval_report.draw([record, *others]), paths["plot"])
     plain_console().print(eval_report.make_table(record))
     for other in others:
         if other.data != record.data:
             print(f"note: {other.name} was evaluated on other images than {record.name}")
     for kind, path in paths.items():
         print(f"{kind}: {path}")
+    print(f"plot: {_plot([record, *others], folder / f'{stem}.png')}")
+
+
+def _plot(records: Sequence[EvalRecord], path: Path) -> str:
+    """Draw, and return the path, or the reason why there is no plot."""
+    try:
+        from mixsize.display.figures import save
+        from mixsize.recipes.commands.eval_plot import draw
+    except ImportError as error:
+        words = explain(error)
+        if words is None:
+            raise
+        return f"not drawn; {words}"
+    save(draw(records), path)
+    return str(path)
 
 
 def _default_folder(weights: Path) -> Path:

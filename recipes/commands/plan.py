@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         raise ValueError("plan: give a recipe, for instance: mixsize plan cifar10/resnet44 regime/s28_bplus")
     if args.plot is not None and args.plot.suffix != ".png":
         raise ValueError(f"--plot {args.plot}: the figure is a PNG; give a name that ends in .png")
+    if args.plot is not None:
+        # Without matplotlib, the command ends before it prints.
+        import_module("mixsize.recipes.planning.plot")
     recipe = compose(args.items)
     plan = make_plan(recipe, read_step_times(args.times) if args.times else None)
 

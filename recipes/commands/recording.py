@@ -11,7 +11,7 @@ from mixsize.algorithms.execution.composer_model import network_of
 from mixsize.algorithms.regime.plan import plan_epoch
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
-from mixsize.recipes.build.data import evaluator_label
+from mixsize.recipes.build.evaluators import evaluator_label
 from mixsize.recipes.build.model import ACCURACY, LOSS
 from mixsize.recipes.build.trainer import Run
 from mixsize.recipes.planning.costs import Costs

@@ -31,7 +31,7 @@ from mixsize.recipes.records.environment import source_version
 from mixsize.recipes.records.run_folder import RECORD_FILE, WEIGHTS_FILE
 from mixsize.recipes.records.run_record import RunRecord
 from mixsize.system.files import in_one_piece, write_text
-from mixsize.system.ranks import default_threads
+from mixsize.system.ranks import share_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,12 +53,6 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         return 0
 
     return train
-
-
-def share_cores() -> None:
-    """Divide PyTorch's threads among the ranks of this machine, unless ``OMP_NUM_THREADS`` is set."""
-    if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1 and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(default_threads())
 
 
 def fit(run: Run) -> RunRecord:

@@ -10,7 +10,6 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import composer
 import timm
 import torch
 
@@ -25,9 +24,9 @@ def environment(world_size: int) -> Environment:
     return Environment(
         python=platform.python_version(),
         torch=torch.__version__,
-        composer=composer.__version__,
+        composer=_version("mosaicml"),
         timm=timm.__version__,
-        ffcv=_ffcv_version(),
+        ffcv=_version("ffcv"),
         cpu=_cpu_name(),
         cores=os.cpu_count(),
         gpu=gpu,
@@ -65,10 +64,10 @@ def _peak_resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _ffcv_version() -> str | None:
-    """Return the version of the installed FFCV, which the loader bench alone imports; its module says another."""
+def _version(distribution: str) -> str | None:
+    """Return the installed version of a distribution that may be missing."""
     try:
-        return metadata.version("ffcv")
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
 

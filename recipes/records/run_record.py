@@ -136,7 +136,7 @@ class Environment(_Part):
 
     python: str
     torch: str
-    composer: str
+    composer: str | None
     timm: str
     ffcv: str | None = None
     cpu: str

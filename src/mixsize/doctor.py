@@ -1,4 +1,4 @@
-"""``mixsize doctor``: whether a recipe can be trained here, and what would slow it down.
+"""``mixsize doctor``: whether mixsize runs and recipes train here, and what would slow it down.
 
 Starts with the standard library alone; the packages are imported one by one.
 """
@@ -18,13 +18,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import mixsize
 from mixsize.system.machine import core_limit, cores_at_hand, gpus_of_driver
 from mixsize.system.memory import bytes_at_hand
 from mixsize.system.packages import EXTENSION, PACKAGES, Package, one_line
+from mixsize.system.tested import TESTED, is_tested, newer, newest, short
 
-PYTHONS = ((3, 10), (3, 12))
+OLDEST_PYTHON = (3, 10)
 #: The demo's peak on the CPU is 1.15 GiB, nearly all of it PyTorch and Composer.
 RANK_BYTES = 5 << 28
 #: An ImageNet file of at most 500 px.
@@ -41,13 +43,13 @@ class Finding:
         name: the package or the part of the machine.
         value: its version, amount or error.
         advice: how to mend or speed it up; empty where it is fine.
-        blocks: whether nothing can be trained before it is mended.
+        blocks: what cannot run before it is mended: ``mixsize`` at all, or ``recipes``; empty where all can.
     """
 
     name: str
     value: str | int
     advice: str = ""
-    blocks: bool = False
+    blocks: Literal["mixsize", "recipes", ""] = ""
 
     @property
     def state(self) -> str:
@@ -78,13 +80,14 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
     def show() -> int:
         findings = list(examine(args.folder))
+        runs = not any(finding.blocks == "mixsize" for finding in findings)
         trains = not any(finding.blocks for finding in findings)
         if args.json:
             rows = [{**asdict(finding), "state": finding.state} for finding in findings]
-            print(json.dumps({"trains": trains, "findings": rows}, indent=1))
+            print(json.dumps({"runs": runs, "trains": trains, "findings": rows}, indent=1))
         else:
             print("\n".join(report(findings)))
-        return 0 if trains else 1
+        return 0 if runs else 1
 
     return show
 
@@ -95,6 +98,7 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield python_version(sys.version_info[:2])
     for package in (*PACKAGES, EXTENSION):
         yield package_found(package)
+    yield combination(installed())
     seen = gpus_of_pytorch()
     yield gpu(gpus_of_driver(), seen)
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or max(1, seen)
@@ -111,17 +115,40 @@ def report(findings: Sequence[Finding]) -> Iterator[str]:
         yield f"{mark:<7}  {finding.name:<{width}}  {finding.value}"
         if finding.advice:
             yield f"{'':<7}  {'':<{width}}  -> {finding.advice}"
+    needed = [finding.name for finding in findings if finding.blocks == "mixsize"]
     missing = [finding.name for finding in findings if finding.blocks]
-    yield f"recipes cannot be trained here: {', '.join(missing)}" if missing else "recipes can be trained here"
+    if needed:
+        yield f"mixsize cannot run here: {', '.join(needed)}"
+    elif missing:
+        yield f"plans, data, loaders, evaluation and your own loops run here; recipes need {', '.join(missing)}"
+    else:
+        yield "recipes can be trained here"
 
 
 def python_version(version: tuple[int, ...]) -> Finding:
-    """Whether Composer runs on this version of Python."""
-    if PYTHONS[0] <= version <= PYTHONS[1]:
+    """Whether mixsize runs on this version of Python."""
+    if version >= OLDEST_PYTHON:
         return Finding("Python", platform.python_version())
-    low, high = (".".join(map(str, end)) for end in PYTHONS)
-    found = ".".join(map(str, version))
-    return Finding("Python", found, f"Composer needs Python {low} to {high}", blocks=True)
+    oldest, found = (".".join(map(str, numbers)) for numbers in (OLDEST_PYTHON, version))
+    return Finding("Python", found, f"mixsize needs Python {oldest} or newer", "mixsize")
+
+
+def installed() -> dict[str, str]:
+    """The versions that tell tested combinations apart: Python's, and those of the packages that are installed."""
+    versions = {package.distribution: package.version for package in PACKAGES}
+    return {"python": platform.python_version()} | {name: found for name, found in versions.items() if found}
+
+
+def combination(versions: dict[str, str]) -> Finding:
+    """Whether the tests have passed with Python, PyTorch and Composer in these versions."""
+    titles = {"python": "Python", "torch": "PyTorch", "mosaicml": "Composer"}
+
+    def words(row: dict[str, str]) -> str:
+        return ", ".join(f"{title} {short(row[name])}" for name, title in titles.items() if name in row)
+
+    if is_tested(versions):
+        return Finding("combination", f"{words(versions)}: tested")
+    return Finding("combination", f"{words(versions)}: not tested", f"tested are {'; '.join(map(words, TESTED))}")
 
 
 def package_found(package: Package) -> Finding:
@@ -133,22 +160,25 @@ def package_found(package: Package) -> Finding:
             importlib.import_module(package.module)
     except (Exception, SystemExit) as error:  # A broken installation may raise anything.
         if isinstance(error, ModuleNotFoundError) and error.name == package.module:
-            return Finding(package.title, "not installed", package.install(), package.needed)
+            return Finding(package.title, "not installed", package.install(), package.needed_for)
         words = f"does not load: {type(error).__name__}: {one_line(error)}"
-        return Finding(package.title, words, package.install(again=True), package.needed)
+        return Finding(package.title, words, package.install(again=True), package.needed_for)
     version = package.version
     if version is not None and not _is_taken(package, version):
         return Finding(package.title, version, f"mixsize is made for {package.requirement}")
+    tested = newest(package.distribution)
+    if version is not None and tested is not None and newer(version, tested):
+        return Finding(package.title, version, f"newer than {tested}, the newest that was tested")
     return Finding(package.title, version or "unknown version")
 
 
 def _is_taken(package: Package, version: str) -> bool:
-    """Whether mixsize's requirements allow a version; true where they leave it to another package."""
+    """Whether mixsize's requirements allow a version."""
     try:
         from packaging.requirements import Requirement
     except ImportError:
         return True
-    return bool(package.brought_by) or Requirement(package.requirement).specifier.contains(version, prereleases=True)
+    return Requirement(package.requirement).specifier.contains(version, prereleases=True)
 
 
 def gpus_of_pytorch() -> int:

@@ -19,3 +19,9 @@ def process_rank() -> tuple[int, int]:
 def default_threads() -> int:
     """The cores that this process may run on, divided by the ranks of this machine."""
     return max(1, cores_at_hand() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def share_cores() -> None:
+    """Divide PyTorch's threads among the ranks of this machine, unless ``OMP_NUM_THREADS`` is set."""
+    if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(default_threads())

@@ -15,7 +15,7 @@ from mixsize.cli import main
 from mixsize.ffcv_loaders import Resize
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.loader import EvalLoader
-from mixsize.recipes.commands import eval_report, evaluate
+from mixsize.recipes.commands import eval_plot, eval_report, evaluate
 from mixsize.recipes.commands.arguments import parse_sizes
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.models.network import create_network
@@ -156,7 +156,7 @@ def record_of(name, rows, trained=(), batches=None, sha256="0" * 64):
 def test_the_plot_shows_accuracy_by_size_and_by_computation():
     mixed = record_of("mixed", [row(100, 0.5, 0.6), row(200, 0.7, 0.8)], trained=[100, 200], batches=3)
     fixed = record_of("fixed", [row(100, 0.3), row(200, 0.75)])
-    figure = eval_report.draw([mixed, fixed])
+    figure = eval_plot.draw([mixed, fixed])
     by_size, by_macs = figure.axes
     assert (by_size.get_xlabel(), by_size.get_ylabel()) == ("image size, px", "top-1 accuracy, %")
     assert by_macs.get_xlabel() == "GFLOPs per image (multiply-accumulates)"
@@ -176,7 +176,7 @@ def test_the_plot_shows_accuracy_by_size_and_by_computation():
 
 def test_records_of_one_name_are_told_apart():
     same = [record_of("demo", [row(8, 0.5)], sha256=digit * 64) for digit in "ab"]
-    labels = [line.get_label() for line in eval_report.draw(same).axes[0].lines]
+    labels = [line.get_label() for line in eval_plot.draw(same).axes[0].lines]
     assert labels == ["demo aaaaaa, own", "demo bbbbbb, own"]
 
 
@@ -184,8 +184,8 @@ def test_other_records_are_drawn_beside(run, tmp_path, monkeypatch, capsys):
     other = record_of("other", [row(8, 0.4), row(16, 0.9)])
     (tmp_path / "other.json").write_text(other.model_dump_json())
     drawn = []
-    draw = eval_report.draw
-    monkeypatch.setattr(eval_report, "draw", lambda records: drawn.extend(records) or draw(records))
+    draw = eval_plot.draw
+    monkeypatch.setattr(eval_plot, "draw", lambda records: drawn.extend(records) or draw(records))
     record = evaluated(tmp_path / "out", run, "--sizes", "16", "--no-calibrate", "--compare", tmp_path / "other.json")
     assert drawn == [record, other]
     assert "note: other was evaluated on other images than demo" in capsys.readouterr().out
