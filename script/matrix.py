@@ -13,19 +13,19 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 OVERRIDES = ROOT / "src/mixsize/system/composer-overrides.txt"
-#: Name -> requirement, and whether Composer's own bounds are kept.
+#: Name -> requirement, whether Composer's own bounds are kept, and the newest Python that there are wheels for.
 TORCH = {
-    "2.6": ("torch==2.6.*", True),
-    "2.7.0": ("torch==2.7.0", True),
-    "2.11": ("torch==2.11.*", False),
-    "newest": ("torch", False),
+    "2.6": ("torch==2.6.*", True, "3.13"),
+    "2.7.0": ("torch==2.7.0", True, "3.13"),
+    "2.11": ("torch==2.11.*", False, "3.14"),
+    "newest": ("torch", False, "3.14"),
 }
-#: The second is the newest that there are wheels of PyTorch for.
-PYTHONS = ("3.10", "3.14")
+PYTHONS = ("3.10", "newest")
 TOOLS = ("pytest", "pytest-timeout", "hypothesis")
 TESTS = ("tests/algorithms", "tests/ffcv_loaders", "tests/test_extras.py")
 SHOWN = ("torch", "torchvision", "mosaicml", "timm", "numpy", "wandb")
@@ -34,33 +34,46 @@ SHOWN = ("torch", "torchvision", "mosaicml", "timm", "numpy", "wandb")
 def main() -> None:
     """Run the cells, one after the other, and write what was found after each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--python", action="append", help="a version, or the path of an interpreter")
+    parser.add_argument("--python", action="append", help='a version, "newest", or the path of an interpreter')
     parser.add_argument("--torch", action="append", choices=list(TORCH))
     parser.add_argument("--out", type=Path, default=ROOT / f"bench/results/matrix-{datetime.date.today()}.json")
+    parser.add_argument("tests", nargs="*", default=TESTS, help="what pytest runs")
     args = parser.parse_args()
     (wheel,) = ROOT.glob("dist/mixsize-*.whl")
-    cells = []
+    done = json.loads(args.out.read_text())["cells"] if args.out.exists() else []
+    bad = False
     for python in args.python or PYTHONS:
         for name in args.torch or TORCH:
-            cells.append(run_cell(wheel, python, name))
-            result = {"measured": f"{datetime.datetime.now():%Y-%m-%d %H:%M}", "wheel": wheel.name}
-            result |= {"system": platform.platform(), "tests": TESTS, "cells": cells}
+            cell = run_cell(wheel, TORCH[name][2] if python == "newest" else python, name, args.tests)
+            print(row(cell), flush=True)
+            bad |= bool(cell["error"] or cell["failed"])
+            # A cell that ran before is replaced.
+            done = [other for other in done if place(other) != place(cell)] + [cell]
+            done.sort(key=place)
+            result = {"measured": f"{datetime.datetime.now():%Y-%m-%d %H:%M}", "wheel": wheel.name, "cells": done}
             args.out.write_text(json.dumps(result, indent=1) + "\n")
-            print(row(cells[-1]), flush=True)
-    sys.exit(any(cell["error"] or cell["failed"] for cell in cells))
+    sys.exit(bad)
 
 
-def run_cell(wheel: Path, python: str, name: str) -> dict:
+def place(cell: dict) -> tuple[list[int], int]:
+    """Python's version without its last number, and the place of PyTorch's among those asked for."""
+    return [int(number) for number in cell["python"].split(".")[:2]], list(TORCH).index(cell["asked"])
+
+
+def run_cell(wheel: Path, python: str, name: str, tests: Sequence[str]) -> dict:
     """Make an environment, test in it, and take it away."""
+    found = run("uv", "-q", "python", "find", python).strip()
+    python = run(found, "-c", "import platform; print(platform.python_version())").strip()
     cell = {"python": python, "asked": name, "error": "", "versions": {}, "passed": 0, "skipped": 0, "failed": []}
+    cell |= {"system": system(), "tests": list(tests)}
     began = time.monotonic()
+    (ROOT / "build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
         environment, work = Path(folder) / "venv", Path(folder) / "work"
         work.mkdir()
         try:
-            install(wheel, python, name, environment)
+            install(wheel, found, name, environment)
             cell["versions"] = versions(environment)
-            cell["python"] = call(environment, "-c", "import platform; print(platform.python_version())").strip()
             test(environment, work, cell)
             shutil.copy(ROOT / "script/try_wheel.py", work)
             call(environment, "try_wheel.py", cwd=work)
@@ -73,12 +86,17 @@ def run_cell(wheel: Path, python: str, name: str) -> dict:
 
 def install(wheel: Path, python: str, name: str, environment: Path) -> None:
     """The wheel with its extras, and one version of PyTorch; everything else is the newest that they allow."""
-    torch, as_composer_says = TORCH[name]
+    torch, as_composer_says, _ = TORCH[name]
     run("uv", "venv", "-q", "--python", python, str(environment))
     command = ["uv", "pip", "install", "-q", "--python", f"{environment}/bin/python", torch]
     if not as_composer_says:
         command += ["--override", str(OVERRIDES)]
     run(*command, f"mixsize[composer,report,wandb] @ {wheel.as_uri()}", *TOOLS)
+
+
+def system() -> str:
+    """The distribution's name, and the processor's kind."""
+    return f"{platform.freedesktop_os_release().get('PRETTY_NAME', 'Linux')}, {platform.machine()}"
 
 
 def versions(environment: Path) -> dict[str, str]:
@@ -91,10 +109,8 @@ def versions(environment: Path) -> dict[str, str]:
 def test(environment: Path, work: Path, cell: dict) -> None:
     """Count the tests that passed, and name those that failed with the first line of their error."""
     report = work / "tests.xml"
-    done = run(
-        f"{environment}/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *TESTS,
-        cwd=ROOT, check=False,
-    )  # fmt: skip
+    pytest = [f"{environment}/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = run(*pytest, f"--junitxml={report}", *cell["tests"], cwd=ROOT, check=False)
     if not report.exists():
         raise subprocess.CalledProcessError(1, "pytest", done)
     for case in ElementTree.parse(report).iter("testcase"):

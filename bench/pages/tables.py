@@ -87,7 +87,8 @@ def matrix_table(result: dict[str, Any]) -> str:
         for cell in result["cells"]
     ]
     head = ["Python", "torch", "Composer", *shown[2:], "passed", "skipped", "failed", "wheel and demo"]
-    return _markdown(head, rows) + f"\n{result['system']}, {result['measured'][:10]}.\n"
+    systems = ", ".join(sorted({cell["system"] for cell in result["cells"]}))
+    return _markdown(head, rows) + f"\n{systems}, {result['measured'][:10]}.\n"
 
 
 def gpu_part_table(result: dict[str, Any], part: str) -> str:
