@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+import mixsize
 from mixsize.ffcv_loaders.conversion.convert import convert, convert_splits
 
-ROOT = Path(__file__).parent.parent
 # As sitecustomize.py, it hides modules from all finders of a process.
 _HIDE = """
 import sys
@@ -101,7 +101,8 @@ def python_without(tmp_path) -> Callable[[list[str], str], list[str]]:
 
     def run(modules: list[str], code: str) -> list[str]:
         (tmp_path / "sitecustomize.py").write_text(_HIDE.format(hidden=modules))
-        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'src'}"}
+        installed = Path(mixsize.__file__).parents[1]
+        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{installed}"}
         done = subprocess.run(
             [sys.executable, "-c", code],
             cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,

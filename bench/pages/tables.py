@@ -61,6 +61,23 @@ def gradients_table(result: dict[str, Any]) -> str:
     return _markdown(*gradients.table_rows(result)) + f"\n{gradients.setting_words(result)}\n" + _where(result)
 
 
+def matrix_table(result: dict[str, Any]) -> str:
+    """Versions and tests of each environment of a ``script/matrix`` result."""
+    shown = ("torch", "mosaicml", "timm", "numpy", "wandb")
+    rows = [
+        [
+            ".".join(cell["python"].split(".")[:2]),
+            *(cell["versions"].get(name, "") for name in shown),
+            *(f"{count:,}" for count in (cell["passed"], cell["skipped"], len(cell["failed"]))),
+            "does not run" if cell["error"] else "runs",
+        ]
+        for cell in result["cells"]
+    ]
+    head = ["Python", "torch", "Composer", *shown[2:], "passed", "skipped", "failed", "wheel and demo"]
+    systems = ", ".join(sorted({cell["system"] for cell in result["cells"]}))
+    return _markdown(head, rows) + f"\n{systems}, {result['measured'][:10]}.\n"
+
+
 def gpu_part_table(result: dict[str, Any], part: str) -> str:
     """The figures of one part of a ``mixsize bench gpu`` result."""
     return gpu_table(result, part) + _where(result)
@@ -72,6 +89,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     **{f"gpu_{part}": partial(gpu_part_table, part=part) for part in PARTS},
     "gradients": gradients_table,
     "loader": loader_table,
+    "matrix": matrix_table,
     "overhead": overhead_table,
     "startup": startup_table,
 }

@@ -2,6 +2,7 @@
  *
  * Its parts, each of which knows only those above it:
  *
+ *   processor.c what the processor can do
  *   memory.c    memory that grows and is used again
  *   jpeg.c      decode a part of a JPEG, whole or reduced
  *   jpegwrite.c write the smaller copies of an image
@@ -11,9 +12,11 @@
  *   policy.c    AutoAugment's operations, and cutout
  *   batch.c     a piece of a batch: read, decode, cut, resize, mirror
  *   normalize.c bytes to normalised floats
- *   module.c    what Python finds when it loads the library; native.py binds the functions
  *
- * Nothing here keeps state between calls: a result depends on the arguments alone. Nothing holds the interpreter lock.
+ * native.py binds the exported functions through ctypes; nothing here knows of Python.
+ *
+ * Nothing here keeps state between calls: a result depends on the arguments alone. ctypes makes the calls without the
+ * interpreter lock.
  */
 
 #ifndef MIXSIZE_ENGINE_H
@@ -29,6 +32,8 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MIXSIZE_PLAIN)
 #define HAS_X86 1
 #define AVX2 __attribute__((target("avx2")))
+/* processor.c: whether functions marked AVX2 may be called. */
+extern int has_avx2;
 #endif
 
 enum {

@@ -101,7 +101,8 @@ int32_t mixsize_jpeg_crop(
     err.message = message;
     if (setjmp(err.leave)) {
         jpeg_destroy_decompress(&info);
-        return BROKEN;
+        /* libjpeg-turbo 2 refuses other depths itself; 3 leaves that to the check below. */
+        return info.data_precision == 0 || info.data_precision == 8 ? BROKEN : UNSUPPORTED;
     }
     jpeg_create_decompress(&info);
     info.mem->max_memory_to_use = MAX_COEFFICIENT_BYTES;

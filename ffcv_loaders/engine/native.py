@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 try:
-    from mixsize.ffcv_loaders.engine import _engine  # pyright: ignore[reportAttributeAccessIssue]
-except ImportError as error:
+    _library = ctypes.CDLL(str(Path(__file__).with_name("_engine.so")))
+except OSError as error:
     raise ImportError(
-        "mixsize's engine is not built: install a wheel of mixsize, or install libjpeg-turbo's header (libjpeg-dev) and"
-        " a C compiler and then mixsize again"
+        f"mixsize's engine is not built or does not load ({error}): install a wheel of mixsize, or install"
+        " libjpeg-turbo's header (libjpeg-dev) and a C compiler and then mixsize again"
     ) from error
 
 DONE, BROKEN, OTHER_SIZE, UNSUPPORTED, NO_ROOM, BAD_CALL, UNREADABLE = range(7)
@@ -26,7 +27,6 @@ BILINEAR, BICUBIC, AREA = range(3)
 TOP, LEFT, HEIGHT, WIDTH, FLIP, FRAME_HEIGHT, FRAME_WIDTH = range(7)
 _MESSAGE_BYTES = 200
 
-_library = ctypes.CDLL(_engine.__file__)
 _pointer, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 

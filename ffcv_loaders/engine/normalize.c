@@ -54,7 +54,7 @@ EXPORT void mixsize_normalize(
     for (int64_t n = 0; n < images; n++, pixels += 3 * count, out += 3 * count) {
         int64_t done = 0;
 #ifdef HAS_X86
-        if (!channels_last && __builtin_cpu_supports("avx2"))
+        if (!channels_last && has_avx2)
             done = normalize_planes(pixels, count, mean, scale, count, out);
 #endif
         if (channels_last)

@@ -348,9 +348,6 @@ int32_t resize(
     const uint8_t **rows = reserve(&memory->rows, (size_t)wy->taps * sizeof *rows);
     if (!row || !rows) return NO_ROOM;
     memset(row + count, 0, row_size - (size_t)count * sizeof *row);
-#ifdef HAS_X86
-    int wide = __builtin_cpu_supports("avx2");
-#endif
     for (int64_t i = 0; i < y->count; i++) {
         for (int64_t t = 0; t < wy->taps; t++) {
             int64_t r = wy->first[i] + t;
@@ -359,7 +356,7 @@ int32_t resize(
         const int16_t *w = wy->weights + i * wy->taps;
         uint8_t *out = dst + i * x->count * 3;
 #ifdef HAS_X86
-        if (wide) {
+        if (has_avx2) {
             combine_rows_wide(rows, w, wy->taps, wy->bits, count, row);
             combine_cells_wide(row, wx, x->count, out);
             continue;

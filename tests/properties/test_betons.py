@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ffcv.reader import Reader
-from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from mixsize.ffcv_loaders.beton.format import ALLOCATION, DESCRIPTOR, HEADER
 from mixsize.ffcv_loaders.beton.info import InfoPointer, index_checksum, write_pointer
 from mixsize.ffcv_loaders.conversion.convert import convert
 
+from ..ffcv_loaders.beton.parts import Parts
 from .for_all import for_all
 
 WORKER = Path(__file__).with_name("beton_worker.py")
-ARGUMENTS = FieldDescType.fields["arguments"][1]
+ARGUMENTS = DESCRIPTOR.fields["arguments"][1]
 #: What a size or an offset becomes where someone means harm.
 HARMFUL = [0, 1, 2, 7, 8, 127, 255, 2**15, 2**16 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1, 2**64 - 8]
 
@@ -101,28 +101,28 @@ class Start:
 
     def __init__(self, path: Path) -> None:
         self.content = Content.of(path)
-        reader = Reader(str(path))
-        self.descriptors = len(reader.field_descriptors)
-        table = int(reader.header["alloc_table_ptr"])
-        metadata = HeaderType.itemsize + reader.field_descriptors.nbytes
-        pointer = InfoPointer.unpack(reader.field_descriptors["arguments"][0].tobytes())
+        parts = Parts(path)
+        self.descriptors = len(parts.descriptors)
+        table = int(parts.header["alloc_table_ptr"])
+        metadata = HEADER.itemsize + parts.descriptors.nbytes
+        pointer = InfoPointer.unpack(parts.descriptors["arguments"][0].tobytes())
         #: Begin and length of what is worth changing.
         self.regions = [
-            (0, HeaderType.itemsize),
-            *((HeaderType.itemsize + i * FieldDescType.itemsize, 60) for i in range(self.descriptors)),
-            (metadata, reader.metadata.nbytes),
-            (table, len(reader.alloc_table) * ALLOC_TABLE_TYPE.itemsize),
-            *((int(ptr), min(700, int(size))) for ptr, size in reader.alloc_table[["ptr", "size"]].tolist()),
+            (0, HEADER.itemsize),
+            *((HEADER.itemsize + i * DESCRIPTOR.itemsize, 60) for i in range(self.descriptors)),
+            (metadata, parts.metadata.nbytes),
+            (table, len(parts.table) * ALLOCATION.itemsize),
+            *((int(ptr), min(700, int(size))) for ptr, size in parts.table[["ptr", "size"]].tolist()),
         ]
         if pointer is not None:
             self.regions.append((pointer.ptr, pointer.size))
 
     def mend(self, content: Content, path: Path) -> None:
         """Make the checksums right again, as someone would who means harm."""
-        header = np.frombuffer(content.get(0, HeaderType.itemsize), HeaderType)[0]
-        at = HeaderType.itemsize
-        block = content.get(at, self.descriptors * FieldDescType.itemsize)
-        descriptors = np.frombuffer(block, FieldDescType).copy()
+        header = np.frombuffer(content.get(0, HEADER.itemsize), HEADER)[0]
+        at = HEADER.itemsize
+        block = content.get(at, self.descriptors * DESCRIPTOR.itemsize)
+        descriptors = np.frombuffer(block, DESCRIPTOR).copy()
         try:
             pointer = InfoPointer.unpack(descriptors["arguments"][0].tobytes())
         except ValueError:
@@ -135,10 +135,10 @@ class Start:
         content.put(at, descriptors.tobytes())
         content.write(path)
         try:
-            reader = Reader(str(path))
+            parts = Parts(path)
         except Exception:  # What FFCV cannot read has no index to mend.
             return
-        index_crc = index_checksum(header, descriptors, reader.metadata, reader.alloc_table)
+        index_crc = index_checksum(header, descriptors, parts.metadata, parts.table)
         write_pointer(descriptors[0], InfoPointer(pointer.ptr, pointer.size, info_crc, index_crc))
         content.put(at, descriptors.tobytes())
 
@@ -160,7 +160,7 @@ def workplace(tmp_path_factory):
     convert(folder / "images", folder / "levels.beton", store="jpg", levels=(2,), **quiet)
     for kind in ("jpeg", "raw"):  # As FFCV's own writer leaves them: without checksums.
         plain = Content.of(folder / f"{kind}.beton")
-        plain.put(HeaderType.itemsize + ARGUMENTS, bytes(36))
+        plain.put(HEADER.itemsize + ARGUMENTS, bytes(36))
         plain.write(folder / f"plain_{kind}.beton")
     kinds = ("plain_jpeg", "plain_raw", "jpeg", "raw", "levels")
     _workplace["starts"] = [Start(folder / f"{kind}.beton") for kind in kinds]
@@ -235,11 +235,11 @@ def test_an_information_block_of_nonsense_or_elsewhere_is_named_though_its_check
     start.mend(nonsense, worker.file)
     assert worker.read(nonsense)["error"].startswith(f"{worker.file}: its information block cannot be used: ")
     elsewhere = start.content.copy()
-    table = int(np.frombuffer(elsewhere.get(0, HeaderType.itemsize), HeaderType)[0]["alloc_table_ptr"])
-    length = start.descriptors * FieldDescType.itemsize
-    descriptors = np.frombuffer(elsewhere.get(HeaderType.itemsize, length), FieldDescType).copy()
+    table = int(np.frombuffer(elsewhere.get(0, HEADER.itemsize), HEADER)[0]["alloc_table_ptr"])
+    length = start.descriptors * DESCRIPTOR.itemsize
+    descriptors = np.frombuffer(elsewhere.get(HEADER.itemsize, length), DESCRIPTOR).copy()
     write_pointer(descriptors[0], InfoPointer(table, 8, 0))
-    elsewhere.put(HeaderType.itemsize, descriptors.tobytes())
+    elsewhere.put(HEADER.itemsize, descriptors.tobytes())
     start.mend(elsewhere, worker.file)
     assert worker.read(elsewhere) == {
         "error": f"{worker.file}: is damaged: its information block lies outside the file", "kind": "BetonError"

@@ -79,8 +79,8 @@ PACKAGES = (
     Package("scikit-learn", "sklearn", "scikit-learn", needed_for=""),
     Package("Weights & Biases", "wandb", "wandb", needed_for="", extra="wandb"),
 )
-#: mixsize's own compiled module.
-EXTENSION = Package("engine", "mixsize.ffcv_loaders.engine._engine", "mixsize", system="libjpeg-dev gcc")
+#: mixsize's own compiled library.
+EXTENSION = Package("engine", "mixsize.ffcv_loaders.engine.native", "mixsize", system="libjpeg-dev gcc")
 #: For ``mixsize bench loader`` alone, which times it.
 FFCV = Package("FFCV", "ffcv", "ffcv", needed_for="", system="libopencv-dev libturbojpeg0-dev pkg-config g++")
 _BY_MODULE = {package.module.partition(".")[0]: package for package in (*PACKAGES, FFCV)}

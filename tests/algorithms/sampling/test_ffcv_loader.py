@@ -11,6 +11,11 @@ import torch
 from composer import Callback, Evaluator, Trainer
 from composer.loggers import InMemoryLogger
 from composer.models import ComposerClassifier
+from torch import nn
+
+from mixsize.algorithms import Base, BNCalibrate, MixSizeSampling, Phase, Progression, ProgressiveResize, Regime
+
+pytest.importorskip("ffcv")
 from ffcv.fields.basics import IntDecoder
 from ffcv.fields.rgb_image import (
     CenterCropRGBImageDecoder,
@@ -20,9 +25,6 @@ from ffcv.fields.rgb_image import (
 from ffcv.loader import Loader, OrderOption
 from ffcv.loader.epoch_iterator import EpochIterator
 from ffcv.transforms import NormalizeImage, Squeeze, ToTensor, ToTorchImage
-from torch import nn
-
-from mixsize.algorithms import Base, BNCalibrate, MixSizeSampling, Phase, Progression, ProgressiveResize, Regime
 
 BATCH, STEPS = 64, 20
 MIX = {20: 0.2, 16: 0.3, 12: 0.3, 8: 0.2}

@@ -6,30 +6,18 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from ffcv.fields import (
-    BytesField,
-    FloatField,
-    IntField,
-    JSONField,
-    NDArrayField,
-    RGBImageField,
-    TorchTensorField,
-)
-from ffcv.fields.rgb_image import encode_jpeg
-from ffcv.reader import Reader
-from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType, get_metadata_type
-from ffcv.writer import DatasetWriter
 from PIL import Image
 
+from mixsize.ffcv_loaders.beton.format import ALLOCATION, DESCRIPTOR, HEADER, IMAGE, INT, row_type
 from mixsize.ffcv_loaders.beton.reader import Beton, BetonError, BetonInfo
 from mixsize.ffcv_loaders.conversion.encode import Encoding
 from mixsize.ffcv_loaders.conversion.sources import ArraySource
 from mixsize.ffcv_loaders.conversion.writer import write_beton
 
 COUNT = 12
-METADATA = HeaderType.itemsize + 2 * FieldDescType.itemsize
-ARGUMENTS = HeaderType.itemsize + FieldDescType.fields["arguments"][1]
-ROW = get_metadata_type([RGBImageField(), IntField()])
+METADATA = HEADER.itemsize + 2 * DESCRIPTOR.itemsize
+ARGUMENTS = HEADER.itemsize + DESCRIPTOR.fields["arguments"][1]
+ROW = row_type([IMAGE, INT])
 INFO = BetonInfo(
     classes=("cat", "dog"),
     counts=(3, 4),
@@ -89,7 +77,7 @@ def flipped(path, bit):
 
 def set_header(path, **values):
     with open(path, "rb") as file:
-        header = np.frombuffer(file.read(HeaderType.itemsize), HeaderType).copy()
+        header = np.frombuffer(file.read(HEADER.itemsize), HEADER).copy()
     for key, value in values.items():
         header[0][key] = value
     patch(path, 0, header.tobytes())
@@ -134,10 +122,11 @@ def test_arrays_cannot_be_written(written):
 
 
 def test_ffcv_reads_the_file_as_a_plain_one(written, pixels):
-    reader = Reader(str(written))
+    ffcv = pytest.importorskip("ffcv")
+    reader = ffcv.reader.Reader(str(written))
     assert reader.num_samples == COUNT
     assert reader.field_names == ["image", "label"]
-    assert [type(handler) for handler in reader.handlers.values()] == [RGBImageField, IntField]
+    assert [type(handler) for handler in reader.handlers.values()] == [ffcv.fields.RGBImageField, ffcv.fields.IntField]
     assert reader.page_size == 8 << 20
     assert len(reader.alloc_table) == COUNT
     assert sorted(reader.alloc_table["sample_id"]) == list(range(COUNT))
@@ -151,16 +140,17 @@ def test_ffcv_reads_the_file_as_a_plain_one(written, pixels):
 @pytest.mark.parametrize("mode", ["raw", "jpg", "smart", "proportion"])
 def test_a_file_of_ffcvs_writer_opens_whatever_its_modes_and_fields(tmp_path, mode):
     """On pages of 2 MiB by two processes, with an empty value at the place of an image."""
+    ffcv = pytest.importorskip("ffcv")
     rng = np.random.default_rng(1)
     images = [rng.integers(0, 256, (250 + 9 * index, 300, 3), np.uint8) for index in range(12)]
     fields = {
-        "caption": BytesField(),
-        "weight": FloatField(),
-        "picture": RGBImageField(write_mode=mode, smart_threshold=300 * 300 * 3),
-        "about": JSONField(),
-        "point": NDArrayField(np.dtype("<f4"), (3,)),
-        "target": IntField(),
-        "noise": TorchTensorField(torch.int16, (2, 2)),
+        "caption": ffcv.fields.BytesField(),
+        "weight": ffcv.fields.FloatField(),
+        "picture": ffcv.fields.RGBImageField(write_mode=mode, smart_threshold=300 * 300 * 3),
+        "about": ffcv.fields.JSONField(),
+        "point": ffcv.fields.NDArrayField(np.dtype("<f4"), (3,)),
+        "target": ffcv.fields.IntField(),
+        "noise": ffcv.fields.TorchTensorField(torch.int16, (2, 2)),
     }
     samples = [
         (
@@ -175,7 +165,8 @@ def test_a_file_of_ffcvs_writer_opens_whatever_its_modes_and_fields(tmp_path, mo
         for index, pixels in enumerate(images)
     ]
     path = tmp_path / "ffcv.beton"
-    DatasetWriter(str(path), fields, page_size=2 << 20, num_workers=2).from_indexed_dataset(samples, chunksize=2)
+    writer = ffcv.writer.DatasetWriter(str(path), fields, page_size=2 << 20, num_workers=2)
+    writer.from_indexed_dataset(samples, chunksize=2)
     beton = Beton.open(path)
     assert (beton.info, beton.num_classes, beton.page_bytes) == (None, 12, 2 << 20)
     assert beton.labels.tolist() == [11 - index for index in range(12)]
@@ -185,7 +176,7 @@ def test_a_file_of_ffcvs_writer_opens_whatever_its_modes_and_fields(tmp_path, mo
         # "smart" encodes what takes more than the threshold, "proportion" half of the images, as chance has it.
         as_jpeg = {"raw": False, "jpg": True, "smart": sample > 5, "proportion": beton.is_jpeg[sample]}[mode]
         assert beton.is_jpeg[sample] == as_jpeg
-        assert beton.stored(sample) == (encode_jpeg(pixels, 90) if as_jpeg else pixels).tobytes()
+        assert beton.stored(sample) == (ffcv.fields.rgb_image.encode_jpeg(pixels, 90) if as_jpeg else pixels).tobytes()
 
 
 def test_a_plain_file_has_no_info(plain):
@@ -196,10 +187,10 @@ def test_a_plain_file_has_no_info(plain):
 
 def test_every_flipped_bit_of_the_index_is_noticed(beton):
     with open(beton, "rb") as file:
-        table = int(np.frombuffer(file.read(HeaderType.itemsize), HeaderType)[0]["alloc_table_ptr"])
+        table = int(np.frombuffer(file.read(HEADER.itemsize), HEADER)[0]["alloc_table_ptr"])
         file.seek(ARGUMENTS)
         block = int.from_bytes(file.read(24)[16:], "little")
-    header = list(range(HeaderType.itemsize * 8))
+    header = list(range(HEADER.itemsize * 8))
     descriptor = list(range(header[-1] + 1, (ARGUMENTS + 40) * 8))
     rest = [offset * 8 + offset % 8 for offset in range(ARGUMENTS + 40, METADATA + COUNT * ROW.itemsize)]
     tail = [offset * 8 + offset % 8 for offset in [*range(block, block + 60), *range(table, beton.stat().st_size)]]
@@ -224,7 +215,7 @@ def test_flipped_bits_of_a_plain_file_raise_nothing_but_beton_error(plain):
 def test_a_file_cut_short_anywhere_is_refused(beton):
     size = beton.stat().st_size
     with open(beton, "rb") as file:
-        table = int(np.frombuffer(file.read(HeaderType.itemsize), HeaderType)[0]["alloc_table_ptr"])
+        table = int(np.frombuffer(file.read(HEADER.itemsize), HEADER)[0]["alloc_table_ptr"])
     near = [*range(size - 60, size), *range(table - 30, table + 60), *range(0, METADATA + 400, 7)]
     spread = np.linspace(1, size - 1, 50).astype(int).tolist()
     for length in sorted({*near, *spread}, reverse=True):
@@ -236,7 +227,7 @@ def test_a_file_cut_short_anywhere_is_refused(beton):
 
 def test_a_plain_file_that_lost_whole_table_entries_is_refused(plain):
     with open(plain, "r+b") as file:
-        file.truncate(plain.stat().st_size - ALLOC_TABLE_TYPE.itemsize)
+        file.truncate(plain.stat().st_size - ALLOCATION.itemsize)
     with pytest.raises(BetonError, match=r"sample 11 is not in the allocation table"):
         Beton.open(plain)
 
@@ -323,15 +314,15 @@ def test_a_sample_at_the_limits_is_not_refused(plain):
 
 @pytest.mark.parametrize(("ptr", "size"), [(9 << 20, 1 << 40), (9 << 20, 0), (1 << 40, 90), (2200, 90)])
 def test_bytes_outside_the_data_region_are_refused(plain, ptr, size):
-    table = plain.stat().st_size - COUNT * ALLOC_TABLE_TYPE.itemsize
-    patch(plain, table + 3 * 24, np.array([(3, ptr, size)], ALLOC_TABLE_TYPE).tobytes())
+    table = plain.stat().st_size - COUNT * ALLOCATION.itemsize
+    patch(plain, table + 3 * 24, np.array([(3, ptr, size)], ALLOCATION).tobytes())
     set_row(plain, 3, data_ptr=ptr, mode=0)
     with pytest.raises(BetonError, match="sample 3 has bytes outside the file's data region"):
         Beton.open(plain)
 
 
 def test_field_types_and_names_are_checked(plain):
-    first, second = HeaderType.itemsize, HeaderType.itemsize + FieldDescType.itemsize
+    first, second = HEADER.itemsize, HEADER.itemsize + DESCRIPTOR.itemsize
     for offset, content, message in [
         (first, b"\x01", "has no image field"),
         (second, b"\x00", "has no label field"),

@@ -5,9 +5,11 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from ffcv import fields, types, writer
 
 from mixsize.ffcv_loaders.beton import format as ours
+
+pytest.importorskip("ffcv")
+from ffcv import fields, types, writer
 
 FIELDS = {
     ours.FLOAT: fields.FloatField(),

@@ -5,12 +5,8 @@ import json
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
-from ffcv.libffcv import imdecode
-from ffcv.memory_managers import ProcessCacheManager
-from ffcv.reader import Reader
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -24,7 +20,7 @@ from mixsize.ffcv_loaders.conversion.pages import PageWriter
 from mixsize.ffcv_loaders.conversion.sources import ArraySource
 from mixsize.ffcv_loaders.conversion.writer import write_beton
 
-from . import stock_ffcv
+from .parts import Parts
 
 PAGE = 8 << 20
 FIELDS = ("image", "image_2", "image_4")
@@ -58,14 +54,14 @@ def content(beton, level, sample):
     return beton.stored(sample, level)
 
 
-def ffcv_pixels(beton, level, sample):
-    """A stored image through FFCV's decoder."""
+def stored_pixels(beton, level, sample, decode=jpeg_pixels):
+    """A stored image; JPEGs as ``decode`` has them."""
     height, width = int(beton.levels.heights[level, sample]), int(beton.levels.widths[level, sample])
-    data = np.frombuffer(content(beton, level, sample), np.uint8)
+    data = content(beton, level, sample)
     if not beton.levels.is_jpeg[level, sample]:
-        return data.reshape(height, width, 3)
-    pixels = np.empty((height, width, 3), np.uint8)
-    assert imdecode(data, pixels, height, width, height, width) == 0
+        return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+    pixels = decode(data)
+    assert pixels.shape == (height, width, 3)
     return pixels
 
 
@@ -116,9 +112,9 @@ def crowded(tmp_path_factory):
 def alter(source, out, change):
     """Copy a file, changing its header, descriptors, metadata or table, with a checksum that fits."""
     data = bytearray(source.read_bytes())
-    reader = Reader(str(source))
-    parts = [part.copy() for part in (reader.header, reader.field_descriptors, reader.metadata, reader.alloc_table)]
-    header, descriptors, metadata, table = parts
+    parts = Parts(source)
+    copies = [part.copy() for part in (parts.header, parts.descriptors, parts.metadata, parts.table)]
+    header, descriptors, metadata, table = copies
     pointer = InfoPointer.unpack(descriptors[0]["arguments"].tobytes())
     change(header, descriptors, metadata, table)
     write_pointer(descriptors[0], dataclasses.replace(pointer, index_crc=0))
@@ -208,7 +204,7 @@ def test_full_images_keep_their_bytes_and_copies_show_the_same_picture(written, 
             with Image.open(folder / name) as image:
                 original = np.asarray(image.convert("RGB"))
             for level in (1, 2):
-                pixels = ffcv_pixels(beton, level, sample)
+                pixels = stored_pixels(beton, level, sample)
                 assert pixels.shape == (*sizes[level], 3)
                 assert psnr(pixels, averaged(original, *sizes[level])) > 28, (name, level)
 
@@ -222,7 +218,7 @@ def test_copies_of_an_image_that_is_encoded_come_from_its_pixels_before():
 
 
 def test_no_bytes_are_stored_twice_and_the_record_tells_how_many(written):
-    table = Reader(str(written)).alloc_table
+    table = Parts(written).table
     with Beton.open(written) as beton:
         own = [{} for _ in range(3)]
         for level in range(3):
@@ -272,8 +268,7 @@ def test_pages_grow_to_the_largest_sample_with_its_copies(tmp_path):
             levels=pages.levels,
         )
         pages.finish(info)
-    reader = Reader(str(tmp_path / "x.beton"))
-    assert reader.page_size == 16 << 20
+    assert Parts(tmp_path / "x.beton").header["page_size"] == 16 << 20
     beton = Beton.open(tmp_path / "x.beton")
     # The first alone on a page of 8 MiB, for with the second it would need 10.5; then 13.5 MiB on one of 16.
     mib = 1 << 20
@@ -313,6 +308,9 @@ def test_levels_change_the_fingerprint_and_their_absence_does_not(folder, writte
 @pytest.fixture(scope="module", params=["os_cache", "process_cache"])
 def served(request, written, crowded, tmp_path_factory):
     """What FFCV's loader serves of the two files."""
+    pytest.importorskip("ffcv")
+    from . import stock_ffcv
+
     if request.param == "process_cache":
         return stock_ffcv.read(written, crowded, os_cache=False)
     out = tmp_path_factory.mktemp("served") / "out.npz"
@@ -322,11 +320,19 @@ def served(request, written, crowded, tmp_path_factory):
 
 def test_ffcvs_loader_reads_every_level(served, written):
     """CenterCrop at ratio 1 takes the middle square and resizes it by area averaging, as OpenCV does here."""
+    import cv2
+    from ffcv.libffcv import imdecode
+
+    def decode(data):
+        pixels = np.empty_like(jpeg_pixels(data))
+        assert imdecode(np.frombuffer(data, np.uint8), pixels, *pixels.shape[:2], *pixels.shape[:2]) == 0
+        return pixels
+
     beton = Beton.open(written)
     assert served["label"].ravel().tolist() == beton.labels.tolist() == [0] * 4 + [1] * 5
     for level, name in enumerate(FIELDS):
         for sample, image in enumerate(served[name]):
-            pixels = ffcv_pixels(beton, level, sample)
+            pixels = stored_pixels(beton, level, sample, decode)
             side = min(pixels.shape[:2])
             top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
             square = pixels[top : top + side, left : left + side]
@@ -335,6 +341,10 @@ def test_ffcvs_loader_reads_every_level(served, written):
 
 
 def test_ffcvs_process_cache_finds_the_bytes_of_every_level(crowded):
+    pytest.importorskip("ffcv")
+    from ffcv.memory_managers import ProcessCacheManager
+    from ffcv.reader import Reader
+
     reader = Reader(str(crowded))
     assert reader.field_names == ["image", "image_2", "label"]
     memory = ProcessCacheManager(reader)
@@ -363,14 +373,14 @@ def test_ffcvs_page_order_serves_each_sample_once(served):
 
 
 def test_flipped_bits_of_levels_are_noticed(written, tmp_path):
-    reader = Reader(str(written))
-    start = len(reader.header.tobytes()) + reader.field_descriptors.nbytes
-    table, end = int(reader.header["alloc_table_ptr"]), written.stat().st_size
-    block = InfoPointer.unpack(reader.field_descriptors[0]["arguments"].tobytes()).ptr
-    descriptors = [24 + reader.field_descriptors.itemsize * field + byte for field in (1, 2) for byte in range(20)]
+    parts = Parts(written)
+    start = parts.header.nbytes + parts.descriptors.nbytes
+    table, end = int(parts.header["alloc_table_ptr"]), written.stat().st_size
+    block = InfoPointer.unpack(parts.descriptors[0]["arguments"].tobytes()).ptr
+    descriptors = [24 + parts.descriptors.itemsize * field + byte for field in (1, 2) for byte in range(20)]
     places = [
         *descriptors,
-        *range(start, start + reader.metadata.nbytes),
+        *range(start, start + parts.metadata.nbytes),
         *range(block, end - 1, 3),
         *range(table, end),
     ]
@@ -521,7 +531,7 @@ def test_without_levels_a_file_holds_none(folder, tmp_path, capsys):
     beton = Beton.open(tmp_path / "out.beton")
     assert beton.num_levels == 1
     assert beton.info.levels == ()
-    assert Reader(str(tmp_path / "out.beton")).field_names == ["image", "label"]
+    assert Parts(tmp_path / "out.beton").names == ["image", "label"]
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,6 @@ import pytest
 import sklearn.datasets
 import torch
 import torchvision
-from ffcv.fields.basics import IntDecoder
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-from ffcv.loader import Loader, OrderOption
-from ffcv.transforms import ToTensor
 from PIL import Image, ImageCms
 
 from mixsize.ffcv_loaders.beton.reader import Beton
@@ -146,6 +142,12 @@ def test_mean_and_std_are_those_of_all_pixels(folder, tmp_path, quiet, store):
 
 def test_ffcvs_own_loader_reads_the_images(tmp_path):
     """With FFCV's process cache, which needs every sample within one page; the file has several of them."""
+    pytest.importorskip("ffcv")
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import ToTensor
+
     root = tmp_path / "images"
     noise = np.random.default_rng(0)
     for index in range(44):
