@@ -50,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
+@pytest.fixture(autouse=True)
+def folder_of_its_own(tmp_path_factory, monkeypatch) -> None:
+    """Runs each test in an empty folder, so that files of a checkout change no result."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> Path:
     """A folder with train.beton (1,437 images of 8 x 8 px) and test.beton (360), stored raw."""
