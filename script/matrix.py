@@ -62,7 +62,7 @@ def place(cell: dict) -> tuple[list[int], int]:
 
 def run_cell(wheel: Path, python: str, name: str, tests: Sequence[str]) -> dict:
     """Make an environment, test in it, and take it away."""
-    found = run("uv", "-q", "python", "find", python).strip()
+    found = run("uv", "python", "find", python).splitlines()[-1]  # Behind warnings.
     python = run(found, "-c", "import platform; print(platform.python_version())").strip()
     cell = {"python": python, "asked": name, "error": "", "versions": {}, "passed": 0, "skipped": 0, "failed": []}
     cell |= {"system": system(), "tests": list(tests)}

@@ -224,7 +224,7 @@ def test_every_command_exists_and_takes_its_arguments(block, words, workplace):
         assert os.access(ROOT / program, os.X_OK)
         subprocess.run(["bash", "-n", str(ROOT / program)], check=True)
     else:
-        assert program in ("pip", "apt-get")
+        assert program in ("pip", "uv", "apt-get")
 
 
 def write_yaml_files() -> None:

@@ -68,7 +68,8 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor | None:
         None if no parameter has a gradient.
 
     Raises:
-        ValueError: a sparse gradient, or a DTensor gradient not yet summed over its mesh.
+        ValueError: a sparse gradient that this PyTorch has no norm of, or a DTensor gradient not yet summed over
+            its mesh.
     """
     sets = _by_layout(parameters)
     return _norm_of_norms([_norm(*part) for part in sets]) if sets else None
@@ -137,7 +138,8 @@ class GradientSmoother:
             The step's norm, average and factor; None, and nothing changes, if no parameter has a gradient.
 
         Raises:
-            ValueError: a sparse gradient, or a DTensor gradient not yet summed over its mesh.
+            ValueError: a sparse gradient that this PyTorch has no norm of, or a DTensor gradient not yet summed over
+                its mesh.
         """
         sets = _by_layout(parameters)
         if not sets:

@@ -165,7 +165,9 @@ def environment_table(records: Sequence[RunRecord]) -> tuple[Table, list[str]]:
         commit = (run.commit or "unknown")[:12] + (" with changes" if run.dirty else "")
         gpu = f"{where.gpu}, driver {where.driver or 'unknown'}" if where.gpu else "none"
         hardware = (where.cpu, _words(where.cores, str), gpu, str(where.ranks))
-        found[(commit, *hardware, where.python, where.torch, where.composer or NONE, where.timm, where.ffcv or NONE)] += 1
+        found[
+            (commit, *hardware, where.python, where.torch, where.composer or NONE, where.timm, where.ffcv or NONE)
+        ] += 1
     head = ["runs", "commit", "CPU", "cores", "GPU", "ranks", "Python", "PyTorch", "Composer", "timm", "FFCV"]
     notes = []
     if len({key[0] for key in found}) > 1:

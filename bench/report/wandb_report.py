@@ -63,13 +63,14 @@ def why_offline() -> str | None:
     """The reason why nothing can be sent; None where it can."""
     if os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled"):
         return f"WANDB_MODE is {os.environ['WANDB_MODE']}"
-    if not wandb.api.api_key:
-        return "there is no Weights & Biases account"
     url = os.environ.get("WANDB_BASE_URL")
     if url is None:
         session = wandb.setup()
         assert session is not None
         url = session.settings.base_url
+    # wandb login keeps the key in .netrc.
+    if not (os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(url)):
+        return "there is no Weights & Biases account"
     try:
         # requests follows the environment's proxies, as wandb does. Any answer will do.
         requests.head(url, timeout=_PATIENCE_SECONDS)
@@ -93,7 +94,7 @@ def log_run(
         job_type=record.label,
         config={**record.recipe, "suite": record.suite, "label": record.label, "commit": record.commit},
         dir=folder,
-        settings=settings(),
+        settings=settings(quiet=True),
         reinit=True,
     )
     try:
@@ -106,7 +107,7 @@ def log_run(
         log_record(run, record)
         return Path(run.dir).parent
     finally:
-        run.finish(quiet=True)
+        run.finish()
 
 
 def build_report(records: Sequence[RunRecord], entity: str, project: str, comparison: str) -> Report:
@@ -180,7 +181,6 @@ def _reports() -> ModuleType:
         from wandb_workspaces.reports import v2  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
-            "W&B Reports need a package that is not installed: pip install 'wandb-workspaces<0.4.8' (later versions "
-            "need a newer wandb than Composer accepts)"
+            'W&B Reports need a package that is not installed; get it with: pip install "mixsize[wandb-reports]"'
         ) from error
     return v2

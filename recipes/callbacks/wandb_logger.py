@@ -12,6 +12,7 @@ from typing import Any
 from composer.core import State
 from composer.loggers import Logger, WandBLogger
 
+from mixsize.recipes.callbacks.composer_compat import restore_get_url
 from mixsize.recipes.records.run_record import RunRecord
 from mixsize.recipes.records.wandb_log import log_record
 
@@ -46,6 +47,7 @@ class LenientWandBLogger(WandBLogger):
                     "%s cannot be reached (%s): the run is logged to disk; send it with wandb sync", url, reason
                 )
                 self._init_kwargs["mode"] = "offline"
+        restore_get_url()
         super().init(state, logger)
 
     def log_hyperparameters(self, hyperparameters: dict[str, Any]) -> None:

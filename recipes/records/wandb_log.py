@@ -41,15 +41,15 @@ def make_id(group: str | None, name: str, ending: str) -> str:
     return f"{stem[: _LONGEST_ID - len(ending) - 1]}-{ending}"
 
 
-def settings() -> wandb.Settings:
-    """Settings of every run.
+def settings(quiet: bool | None = None) -> wandb.Settings:
+    """Settings of every run; ``quiet`` ones print no summary at their end.
 
     By default wandb 0.18 asks the service for its version when an offline run logs a table, and without a network
     retries for minutes.
     """
     import wandb
 
-    return wandb.Settings(allow_offline_artifacts=False)
+    return wandb.Settings(allow_offline_artifacts=False, quiet=quiet)
 
 
 def log_record(run: WandbRun, record: RunRecord) -> None:

@@ -148,11 +148,22 @@ def test_a_large_factor_does_not_overflow_in_float16():
     assert math.isfinite(float(tiny[0].grad))
 
 
-def test_sparse_gradients_are_refused_before_anything_changes():
+def test_sparse_gradients_are_smoothed_or_refused_before_anything_changes():
     embedding = nn.Embedding(10, 4, sparse=True)
-    embedding(torch.tensor([1, 2])).sum().backward()
+    embedding(torch.tensor([1, 2, 2])).sum().backward()
+    gradient = embedding.weight.grad
+    assert gradient is not None
     dense = parameters_with([3.0, 4.0])
     smoother = GradientSmoother()
+    try:
+        torch._foreach_norm([gradient], 2)
+    except NotImplementedError:  # PyTorch 2.7.
+        pass
+    else:
+        step = smoother.smooth([*dense, *embedding.parameters()])
+        # Row 1 holds 1, row 2 the sum of two: 3^2 + 4^2 + 4 * 1^2 + 4 * 2^2.
+        assert float(step.norm) == pytest.approx(math.sqrt(45))
+        return
     with pytest.raises(ValueError, match=r"dense gradients, not torch\.sparse_coo"):
         smoother.smooth([*dense, *embedding.parameters()])
     assert smoother.state_dict() == {"steps": 0, "averages": []}

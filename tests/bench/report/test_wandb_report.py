@@ -85,7 +85,7 @@ def test_why_nothing_is_sent_is_said(monkeypatch, wandb_runs):
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports", None)
-    with pytest.raises(ValueError, match=r"pip install 'wandb-workspaces<0\.4\.8'"):
+    with pytest.raises(ValueError, match=r'pip install "mixsize\[wandb-reports\]"'):
         build_report(RECORDS, "me", "mixsize", "")
 
 
