@@ -101,9 +101,8 @@ def system() -> str:
 
 def versions(environment: Path) -> dict[str, str]:
     """Distribution -> version, of those that a table shows."""
-    listed = run("uv", "pip", "list", "--format", "json", "--python", f"{environment}/bin/python")
-    found = {entry["name"]: entry["version"] for entry in json.loads(listed)}
-    return {name: found[name] for name in SHOWN if name in found}
+    code = f"import json, importlib.metadata as m; print(json.dumps({{n: m.version(n) for n in {SHOWN}}}))"
+    return json.loads(call(environment, "-c", code))
 
 
 def test(environment: Path, work: Path, cell: dict) -> None:
