@@ -62,7 +62,7 @@ def place(cell: dict) -> tuple[list[int], int]:
 
 def run_cell(wheel: Path, python: str, name: str, tests: Sequence[str]) -> dict:
     """Make an environment, test in it, and take it away."""
-    found = run("uv", "-q", "python", "find", python).strip()
+    found = run("uv", "python", "find", python).splitlines()[-1]  # Behind warnings.
     python = run(found, "-c", "import platform; print(platform.python_version())").strip()
     cell = {"python": python, "asked": name, "error": "", "versions": {}, "passed": 0, "skipped": 0, "failed": []}
     cell |= {"system": system(), "tests": list(tests)}
@@ -101,9 +101,8 @@ def system() -> str:
 
 def versions(environment: Path) -> dict[str, str]:
     """Distribution -> version, of those that a table shows."""
-    listed = run("uv", "pip", "list", "--format", "json", "--python", f"{environment}/bin/python")
-    found = {entry["name"]: entry["version"] for entry in json.loads(listed)}
-    return {name: found[name] for name in SHOWN if name in found}
+    code = f"import json, importlib.metadata as m; print(json.dumps({{n: m.version(n) for n in {SHOWN}}}))"
+    return json.loads(call(environment, "-c", code))
 
 
 def test(environment: Path, work: Path, cell: dict) -> None:

@@ -182,6 +182,8 @@ def test_every_exchange_is_used():
 
 @pytest.mark.parametrize("page", sorted({block.page for block in of_kind("python")}))
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, workplace, capfd):
+    if page == "docs/ffcv-loader.md":
+        pytest.importorskip("ffcv")
     names = given()
     exec(compile(LOADER, "given", "exec"), names)
     for block in of_kind("python"):

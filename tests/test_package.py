@@ -43,7 +43,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 def test_the_wheel_has_every_module_recipe_suite_and_template_and_nothing_else(wheel):
-    wanted = {"mixsize/py.typed", "mixsize/ffcv_loaders/engine/_engine.so"}
+    wanted = {"mixsize/py.typed", "mixsize/ffcv_loaders/engine/_engine.so", "mixsize/system/composer-overrides.txt"}
     wanted |= {f"mixsize/{path.relative_to(ROOT / 'src/mixsize')}" for path in (ROOT / "src/mixsize").rglob("*.py")}
     for house in HOUSES:
         for kind in ("*.py", "*.yaml", "*.jinja"):

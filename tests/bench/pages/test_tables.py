@@ -71,3 +71,17 @@ def test_a_table_is_made_anew_from_its_file(tmp_path):
     )
     with pytest.raises(FileNotFoundError):
         refresh(text.replace("x.json", "y.json"), tmp_path)
+
+
+def test_a_table_of_the_matrix_has_a_row_for_each_environment(tmp_path):
+    versions = {"torch": "2.15.0", "torchvision": "0.29.2", "mosaicml": "0.32.1", "timm": "1.0.31", "numpy": "2.5.5"}
+    cell = {"python": "3.14.10", "versions": versions, "passed": 1234, "skipped": 5, "failed": [], "error": ""}
+    cells = [cell | {"system": "Debian"}, cell | {"system": "Ubuntu", "failed": ["a", "b"], "error": "it broke"}]
+    (tmp_path / "x.json").write_text(json.dumps({"cells": cells, "measured": "2026-01-02 03:04"}))
+    assert refresh("<!-- table: matrix x.json -->\n<!-- end table -->\n", tmp_path).splitlines()[3:] == [
+        "| 3.14 | 2.15.0 | 0.32.1 | 1.0.31 | 2.5.5 |  | 1,234 | 5 | 0 | runs |",
+        "| 3.14 | 2.15.0 | 0.32.1 | 1.0.31 | 2.5.5 |  | 1,234 | 5 | 2 | does not run |",
+        "",
+        "Debian, Ubuntu, 2026-01-02.",
+        "<!-- end table -->",
+    ]
