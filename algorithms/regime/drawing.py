@@ -16,13 +16,19 @@ MAX_SEED = 2**64 - 1
 _ROUND = 10
 
 
-def generator_of(seed: int, stream: int, epoch: int | None = None) -> np.random.Generator:
-    """A random stream of one epoch, or of the whole run."""
-    check_count("seed", seed, MAX_SEED, least=0)
-    if epoch is None:
-        return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream,)))
+def generator_of(seed: int, stream: int, epoch: int) -> np.random.Generator:
+    """A random stream of one epoch."""
+    check_epoch(epoch)
+    return _generator(seed, epoch, stream)
+
+
+def check_epoch(epoch: int) -> None:
+    """Refuse an epoch that a run cannot have.
+
+    Raises:
+        ValueError: names the epoch and the range.
+    """
     check_count("epoch", epoch, MAX_EPOCHS - 1, least=0)
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, stream)))
 
 
 def draw_left_out(num_samples: int, count: int, seed: int, epoch: int) -> np.ndarray:
@@ -37,7 +43,7 @@ def draw_left_out(num_samples: int, count: int, seed: int, epoch: int) -> np.nda
     if count == 0:
         return np.empty(0, dtype=np.int64)
     # Even and odd epochs leave out of different halves of one order.
-    halves = np.array_split(generator_of(seed, LEFT_OUT).permutation(num_samples), 2)
+    halves = np.array_split(_generator(seed, LEFT_OUT).permutation(num_samples), 2)
     half = halves[epoch % 2]
     turn = np.arange(count, dtype=np.int64) + epoch // 2 * count
     return half[turn % len(half)]
@@ -57,14 +63,14 @@ def choices_of_epochs(shares: tuple[float, ...], num_epochs: int, seed: int) -> 
     Returns:
         Indices of choices, shape ``(num_epochs,)``.
     """
-    check_count("epochs", num_epochs, MAX_EPOCHS)
+    assert 1 <= num_epochs <= MAX_EPOCHS
     length = max(64, 1 << (num_epochs - 1).bit_length())
     return _choices_of_epochs(shares, length, seed)[:num_epochs]
 
 
 @lru_cache(maxsize=8)
 def _choices_of_epochs(shares: tuple[float, ...], length: int, seed: int) -> np.ndarray:
-    generator = generator_of(seed, EPOCH_SIZES)
+    generator = _generator(seed, EPOCH_SIZES)
     due, rounds = np.zeros(len(shares)), []
     for _ in range(-(-length // _ROUND)):
         due += np.multiply(shares, _ROUND)
@@ -76,3 +82,8 @@ def _choices_of_epochs(shares: tuple[float, ...], length: int, seed: int) -> np.
     choices = generator.permuted(rounds, axis=1).ravel()
     choices.setflags(write=False)
     return choices
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    check_count("seed", seed, MAX_SEED, least=0)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mixsize.algorithms.regime.checks import MAX_SAMPLES, MAX_SIZE_PX, check_count
-from mixsize.algorithms.regime.drawing import ORDER, SHAPES, choices_of_epochs, draw_left_out, generator_of
+from mixsize.algorithms.regime.drawing import ORDER, SHAPES, check_epoch, choices_of_epochs, draw_left_out, generator_of
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.quasi_random import QuasiRandom
 from mixsize.algorithms.regime.regime import Regime
@@ -263,6 +263,7 @@ def plan_evaluation(num_samples: int, size_px: int, batch_size: int, rank: int =
 
 
 def _choice_of_epoch(shares: tuple[float, ...], seed: int, epoch: int) -> int:
+    check_epoch(epoch)
     return int(choices_of_epochs(shares, epoch + 1, seed)[-1])
 
 
