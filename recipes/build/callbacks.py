@@ -83,6 +83,8 @@ def build_loggers(recipe: schema.Recipe, folder: Path) -> list[LoggerDestination
         return []
     # Rank zero alone logs.
     identity = {"id": run_id(config.group, recipe.name, folder), "resume": "allow"} if process_rank()[0] == 0 else {}
+    if config.mode == "disabled":
+        return []  # wandb would start threads nevertheless.
     return [
         LenientWandBLogger(
             project=config.project,

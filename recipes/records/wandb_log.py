@@ -41,7 +41,7 @@ def make_id(group: str | None, name: str, ending: str) -> str:
     return f"{stem[: _LONGEST_ID - len(ending) - 1]}-{ending}"
 
 
-def settings(quiet: bool | None = None) -> wandb.Settings:
+def settings(quiet: bool = False) -> wandb.Settings:
     """Settings of every run; ``quiet`` ones print no summary at their end.
 
     By default wandb 0.18 asks the service for its version when an offline run logs a table, and without a network

@@ -161,8 +161,9 @@ def test_sparse_gradients_are_smoothed_or_refused_before_anything_changes():
         pass
     else:
         step = smoother.smooth([*dense, *embedding.parameters()])
+        assert step is not None
         # Row 1 holds 1, row 2 the sum of two: 3^2 + 4^2 + 4 * 1^2 + 4 * 2^2.
-        assert float(step.norm) == pytest.approx(math.sqrt(45))
+        assert float(step.grad_norm) == pytest.approx(math.sqrt(45))
         return
     with pytest.raises(ValueError, match=r"dense gradients, not torch\.sparse_coo"):
         smoother.smooth([*dense, *embedding.parameters()])

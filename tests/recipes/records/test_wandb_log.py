@@ -100,7 +100,9 @@ def test_a_wandb_that_fails_does_not_end_the_run(digits, tmp_path, monkeypatch, 
         calls.append(args)
         raise BrokenPipeError("the process of wandb is gone")
 
-    run = build(recipe(digits, tmp_path, "max_duration=2ba", "output.wandb.mode=disabled"))
+    begin = wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: begin(**{**kwargs, "mode": "disabled"}))
+    run = build(recipe(digits, tmp_path, "max_duration=2ba"))
     monkeypatch.setattr(wandb, "log", fail)
     assert fit(run).steps == 2
     assert len(calls) == 1
