@@ -77,6 +77,7 @@ def run_cell(wheel: Path, python: str, name: str, tests: Sequence[str]) -> dict:
             test(environment, work, cell)
             shutil.copy(ROOT / "script/try_wheel.py", work)
             call(environment, "try_wheel.py", cwd=work)
+            call(environment, "-m", "mixsize", "convert", "digits", "data/digits", cwd=work)
             call(environment, "-m", "mixsize", "train", "demo", "max_duration=1ep", cwd=work)
         except subprocess.CalledProcessError as error:
             cell["error"] = "\n".join((error.stdout or "").strip().splitlines()[-8:])
