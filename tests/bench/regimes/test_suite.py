@@ -119,8 +119,8 @@ def test_a_suite_that_is_not_there_is_named(name, words):
 
 def test_the_papers_suites_come_with_the_package():
     assert packaged_suites() == [
-        "calibration", "cifar10", "cifar10_cpu", "cifar10_gpu", "digits", "imagenet", "resilience", "sampling",
-        "smoothing",
+        "calibration", "cifar10", "cifar10_cpu", "cifar10_gpu", "digits", "imagenet", "lr_scaling", "resilience",
+        "sampling", "smoothing",
     ]  # fmt: skip
 
 
