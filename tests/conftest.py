@@ -112,7 +112,7 @@ def python_without(tmp_path) -> Callable[[list[str], str], list[str]]:
         installed = Path(mixsize.__file__).parents[1]
         environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{installed}"}
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-u", "-c", code],
             cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout

@@ -59,6 +59,7 @@ def test_a_shifted_view_is_padded_before_it_is_resized(digits):
     assert np.abs(decode(beton, [3], [(-1, 1, 8, 8, 0)], 20)[0] - expected).max() <= 1
 
 
+@pytest.mark.usefixtures("rows_first")
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size_px", [32, 96, 224])
 def test_crops_are_torchvisions_resized_crops_to_within_one_level(photos, size_px, interpolation):
@@ -74,6 +75,7 @@ def test_crops_are_torchvisions_resized_crops_to_within_one_level(photos, size_p
         assert np.abs(view - np.asarray(F.hflip(expected) if flip else expected)).max() <= 1
 
 
+@pytest.mark.usefixtures("rows_first")
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size_px", [48, 224])
 def test_evaluation_crops_are_torchvisions_resize_then_centre_crop(photos, size_px, interpolation):

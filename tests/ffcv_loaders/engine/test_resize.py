@@ -17,6 +17,7 @@ from mixsize.ffcv_loaders.engine.native import AREA, BICUBIC, BILINEAR, resize
 PILLOW = {BILINEAR: Image.Resampling.BILINEAR, BICUBIC: Image.Resampling.BICUBIC}
 
 
+@pytest.mark.usefixtures("rows_first")
 @pytest.mark.parametrize("resample", [BILINEAR, BICUBIC])
 def test_any_size_to_any_other_is_pillows_to_within_one_level(resample):
     rng = np.random.default_rng(0)
@@ -34,6 +35,7 @@ def test_any_size_to_any_other_is_pillows_to_within_one_level(resample):
     assert np.mean(exact) > 0.8
 
 
+@pytest.mark.usefixtures("rows_first")
 @pytest.mark.parametrize("resample", [BILINEAR, BICUBIC])
 def test_a_window_is_pillows_crop_and_then_its_resize(resample):
     """As torchvision's and timm's RandomResizedCrop: pixels beyond the window have no part in it."""
