@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mixsize.algorithms import *
     from mixsize.ffcv_loaders import *
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PACKAGES = ("mixsize.algorithms", "mixsize.ffcv_loaders")
 
