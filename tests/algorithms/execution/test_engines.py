@@ -74,7 +74,8 @@ def test_graphs_need_a_gpu():
 def test_every_shape_is_compiled_once_also_beyond_pytorchs_own_limit(monkeypatch):
     compilations = Compilations(monkeypatch)
     model = network().train()
-    with torch._dynamo.config.patch(recompile_limit=8):
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # PyTorch 2.6
+    with torch._dynamo.config.patch(**{limit: 8}):
         passes = training_passes(model, "compile", 11)
         for _ in range(2):
             for images, _ in batches(11, sizes=range(8, 30, 2)):

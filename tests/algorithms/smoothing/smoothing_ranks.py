@@ -26,6 +26,8 @@ from mixsize.algorithms.smoothing.gradient_smoother import GradientSmoother
 
 BATCH = 16
 STEPS = 4
+#: PyTorch 2.6's FSDP2 records an event on a stream, which streams of CPUs cannot.
+FSDP2_ON_CPUS = torch.torch_version.TorchVersion(torch.__version__) >= "2.7"
 
 
 class Rows(LoggerDestination):
@@ -139,11 +141,9 @@ def fsdp2_steps():
 
 def main(folder):
     dist.initialize_dist("cpu")
-    results = {
-        "composer": trained_by_composer(),
-        "composer fsdp2": trained_by_composer(fsdp2=True),
-        "fsdp2": fsdp2_steps(),
-    }
+    results = {"composer": trained_by_composer()}
+    if FSDP2_ON_CPUS:
+        results |= {"composer fsdp2": trained_by_composer(fsdp2=True), "fsdp2": fsdp2_steps()}
     (Path(folder) / f"rank{dist.get_global_rank()}.json").write_text(json.dumps(results))
 
 
