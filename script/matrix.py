@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,7 @@ def run_cell(wheel: Path, python: str, name: str, tests: Sequence[str]) -> dict:
         try:
             install(wheel, found, name, environment)
             cell["versions"] = versions(environment)
+            assert name == "newest" or cell["versions"]["torch"].startswith(name), cell["versions"]
             test(environment, work, cell)
             shutil.copy(ROOT / "script/try_wheel.py", work)
             call(environment, "try_wheel.py", cwd=work)
@@ -91,7 +93,10 @@ def install(wheel: Path, python: str, name: str, environment: Path) -> None:
     run("uv", "venv", "-q", "--python", python, str(environment))
     command = ["uv", "pip", "install", "-q", "--python", f"{environment}/bin/python", torch]
     if not as_composer_says:
-        command += ["--override", str(OVERRIDES)]
+        # An override stands in for every requirement of its package, also for the one given here.
+        overrides = environment / "overrides.txt"
+        overrides.write_text(re.sub(r"(?m)^torch>.*$", torch, OVERRIDES.read_text(encoding="utf-8")))
+        command += ["--override", str(overrides)]
     run(*command, f"mixsize[composer,report,wandb] @ {wheel.as_uri()}", *TOOLS)
 
 
