@@ -7,7 +7,6 @@ import datetime
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -91,13 +90,11 @@ def install(wheel: Path, python: str, name: str, environment: Path) -> None:
     """The wheel with its extras, and one version of PyTorch; everything else is the newest that they allow."""
     torch, as_composer_says, _ = TORCH[name]
     run("uv", "venv", "-q", "--python", python, str(environment))
-    command = ["uv", "pip", "install", "-q", "--python", f"{environment}/bin/python", torch]
-    if not as_composer_says:
-        # An override stands in for every requirement of its package, also for the one given here.
-        overrides = environment / "overrides.txt"
-        overrides.write_text(re.sub(r"(?m)^torch>.*$", torch, OVERRIDES.read_text(encoding="utf-8")))
-        command += ["--override", str(overrides)]
-    run(*command, f"mixsize[composer,report,wandb] @ {wheel.as_uri()}", *TOOLS)
+    install = ["uv", "pip", "install", "-q", "--python", f"{environment}/bin/python"]
+    # First, so that torchvision matches: the overrides loosen what it requires of PyTorch.
+    run(*install, torch, "torchvision")
+    overrides = [] if as_composer_says else ["--override", str(OVERRIDES)]
+    run(*install, *overrides, f"mixsize[composer,report,wandb] @ {wheel.as_uri()}", *TOOLS)
 
 
 def system() -> str:
