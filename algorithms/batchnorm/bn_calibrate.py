@@ -93,6 +93,11 @@ class BNCalibrate(Algorithm):
         self._is_last = False
         self._in_use: ExitStack | None = None
 
+    @property
+    def is_active(self) -> bool:
+        """Whether the evaluation that runs, or ran last, has calibrated statistics where there is batch norm."""
+        return self._when == "each" or self._is_last
+
     def match(self, event: Event, state: State) -> bool:
         """Run around evaluations, and on other events only while the network carries an evaluation's statistics."""
         return event in _HANDLERS and (event not in _ONLY_RESTORE or self._in_use is not None)

@@ -21,10 +21,10 @@ from mixsize.bench.result_files import keep_result
 from mixsize.display.console import plain_console, print_table
 from mixsize.recipes.commands.arguments import parse_sizes
 from mixsize.recipes.commands.evaluate import Job, build_job
-from mixsize.recipes.records.run_record import RunRecord, read_records
+from mixsize.recipes.records.run_record import CALIBRATED, OWN, RunRecord, read_records
 
 #: Column of the result -> its name in the table.
-_KINDS = {"own": "own", "eval": "calibrated, evaluation transform", "train": "calibrated, training transform"}
+_KINDS = {"own": OWN, "eval": f"{CALIBRATED}, evaluation transform", "train": f"{CALIBRATED}, training transform"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

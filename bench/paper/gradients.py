@@ -229,7 +229,7 @@ def print_tables(result: dict[str, Any], console: Console) -> None:
     for first in range(0, len(columns), _BESIDE):
         head, rows = table_rows({**result, "checkpoints": columns[first : first + _BESIDE]})
         title = f"{result['name']}: gradients between sizes and between images"
-        print_table(console, head, rows, title=title, folded=False)
+        print_table(console, head, rows, title=title)
     console.print(setting_words(result))
     console.print(PAPER)
 

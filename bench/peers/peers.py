@@ -16,8 +16,9 @@ from pathlib import Path
 
 from mixsize.bench.peers.loaders import check_images, torchvision_augment
 from mixsize.bench.peers.run import MIXING, PEERS, Peer, mixed_regime
-from mixsize.bench.regimes.regimes import plain_records, print_comparison
+from mixsize.bench.regimes.regimes import plain_records
 from mixsize.bench.regimes.runner import failed_record
+from mixsize.bench.report.report import print_comparison
 from mixsize.bench.result_files import keep_result
 from mixsize.display.console import plain_console
 from mixsize.ffcv_loaders.beton.reader import Beton

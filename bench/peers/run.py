@@ -141,7 +141,7 @@ def train(peer: Peer, items: Sequence[str], images: Path) -> RunRecord:
     )
     try:
         trainer.fit()
-        return _record(recipe, trainer.state, shapes, clock)
+        return _record(recipe, trainer.state, shapes, clock, train_images.num_samples, evaluation.num_samples)
     finally:
         trainer.close()
 
@@ -172,7 +172,9 @@ def _unsplit(loader: Iterable[Any], transform: Callable[[Any], Any] | None = Non
     return DataSpec(loader, batch_transforms=transform, split_batch=lambda batch, microbatch_size: [batch])
 
 
-def _record(recipe: schema.Recipe, state: State, shapes: Shapes, clock: TrainingClock) -> RunRecord:
+def _record(
+    recipe: schema.Recipe, state: State, shapes: Shapes, clock: TrainingClock, train_images: int, eval_images: int
+) -> RunRecord:
     rows = [
         ShapeRow(size_px=size, batch_size=batch, duplicates=1, steps=steps)
         for (size, batch), steps in sorted(shapes.steps.items(), reverse=True)
@@ -182,6 +184,8 @@ def _record(recipe: schema.Recipe, state: State, shapes: Shapes, clock: Training
         name=recipe.name,
         seed=recipe.seed,
         recipe=recipe.model_dump(mode="json"),
+        train_images=train_images,
+        eval_images=eval_images,
         steps=int(state.timestamp.batch),
         epochs=int(state.timestamp.epoch),
         samples=int(state.timestamp.sample),

@@ -15,15 +15,13 @@ from rich.console import Console
 from mixsize.bench.regimes.runner import LOG_FILE, Runner
 from mixsize.bench.regimes.suite import Data, load_suite, packaged_suites
 from mixsize.bench.regimes.suite_runs import SuiteRun, runs_of
-from mixsize.bench.report.comparison import workload_of
 from mixsize.bench.report.quantities import percent, time
-from mixsize.bench.report.report import HTML_FILE, report_folder, write_html, write_markdown
+from mixsize.bench.report.report import HTML_FILE, print_comparison, report_folder, write_html, write_markdown
 from mixsize.bench.report.sections import make_report
-from mixsize.bench.report.tables import regime_notes, regime_table
 from mixsize.bench.result_files import result_path, write_result
-from mixsize.display.console import plain_console, print_table
+from mixsize.display.console import plain_console
 from mixsize.ffcv_loaders.conversion.convert import convert_splits
-from mixsize.recipes.records.run_record import RUNS_FILE, RunRecord, by_label, read_records
+from mixsize.recipes.records.run_record import OWN, RUNS_FILE, RunRecord, by_label, read_records
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,21 +92,12 @@ def tell(console: Console, runner: Runner, run: SuiteRun) -> None:
     elif record.finished:
         base = str(record.base_size_px)
         size = base if base in record.accuracy else next(iter(record.accuracy))
-        words = f"    {percent(record.accuracy[size])} % at {size} px after {time(record.seconds.training or 0.0)}"
+        spent = time(record.seconds.training or 0.0)
+        words = f"    {percent(record.accuracy[size])} % at {size} px, {OWN}, after {spent} of training"
     else:
         lines = (record.error or "no error was recorded").splitlines()
         words = "    failed: " + next((line for line in reversed(lines) if "rror" in line), lines[-1])
     console.print(words, highlight=False, soft_wrap=True)
-
-
-def print_comparison(records: Sequence[RunRecord], console: Console) -> None:
-    """Print a table of regimes for each recipe that has a finished run."""
-    for workload in dict.fromkeys(workload_of(record.label) for record in records):
-        of_it = [record for record in records if workload_of(record.label) == workload]
-        finished = [record for record in of_it if record.finished]
-        if finished:
-            title = finished[0].recipe["model"]["name"]
-            print_table(console, *regime_table(of_it), notes=regime_notes(of_it), title=title)
 
 
 def plain_records(records: Sequence[RunRecord]) -> dict[str, list[dict]]:

@@ -54,7 +54,7 @@ class Budget(Section):
     """What every run of the suite may spend; exactly one key."""
 
     epochs: PositiveInt | None = Field(None, description="passes over the training images")
-    seconds: PositiveInt | None = Field(None, description="wall-clock of training, evaluations not counted")
+    seconds: PositiveInt | None = Field(None, description="of training, evaluations not counted")
     pixels: PositiveFloat | None = Field(
         None,
         description="pixels trained on, the sum of S^2 * B * D over the steps; the step that reaches it is the last",

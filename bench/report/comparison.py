@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from mixsize.bench.report.intervals import Difference, Estimate, difference, estimate
-from mixsize.recipes.records.run_record import RunRecord, by_label
+from mixsize.recipes.records.run_record import CALIBRATED, OWN, RunRecord, by_label
 
 #: Units of training: whole epochs, optimisation steps, seconds of training, pixels trained on.
 Axis = Literal["epochs", "steps", "seconds", "pixels"]
@@ -72,6 +72,8 @@ class Comparison:
         runs: label -> its finished runs in the order of their seeds.
         baseline: label of the baseline.
         size_px: image side that accuracies are compared at.
+        eval_images: that every run was evaluated on, the fewest where runs differ; None where a record lacks it.
+        statistics: label -> batch-norm statistics of its learning curves and of the accuracies compared.
         end: accuracy of each run at its end.
         spent: training cost of each run.
         equal: accuracy after the largest budget that every run reached.
@@ -83,11 +85,23 @@ class Comparison:
     runs: Mapping[str, Sequence[RunRecord]]
     baseline: str
     size_px: int
+    eval_images: int | None
+    statistics: Mapping[str, str]
     end: View
     spent: Mapping[Axis, View]
     equal: Mapping[Axis, View]
     targets: Mapping[int | None, float]
     reaching: Mapping[Axis, View]
+
+    @property
+    def common_words(self) -> str:
+        """The batch-norm statistics of all regimes, after a comma; nothing where regimes differ in them."""
+        kinds = set(self.statistics.values())
+        return f", {kinds.pop()}" if len(kinds) == 1 else ""
+
+    def named(self, label: str) -> str:
+        """A regime's label, with its batch-norm statistics where regimes differ in them."""
+        return label if self.common_words else f"{label}, {self.statistics[label]}"
 
 
 def compare(records: Sequence[RunRecord], baseline: str | None = None, size_px: int | None = None) -> list[Comparison]:
@@ -198,17 +212,23 @@ def _compare(workload: str, runs: dict[str, list[RunRecord]], baseline: str | No
     # Every run of the baseline was evaluated at this size, so each of its curves has an end.
     ends = {seed: points[-1].accuracy for seed, points in curves[base].items()}
     targets: dict[int | None, float] = {**ends, None: statistics.fmean(ends.values())}
+    counts = [run.eval_images for of_label in runs.values() for run in of_label]
+    images = None if None in counts else min(count for count in counts if count is not None)
 
-    def view(value: Callable[[str, int, list[Point]], float | None], amount: float | None = None) -> View:
+    def view(
+        value: Callable[[str, int, list[Point]], float | None],
+        amount: float | None = None,
+        images: int | None = None,
+    ) -> View:
         found = {
             of: {seed: value(of, seed, points) if points else None for seed, points in by_seed.items()}
             for of, by_seed in curves.items()
         }
-        return View(amount, _standings(found, base))
+        return View(amount, _standings(found, base, images))
 
     def equal(axis: Axis) -> View:
         totals = [getattr(points[-1], axis) for by_seed in curves.values() for points in by_seed.values() if points]
-        return view(lambda of, seed, points: accuracy_at(points, axis, min(totals)), min(totals))
+        return view(lambda of, seed, points: accuracy_at(points, axis, min(totals)), min(totals), images)
 
     def reaching(axis: Axis) -> View:
         # As differences are: against the run of the same seed only where both regimes have the same seeds.
@@ -220,7 +240,9 @@ def _compare(workload: str, runs: dict[str, list[RunRecord]], baseline: str | No
         runs=runs,
         baseline=base,
         size_px=size,
-        end=view(lambda of, seed, points: points[-1].accuracy),
+        eval_images=images,
+        statistics={of: CALIBRATED if reports_calibrated(of_label[0]) else OWN for of, of_label in runs.items()},
+        end=view(lambda of, seed, points: points[-1].accuracy, images=images),
         spent={axis: view(lambda of, seed, points, axis=axis: getattr(points[-1], axis)) for axis in COSTS},
         equal={axis: equal(axis) for axis in BUDGETS},
         targets=targets,
@@ -228,7 +250,9 @@ def _compare(workload: str, runs: dict[str, list[RunRecord]], baseline: str | No
     )
 
 
-def _standings(found: Mapping[str, Mapping[int, float | None]], baseline: str) -> dict[str, Standing]:
+def _standings(
+    found: Mapping[str, Mapping[int, float | None]], baseline: str, images: int | None
+) -> dict[str, Standing]:
     values = {
         label: {seed: value for seed, value in by_seed.items() if value is not None} for label, by_seed in found.items()
     }
@@ -237,8 +261,8 @@ def _standings(found: Mapping[str, Mapping[int, float | None]], baseline: str) -
         label: Standing(
             values=values[label],
             runs=len(by_seed),
-            estimate=estimate(list(values[label].values())) if whole[label] else None,
-            difference=difference(values[label], values[baseline])
+            estimate=estimate(list(values[label].values()), images) if whole[label] else None,
+            difference=difference(values[label], values[baseline], images)
             if label != baseline and whole[label] and whole[baseline]
             else None,
         )

@@ -1,4 +1,21 @@
-"""Means with 95 % confidence intervals, and differences of two means."""
+"""Means with 95 % confidence intervals, and differences of two means.
+
+The mean accuracy of n seeds on N test images has two errors. Other seeds give other networks: with the variance s^2 of
+the seeds' accuracies, s^2 / n. Other test images give another accuracy, and more seeds do not help, because all of them
+are evaluated on the same images. Let q be the probability, over seeds, that an image is classified correctly, and p its
+mean over images. By the law of total variance
+
+    Var(mean accuracy) = E(s^2) / n + Var(q) / N,    Var(q) <= p (1 - p).
+
+The second part is taken as p (1 - p) / N, the binomial error in full: an upper bound, and the exact value where every
+seed errs on the same images. The half-widths of the two parts, Student's and the normal distribution's, are added in
+quadrature (Zou and Donner 2008), so that the interval is never narrower than that of the seeds alone.
+
+For a difference of two regimes, Var(q) becomes Var(q - q') = Var(q) + Var(q') - 2 Cov(q, q'). The records do not say
+which images a network classified correctly, so the covariance is unknown. It is positive where both networks find the
+same images hard. It is taken as zero, which gives p (1 - p) / N + p' (1 - p') / N: again an upper bound. Seeds that
+both regimes share are paired all the same, which concerns s^2 alone.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +27,12 @@ from dataclasses import dataclass
 # Not scipy.stats: its intervals are NaN where all values are equal, as the steps of several seeds are.
 from scipy.special import stdtrit
 
-CONFIDENCE = 0.95
+#: Quantile at the upper end of an interval: 95 % lie between it and its mirror image.
+CONFIDENT = 0.975
+#: Probability with which the seeds that a verdict asks for show a difference of the measured size.
+POWER = 0.8
+#: More seeds than this are not asked for.
+MOST_SEEDS = 100
 
 
 @dataclass(frozen=True)
@@ -24,9 +46,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """One mean minus another; ``paired`` where values of the same seed were subtracted from each other."""
+    """One mean minus another.
+
+    Attributes:
+        paired: values of the same seed were subtracted from each other.
+        seeds: values on the side that has fewer.
+        enough: about as many seeds of each would show a difference of this size; None if it was shown, if there is no
+            interval, or if `MOST_SEEDS` would not.
+    """
 
     paired: bool
+    seeds: int
+    enough: int | None = None
 
     @property
     def shown(self) -> bool | None:
@@ -37,42 +68,85 @@ class Difference(Estimate):
 
     @property
     def verdict(self) -> str:
-        """``higher``, ``lower``, ``no difference shown`` or ``one seed: no interval``."""
+        """``higher``, ``lower``, ``3 seeds cannot tell; about 12 would`` or ``one seed: no interval``."""
         if self.shown is None:
             return "one seed: no interval"
-        if not self.shown:
-            return "no difference shown"
-        return "higher" if self.mean > 0 else "lower"
+        if self.shown:
+            return "higher" if self.mean > 0 else "lower"
+        more = f"{MOST_SEEDS} would not either" if self.enough is None else f"about {self.enough} would"
+        return f"{self.seeds} seeds cannot tell; {more}"
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and Student's 95 % confidence interval, ``mean ± t(n - 1) * s / sqrt(n)``; needs at least one value."""
+def estimate(values: Sequence[float], images: int | None = None) -> Estimate:
+    """Mean and 95 % confidence interval; needs at least one value.
+
+    Args:
+        values: one for each seed.
+        images: that accuracies, as fractions, were measured on; None for other quantities, whose interval is Student's
+            over the seeds alone.
+    """
     mean, n = statistics.fmean(values), len(values)
     if n < 2:
         return Estimate(mean, None, None)
-    half = _half_width(statistics.variance(values) / n, n - 1)
+    half = _half_width([statistics.variance(values)], [n], _test_variance([mean], images), CONFIDENT)
     return Estimate(mean, mean - half, mean + half)
 
 
-def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
+def difference(values: Mapping[int, float], baseline: Mapping[int, float], images: int | None = None) -> Difference:
     """Mean of some runs minus the mean of the baseline's, each given as seed -> value.
 
-    With the same seeds on both sides the interval is Student's over the differences of each seed, since runs of one
-    seed start from the same weights. Otherwise it is Welch's, for independent samples of unequal variance.
+    With the same seeds on both sides the spread is that of the differences of each seed, since runs of one seed start
+    from the same weights. Otherwise it is Welch's, for independent samples of unequal variance.
+
+    Args:
+        values: of the runs.
+        baseline: of the baseline's runs.
+        images: as for :func:`estimate`; both sides were measured on the same ones.
     """
-    if values.keys() == baseline.keys():
-        found = estimate([values[seed] - baseline[seed] for seed in values])
-        return Difference(found.mean, found.low, found.high, paired=True)
-    mean = statistics.fmean(values.values()) - statistics.fmean(baseline.values())
-    if min(len(values), len(baseline)) < 2:
-        return Difference(mean, None, None, paired=False)
-    # Squared standard errors of the two means and their degrees of freedom (Welch 1947).
-    errors = [(statistics.variance(side.values()) / len(side), len(side) - 1) for side in (values, baseline)]
-    squared = sum(error for error, _ in errors)
-    freedom = squared**2 / sum(error**2 / degrees for error, degrees in errors) if squared else 1
-    half = _half_width(squared, freedom)
-    return Difference(mean, mean - half, mean + half, paired=False)
+    paired = values.keys() == baseline.keys()
+    means = [statistics.fmean(side.values()) for side in (values, baseline)]
+    samples = (
+        [[values[seed] - baseline[seed] for seed in values]] if paired else [[*values.values()], [*baseline.values()]]
+    )
+    mean, seeds = means[0] - means[1], min(map(len, samples))
+    if seeds < 2:
+        return Difference(mean, None, None, paired, seeds)
+    variances, test = [statistics.variance(sample) for sample in samples], _test_variance(means, images)
+    half = _half_width(variances, [len(sample) for sample in samples], test, CONFIDENT)
+    enough = seeds_needed(mean, variances, test, more_than=seeds) if abs(mean) <= half else None
+    return Difference(mean, mean - half, mean + half, paired, seeds, enough)
 
 
-def _half_width(squared_error: float, degrees_of_freedom: float) -> float:
-    return float(stdtrit(degrees_of_freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(squared_error)
+def seeds_needed(mean: float, variances: Sequence[float], test: float = 0.0, more_than: int = 1) -> int | None:
+    """Seeds that show a difference with 80 % power at the 5 % level; None beyond `MOST_SEEDS`.
+
+    Args:
+        mean: the difference.
+        variances: between seeds: of the differences, for paired seeds, or of the two sides.
+        test: squared error of the test set, which does not shrink with seeds.
+        more_than: the least number of seeds to consider is one more.
+    """
+    for n in range(more_than + 1, MOST_SEEDS + 1):
+        if _half_width(variances, [n] * len(variances), test, CONFIDENT, POWER) <= abs(mean) > 0:
+            return n
+    return None
+
+
+def _test_variance(accuracies: Sequence[float], images: int | None) -> float:
+    """Squared binomial error of a sum or difference of accuracies on as many images, as if independent."""
+    if images is None:
+        return 0.0
+    # With two hits and two misses more (Agresti and Coull 1998): no error of few images is as good as none.
+    shares = [(accuracy * images + 2) / (images + 4) for accuracy in accuracies]
+    return sum(share * (1 - share) for share in shares) / images
+
+
+def _half_width(variances: Sequence[float], seeds: Sequence[int], test: float, *quantiles: float) -> float:
+    """Standard errors between seeds and of the test set, each times the sum of its quantiles, in quadrature."""
+    parts = [(variance / n, n - 1) for variance, n in zip(variances, seeds, strict=True)]
+    squared = sum(part for part, _ in parts)
+    scatter = sum(part**2 / freedom for part, freedom in parts)
+    # Of Welch 1947; n - 1 for a single part.
+    freedom = squared**2 / scatter if scatter else 1
+    students, normal = (sum(stdtrit(degrees, quantile) for quantile in quantiles) for degrees in (freedom, math.inf))
+    return math.hypot(students * math.sqrt(squared), normal * math.sqrt(test))

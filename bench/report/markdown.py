@@ -44,7 +44,7 @@ def _plot(plot: Plot, figures: str) -> Sequence[str]:
 
 
 def _table(table: Table) -> str:
-    rows = [[escape(cell.replace("\n", ", ")) for cell in row] for row in table.rows]
+    rows = [[escape(cell.replace(";\n", "; ").replace("\n", ", ")) for cell in row] for row in table.rows]
     return markdown_table(list(map(escape, table.head)), rows)
 
 

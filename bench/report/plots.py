@@ -16,6 +16,7 @@ from mixsize.bench.report.content import Plot, Table
 from mixsize.bench.report.intervals import Estimate, estimate
 from mixsize.bench.report.quantities import percent, percent_interval, time, time_unit
 from mixsize.display.figures import COLOURS, INK, MARKERS, new_figure, with_plain_text
+from mixsize.recipes.records.run_record import CALIBRATED, OWN
 
 #: Label -> image side in pixels -> accuracy as a fraction.
 BySize = Mapping[str, Mapping[int, Estimate]]
@@ -40,7 +41,7 @@ def make_plots(found: Comparison, prefix: str) -> tuple[list[Plot], list[str]]:
     else:
         left_out.append("Accuracy over training time: the records have no learning curves.")
     if any(run.macs for runs in found.runs.values() for run in runs):
-        plots.append(accuracy_by_gflops(found, prefix))
+        plots.append(accuracy_by_gmacs(found, prefix))
     else:
         left_out.append("Accuracy by computation: the records have no counts of multiply-accumulates.")
     return plots, left_out
@@ -54,32 +55,39 @@ def accuracies(found: Comparison, calibrated: bool) -> dict[str, dict[int, Estim
         sizes = sorted({size for of_run in measured for size in of_run}, key=int)
         if sizes:
             by_label[label] = {
-                int(size): estimate([of_run[size] for of_run in measured if size in of_run]) for size in sizes
+                int(size): estimate([of_run[size] for of_run in measured if size in of_run], found.eval_images)
+                for size in sizes
             }
     return by_label
 
 
 def accuracy_over_time(found: Comparison, prefix: str) -> Plot:
     """Accuracy over seconds of training."""
-    curves = {label: [learning_curve(run, found.size_px) for run in runs] for label, runs in found.runs.items()}
+    curves = {
+        found.named(label): [learning_curve(run, found.size_px) for run in runs] for label, runs in found.runs.items()
+    }
     rows = [
         [label, f"{point.epochs:g}", f"{point.steps:,.0f}", time(point.seconds), percent(point.accuracy)]
         for label, runs in curves.items()
         for point in _thinned(mean_curve(runs))
     ]
     last = [
-        f"{label} ends at {percent(standing.estimate.mean)} %"
+        f"{found.named(label)} ends at {percent(standing.estimate.mean)} %"
         for label, standing in found.end.standings.items()
         if standing.estimate
     ]
     return Plot(
         f"{prefix}accuracy-over-time",
-        f"Accuracy over training time, {found.size_px} px",
+        f"Accuracy over training time, {found.size_px} px{found.common_words}",
         f"Lines of top-1 accuracy over training time, one for each regime: {', '.join(last)}.",
-        "Evaluations are not counted in the time. Thick lines: mean of the seeds' evaluations; thin lines: single "
-        f"runs; dotted: the final accuracy of {found.baseline}.",
+        "Training time leaves out evaluations and set-up. Thick lines: mean of the seeds' evaluations; thin lines: "
+        f"single runs; dotted: the final accuracy of {found.baseline}.",
         draw_learning_curves(curves, found.targets[None]),
-        Table("Evaluations, mean over seeds", ["regime", "epoch", "steps", "training time", "top-1, %"], rows),
+        Table(
+            f"Evaluations, mean over seeds{found.common_words}",
+            ["regime", "epoch", "steps", "training time", "top-1, %"],
+            rows,
+        ),
     )
 
 
@@ -101,38 +109,37 @@ def accuracy_by_size(found: Comparison, prefix: str) -> Plot:
         f"{prefix}accuracy-by-size",
         "Accuracy by evaluation size",
         f"Lines of top-1 accuracy over the image size at evaluation: {', '.join(best)}.",
-        f"Bars: 95 % intervals over seeds, where there are several. Dotted: {base_px} px, the size of fixed-size "
-        "training." + (" Dashed and hollow: batch-norm statistics calibrated at each size." if calibrated else ""),
+        f"Bars: 95 % intervals, where there are several seeds. Dotted: {base_px} px, the size of fixed-size training. "
+        + _lines(own, calibrated),
         draw_accuracy_by_size(own, calibrated, base_px, list(found.runs)),
         Table("Top-1 accuracy by evaluation size, %", ["regime", *(f"{size} px" for size in sizes)], rows),
     )
 
 
-def accuracy_by_gflops(found: Comparison, prefix: str) -> Plot:
+def accuracy_by_gmacs(found: Comparison, prefix: str) -> Plot:
     """Accuracy over the computation of one image's forward pass."""
     own, calibrated = accuracies(found, calibrated=False), accuracies(found, calibrated=True)
-    # A multiply-accumulate is two floating-point operations.
-    gflops = {
-        label: {int(size): 2 * macs / 1e9 for size, macs in runs[0].macs.items()} for label, runs in found.runs.items()
+    gmacs = {
+        label: {int(size): macs / 1e9 for size, macs in runs[0].macs.items()} for label, runs in found.runs.items()
     }
     own, calibrated = (
-        {label: {s: value for s, value in by_size.items() if s in gflops[label]} for label, by_size in kind.items()}
+        {label: {s: value for s, value in by_size.items() if s in gmacs[label]} for label, by_size in kind.items()}
         for kind in (own, calibrated)
     )
     rows = [
-        [f"{label}{words}", f"{size} px", f"{gflops[label][size]:.4g}", percent_interval(value)]
+        [f"{label}{words}", f"{size} px", f"{gmacs[label][size]:.4g}", percent_interval(value)]
         for label, words, by_size in _with_statistics(found, own, calibrated)
         for size, value in by_size.items()
     ]
     return Plot(
-        f"{prefix}accuracy-by-gflops",
+        f"{prefix}accuracy-by-gmacs",
         "Accuracy by computation",
         "Lines of top-1 accuracy over the computation of one image's forward pass, one point for each evaluation "
         "size; the table has the values.",
-        "GFLOPs are 2 x multiply-accumulates of one image's forward pass. Many papers call the multiply-accumulates "
-        "FLOPs, which gives half of these numbers.",
-        draw_accuracy_by_gflops(own, calibrated, gflops, list(found.runs)),
-        Table("Top-1 accuracy by computation", ["regime", "size", "GFLOPs", "top-1, %"], rows),
+        "GMACs: billions of multiply-accumulates of one image's forward pass, which many papers call FLOPs. "
+        + _lines(own, calibrated),
+        draw_accuracy_by_gmacs(own, calibrated, gmacs, list(found.runs)),
+        Table("Top-1 accuracy by computation", ["regime", "size", "GMACs", "top-1, %"], rows),
     )
 
 
@@ -183,21 +190,21 @@ def draw_accuracy_by_size(own: BySize, calibrated: BySize, base_px: int, labels:
 
 
 @with_plain_text
-def draw_accuracy_by_gflops(
-    own: BySize, calibrated: BySize, gflops: Mapping[str, Mapping[int, float]], labels: Sequence[str]
+def draw_accuracy_by_gmacs(
+    own: BySize, calibrated: BySize, gmacs: Mapping[str, Mapping[int, float]], labels: Sequence[str]
 ) -> Figure:
-    """Accuracy over the GFLOPs of each size, on a logarithmic axis."""
+    """Accuracy over the GMACs of each size, on a logarithmic axis."""
     figure, (plot,) = new_figure()
     for index, label in enumerate(labels):
         for kind, hollow in ((own, False), (calibrated, True)):
             found = kind.get(label, {})
-            costs = [gflops[label][size] for size in found]
+            costs = [gmacs[label][size] for size in found]
             plot.plot(costs, [100 * value.mean for value in found.values()], **_style(index, hollow))
     plot.set_xscale("log")
     plot.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     plot.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     plot.xaxis.set_minor_locator(NullLocator())
-    plot.set_xlabel("GFLOPs of one image's forward pass")
+    plot.set_xlabel("GMACs of one image's forward pass")
     _finish(figure, plot, labels)
     return figure
 
@@ -209,9 +216,15 @@ def _with_statistics(
     return [
         (label, words, kind[label])
         for label in found.runs
-        for kind, words in ((own, ""), (calibrated, ", calibrated"))
+        for kind, words in ((own, f", {OWN}"), (calibrated, f", {CALIBRATED}"))
         if label in kind
     ]
+
+
+def _lines(own: BySize, calibrated: BySize) -> str:
+    """Which lines are of which batch-norm statistics."""
+    shown = [f"solid: {OWN}"] * bool(own) + [f"dashed and hollow: {CALIBRATED}"] * bool(calibrated)
+    return f"{'; '.join(shown).capitalize()}."
 
 
 def _style(index: int, hollow: bool = False) -> dict[str, Any]:

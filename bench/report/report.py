@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mixsize.bench.report.comparison import latest
+from rich.console import Console
+
+from mixsize.bench.report.comparison import latest, workload_of
 from mixsize.bench.report.content import Report
 from mixsize.bench.report.html import render_html
 from mixsize.bench.report.markdown import render_markdown, render_table
 from mixsize.bench.report.sections import make_report
+from mixsize.bench.report.tables import regime_notes, regime_table
+from mixsize.display.console import plain_console, print_table
 from mixsize.display.figures import save
+from mixsize.recipes.records.run_folder import RECORD_FILE
 from mixsize.recipes.records.run_record import RUNS_FILE, RunRecord, read_records
 from mixsize.system.files import write_text
 
@@ -27,11 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "results",
         type=Path,
+        nargs="+",
         metavar="RESULTS",
-        help=f"a suite's results folder or its {RUNS_FILE}, a result file of bench regimes, or a run's record.json",
+        help=f"folder of a suite or of a run, their {RUNS_FILE} or {RECORD_FILE}, or a result file of bench regimes; "
+        "give several to compare their runs with each other",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="write the report here (default: a folder beside RESULTS)"
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write the report here (default: a folder in or beside the first RESULTS)",
     )
     parser.add_argument(
         "--baseline", metavar="LABEL", help="regime to compare the others with (default: fixed, or the first)"
@@ -54,16 +65,15 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         OSError: the records cannot be read.
         ValueError: a file without records, or a baseline or size that they do not have.
     """
-    records = read_records(args.results)
-    if not records:
-        raise ValueError(f"{args.results}: holds no run records")
+    records = _read(args.results)
     report = make_report(_title(args.results, records), records, args.baseline, args.size)
-    folder = args.out or report_folder(args.results)
+    folder = args.out or report_folder(*args.results)
     place = None if args.wandb is None else wandb_place(args.wandb)
 
     def write() -> int:
         write_html(report, folder)
         write_markdown(report, folder)
+        print_comparison(latest(records), plain_console())
         for reason in report.left_out:
             print(f"left out: {reason}")
         print(f"report: {folder / HTML_FILE}\nfor a README: {folder / MARKDOWN_FILE}")
@@ -111,15 +121,50 @@ def _publish(records: Sequence[RunRecord], report: Report, place: tuple[str | No
     return 0
 
 
-def report_folder(results: Path) -> Path:
-    """Default folder of a report: ``report`` in a results folder, ``<name>-report`` beside another file."""
+def print_comparison(records: Sequence[RunRecord], console: Console) -> None:
+    """Print a table of regimes for each recipe that has a finished run."""
+    for workload in dict.fromkeys(workload_of(record.label) for record in records):
+        of_it = [record for record in records if workload_of(record.label) == workload]
+        finished = [record for record in of_it if record.finished]
+        if finished:
+            title = (finished[0].recipe.get("model") or {}).get("name")
+            print_table(console, *regime_table(of_it), notes=regime_notes(of_it), title=title)
+
+
+def report_folder(results: Path, *others: Path) -> Path:
+    """Default folder of a report.
+
+    That is ``report`` in a results folder or beside its first of several, ``<name>-report`` beside another file.
+    """
+    if others:
+        return results.parent / "report"
     if results.is_dir():
         return results / "report"
     return results.with_name("report" if results.name == RUNS_FILE else f"{results.stem}-report")
 
 
-def _title(results: Path, records: Sequence[RunRecord]) -> str:
-    return suites_of(records) or (results.resolve().name if results.is_dir() else results.stem)
+def _read(results: Sequence[Path]) -> list[RunRecord]:
+    """The records of all results; a label has the number of its results where another has a run of it and its seed.
+
+    Raises:
+        ValueError: results without records.
+    """
+    found = {number: read_records(path) for number, path in enumerate(results, start=1)}
+    for number, path in enumerate(results, start=1):
+        if not found[number]:
+            raise ValueError(f"{path}: holds no run records")
+    places = Counter(run for records in found.values() for run in {(record.label, record.seed) for record in records})
+    shared = {label for (label, _), count in places.items() if count > 1}
+    return [
+        record.model_copy(update={"label": f"{record.label} ({number})"}) if record.label in shared else record
+        for number, records in found.items()
+        for record in records
+    ]
+
+
+def _title(results: Sequence[Path], records: Sequence[RunRecord]) -> str:
+    names = [path.resolve().name if path.is_dir() else path.stem for path in results]
+    return ", ".join(names) if len(results) > 1 else suites_of(records) or names[0]
 
 
 def suites_of(records: Sequence[RunRecord]) -> str:

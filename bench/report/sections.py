@@ -12,10 +12,9 @@ from mixsize.bench.report.comparison import (
     View,
     compare,
     latest,
-    reports_calibrated,
 )
 from mixsize.bench.report.content import Report, Section, Table
-from mixsize.bench.report.intervals import Estimate
+from mixsize.bench.report.intervals import MOST_SEEDS, Difference, Estimate
 from mixsize.bench.report.plots import accuracies, make_plots
 from mixsize.bench.report.quantities import (
     NONE,
@@ -27,7 +26,8 @@ from mixsize.bench.report.quantities import (
     signed,
     time,
 )
-from mixsize.recipes.records.run_record import RunRecord
+from mixsize.bench.report.settings import setting_tables
+from mixsize.recipes.records.run_record import CALIBRATED, OWN, RunRecord
 
 _DIFFERENCE = "difference, points"
 _AMOUNTS: dict[Axis, Callable[[float], str]] = {
@@ -87,10 +87,18 @@ def _workload_sections(found: Comparison, alone: bool) -> tuple[list[Section], l
     plots, left_out = make_plots(found, slug)
     others = [table for table in (tables.shape_table(found), tables.gradient_norm_table(found)) if table.rows]
     sections = [
+        Section(f"{prefix}Setting", tables=setting_tables(found)),
         _headline(found, prefix),
         _budgets(found, prefix),
         Section(f"{prefix}Accuracy", plots=plots),
-        Section(f"{prefix}Cost", tables=[tables.work_table(found), tables.time_table(found)]),
+        Section(
+            f"{prefix}Cost",
+            tables=[tables.work_table(found), tables.time_table(found)],
+            notes=[
+                "Wall-clock: set-up, training and evaluation together, from start to end. Training time: steps and the "
+                "waits between them."
+            ],
+        ),
     ]
     if others:
         sections.append(Section(f"{prefix}Shapes and gradients", tables=others))
@@ -98,16 +106,16 @@ def _workload_sections(found: Comparison, alone: bool) -> tuple[list[Section], l
 
 
 def _headline(found: Comparison, prefix: str) -> Section:
-    own = any(not reports_calibrated(run) for runs in found.runs.values() for run in runs)
-    calibrated = accuracies(found, calibrated=True) if own else {}
-    head = ["regime", "runs", f"top-1 at {found.size_px} px, %"]
-    head += ["calibrated, %"] if calibrated else []
-    head += [_DIFFERENCE, "steps", "training time", "pixels"]
+    calibrated = accuracies(found, calibrated=True) if OWN in found.statistics.values() else {}
+    head = ["regime", "runs", f"top-1 at {found.size_px} px{found.common_words}, %"]
+    head += [_DIFFERENCE]
+    head += [f"top-1 at {found.size_px} px, {CALIBRATED}, %"] if calibrated else []
+    head += ["steps", "training time", "pixels"]
     rows = []
     for label, standing in found.end.standings.items():
-        row = [label, str(standing.runs), percent_interval(standing.estimate)]
-        row += [percent_interval(calibrated.get(label, {}).get(found.size_px))] if calibrated else []
+        row = [found.named(label), str(standing.runs), percent_interval(standing.estimate)]
         row += [_difference(found, label, standing)]
+        row += [percent_interval(calibrated.get(label, {}).get(found.size_px))] if calibrated else []
         row += [_spent(found, axis, label) for axis in ("steps", "seconds", "pixels")]
         rows.append(row)
     return Section(
@@ -124,18 +132,18 @@ def _sentence(found: Comparison, label: str) -> str | None:
     gain = found.end.standings[label].difference
     if gain is None:
         return None
-    against = f"{found.baseline} at {found.size_px} px"
+    against = f"{found.named(found.baseline)} at {found.size_px} px{found.common_words}"
     points = f"{abs(100 * gain.mean):.1f} points"
     span = ""
     if gain.low is not None and gain.high is not None:
         span = f"{signed(100 * gain.low)} to {signed(100 * gain.high)}"
     if gain.shown is None:
-        text = f"{label}: {signed(100 * gain.mean)} points against {against}, one seed: no interval"
+        text = f"{found.named(label)}: {signed(100 * gain.mean)} points against {against}, {gain.verdict}"
     elif gain.shown:
-        text = f"{label}: {points} {'above' if gain.mean > 0 else 'below'} {against} ({span})"
+        text = f"{found.named(label)}: {points} {'above' if gain.mean > 0 else 'below'} {against} ({span})"
     else:
-        text = f"{label}: no difference shown to {against} ({signed(100 * gain.mean)} points, {span})"
-    names: dict[Axis, str] = {"steps": "the steps", "seconds": "the time", "pixels": "the pixels"}
+        text = f"{found.named(label)}: {signed(100 * gain.mean)} points against {against} ({span}): {gain.verdict}"
+    names: dict[Axis, str] = {"steps": "the steps", "seconds": "the training time", "pixels": "the pixels"}
     costs = []
     for axis, words in names.items():
         times, spent = _ratio(found.spent[axis], label, found.baseline), found.spent[axis].standings[label].difference
@@ -147,17 +155,35 @@ def _sentence(found: Comparison, label: str) -> str | None:
 
 def _method(found: Comparison) -> str:
     """How the accuracies of the headline were measured and compared."""
-    kinds = {reports_calibrated(run) for runs in found.runs.values() for run in runs}
-    statistics = {
-        frozenset({True}): "batch-norm statistics calibrated at each size",
-        frozenset({False}): "each network's own batch-norm statistics",
-    }.get(frozenset(kinds), "own batch-norm statistics, calibrated ones where the recipe calibrates each evaluation")
-    most = max(map(len, found.runs.values()))
-    text = f"{_model(found)}, {_number(most, 'run')} of each regime at most. Top-1 accuracy with {statistics}. "
-    if most > 1:
-        text += "In brackets: 95 % confidence intervals over seeds (Student's t). Differences are paired by seed "
-        text += "where both regimes have the same seeds, Welch's otherwise. "
-    return text + "Ratios are to the baseline's mean."
+    words = {
+        OWN: f"{OWN.capitalize()}: batch norm as trained.",
+        CALIBRATED: f"{CALIBRATED.capitalize()}: batch norm's statistics measured at the size of the evaluation.",
+    }
+    kinds = {*found.statistics.values()}
+    if any(run.calibrated_accuracy for runs in found.runs.values() for run in runs):
+        kinds.add(CALIBRATED)
+    text = " ".join(words[kind] for kind in words if kind in kinds)
+    if len(set(found.statistics.values())) > 1:
+        text += " Differences between regimes of unlike statistics include the effect of calibration."
+    if max(map(len, found.runs.values())) > 1:
+        text += f" {_interval_words(found)}"
+    return text + " Ratios are to the baseline's mean."
+
+
+def _interval_words(found: Comparison) -> str:
+    """What the intervals include."""
+    accuracies = "alone, since the records do not give the number of test images. "
+    if found.eval_images is not None:
+        accuracies = (
+            f"and over test images. The error that {found.eval_images:,} test images leave is taken as if the regimes "
+            "erred independently, an upper bound; more seeds do not make it smaller. Intervals of times, steps and "
+            "pixels are over seeds. "
+        )
+    return (
+        f"In brackets: 95 % confidence intervals. Those of accuracies are over seeds {accuracies}Differences are "
+        "paired by seed where both regimes have the same seeds, Welch's otherwise. Seeds that would tell: with 80 % "
+        f"power at the 5 % level, if difference and spread are as measured; at most {MOST_SEEDS} are tried."
+    )
 
 
 def _budgets(found: Comparison, prefix: str) -> Section:
@@ -166,7 +192,8 @@ def _budgets(found: Comparison, prefix: str) -> Section:
         "Equal budgets: the largest that every run reached. Learning curves are linear between two evaluations and "
         "unknown before the first and after the last. A run that is cut off before its learning rate has fallen does "
         "worse than one that was planned for that budget.",
-        f"Final accuracy of {found.baseline} at {found.size_px} px: {', '.join(targets)}. With the same seeds, each "
+        f"Final accuracy of {found.baseline} at {found.size_px} px, {found.statistics[found.baseline]}: "
+        f"{', '.join(targets)}. With the same seeds, each "
         "run is compared with the baseline's run of its seed, otherwise with the mean. A run that starts above it "
         "counts as reaching it at its first evaluation.",
     ]
@@ -182,13 +209,14 @@ def _equal_table(found: Comparison) -> Table:
         head += [f"after {_AMOUNTS[axis](view.amount)}, %", _DIFFERENCE]
     rows = []
     for label in found.runs:
-        row = [label]
+        row = [found.named(label)]
         for view in found.equal.values():
             standing = view.standings[label]
             known = "not evaluated by then" if standing.estimate is None else percent_interval(standing.estimate)
             row += [known, _difference(found, label, standing)]
         rows.append(row)
-    return Table(f"Top-1 accuracy at {found.size_px} px after equal epochs, time and pixels", head, rows)
+    caption = f"Top-1 accuracy at {found.size_px} px{found.common_words}, after equal epochs, training time and pixels"
+    return Table(caption, head, rows)
 
 
 def _difference(found: Comparison, label: str, standing: Standing) -> str:
@@ -197,14 +225,19 @@ def _difference(found: Comparison, label: str, standing: Standing) -> str:
         return "baseline"
     if standing.difference is None:
         return NONE
-    return f"{points_interval(standing.difference)}\n{standing.difference.verdict}"
+    return f"{points_interval(standing.difference)}\n{_verdict(standing.difference)}"
+
+
+def _verdict(found: Difference) -> str:
+    """The verdict on lines that keep columns narrow."""
+    return found.verdict.replace("; ", ";\n")
 
 
 def _reaching_table(found: Comparison) -> Table:
     rows = []
     for label in found.runs:
         standing = found.reaching["steps"].standings[label]
-        row = [label, f"{len(standing.values)} of {standing.runs}"]
+        row = [found.named(label), f"{len(standing.values)} of {standing.runs}"]
         for axis, view in found.reaching.items():
             there = view.standings[label]
             if there.estimate is None:
@@ -212,11 +245,12 @@ def _reaching_table(found: Comparison) -> Table:
                 continue
             cost = _with_ratio(there.estimate, axis, _ratio(view, label, found.baseline))
             details = _cost_interval(there.estimate, axis)
-            details += [] if there.difference is None else [there.difference.verdict]
+            details += [] if there.difference is None else [_verdict(there.difference)]
             row.append("\n".join([cost, ", ".join(details)]) if details else cost)
         rows.append(row)
     head = ["regime", "reached by", "training time", "steps", "pixels"]
-    return Table(f"Cost of {found.baseline}'s accuracy at {found.size_px} px", head, rows)
+    caption = f"Cost of {found.named(found.baseline)}'s accuracy at {found.size_px} px{found.common_words}"
+    return Table(caption, head, rows)
 
 
 def _cost_interval(found: Estimate, axis: Axis) -> list[str]:
@@ -240,7 +274,7 @@ def _spent(found: Comparison, axis: Axis, label: str) -> str:
     if there.estimate is None:
         return NONE
     cost = _with_ratio(there.estimate, axis, _ratio(found.spent[axis], label, found.baseline))
-    return f"{cost}\n{there.difference.verdict}" if axis == "seconds" and there.difference is not None else cost
+    return f"{cost}\n{_verdict(there.difference)}" if axis == "seconds" and there.difference is not None else cost
 
 
 def _ratio(view: View, label: str, baseline: str) -> str:

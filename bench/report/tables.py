@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from mixsize.bench.report.comparison import Comparison
 from mixsize.bench.report.content import Table
 from mixsize.bench.report.quantities import NONE, count, mean_and_spread, ratio, time
-from mixsize.recipes.records.run_record import GradientNormRow, RunRecord, by_label
+from mixsize.recipes.records.run_record import CALIBRATED, OWN, GradientNormRow, RunRecord, by_label
 
 
 def regime_table(records: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
-    """Head and one row for each regime: runs, steps, seconds, pixels relative to the first regime, accuracy by size.
+    """Head and rows: runs, steps, training time, pixels relative to the first regime, accuracy by size.
 
-    Accuracies are the calibrated ones where the recipe calibrates. A run that failed is in no mean.
+    A regime has one row; where any regime calibrates, a row for each kind of batch-norm statistics, which its name then
+    tells. A run that failed is in no mean.
 
     Args:
         records: of one recipe; at least one of a finished run.
@@ -24,8 +25,9 @@ def regime_table(records: Sequence[RunRecord]) -> tuple[list[str], list[list[str
     groups = by_label(records)
     finished = {label: [run for run in runs if run.finished] for label, runs in groups.items()}
     first = next(run for run in records if run.finished)
-    sizes = list(_final(first))
-    head = ["regime", "runs", "steps", "seconds", "pixels"]
+    sizes = list(first.accuracy)
+    calibrates = _calibrates(records)
+    head = ["regime", "runs", "steps", "training time, s", "pixels"]
     head += [f"{size} px{'*' if size == str(first.base_size_px) else ''}" for size in sizes]
     rows = []
     for label, group in groups.items():
@@ -33,31 +35,35 @@ def regime_table(records: Sequence[RunRecord]) -> tuple[list[str], list[list[str
         if not runs:
             rows.append([label, f"0/{len(group)}", *[NONE] * (len(head) - 2)])
             continue
-        found = [[100 * _final(run)[size] for run in runs if size in _final(run)] for size in sizes]
-        rows.append(
-            [
-                label,
-                str(len(runs)) if len(runs) == len(group) else f"{len(runs)}/{len(group)}",
-                f"{runs[0].steps:,}",
-                mean_and_spread([run.seconds.training or 0.0 for run in runs], digits=0),
-                ratio(runs[0].pixels or 0, first.pixels or 0),
-                *(mean_and_spread(values) if values else NONE for values in found),
-            ]
-        )
+        costs = [
+            str(len(runs)) if len(runs) == len(group) else f"{len(runs)}/{len(group)}",
+            f"{runs[0].steps:,}",
+            mean_and_spread([run.seconds.training or 0.0 for run in runs], digits=0),
+            ratio(runs[0].pixels or 0, first.pixels or 0),
+        ]
+        rows.append([f"{label}, {OWN}" if calibrates else label, *costs])
+        rows[-1] += _by_size([run.accuracy for run in runs], sizes)
+        calibrated = [run.calibrated_accuracy for run in runs if run.calibrated_accuracy]
+        if calibrated:
+            rows.append([f"{label}, {CALIBRATED}", *[""] * len(costs), *_by_size(calibrated, sizes)])
     return head, rows
 
 
 def regime_notes(records: Sequence[RunRecord]) -> list[str]:
     """Explanations to print below :func:`regime_table`."""
     most = max(len(runs) for runs in by_label(records).values())
-    text = "Top-1 accuracy in per cent by evaluation size (*: the size of fixed-size training)"
-    text += f"; mean ± standard deviation of {most} seeds." if most > 1 else "; one seed."
-    calibrates = any(run.calibrated_accuracy for run in records)
-    return [f"{text} Calibrated batch norm where the recipe has it." if calibrates else text]
+    text = "Top-1 accuracy in per cent" if _calibrates(records) else f"Top-1 accuracy in per cent, {OWN},"
+    text += " by evaluation size (*: the size of fixed-size training)"
+    return [text + (f"; mean ± standard deviation of {most} seeds." if most > 1 else "; one seed.")]
 
 
-def _final(run: RunRecord) -> dict[str, float]:
-    return run.calibrated_accuracy or run.accuracy
+def _calibrates(records: Sequence[RunRecord]) -> bool:
+    return any(run.calibrated_accuracy for run in records)
+
+
+def _by_size(accuracies: Sequence[dict[str, float]], sizes: Sequence[str]) -> list[str]:
+    found = [[100 * of_run[size] for of_run in accuracies if size in of_run] for size in sizes]
+    return [mean_and_spread(values) if values else NONE for values in found]
 
 
 def work_table(found: Comparison) -> Table:
@@ -81,9 +87,10 @@ def work_table(found: Comparison) -> Table:
 
 
 def time_table(found: Comparison) -> Table:
-    """Time of each regime by purpose, and peak memory."""
+    """Time of each regime, from start to end and by activity, and peak memory."""
     times: dict[str, Callable[[RunRecord], float | None]] = {
-        "training": lambda run: run.seconds.training,
+        "wall-clock": lambda run: run.seconds.wall_clock,
+        "training time": lambda run: run.seconds.training,
         "waiting for data, included": lambda run: run.seconds.data_wait,
         "evaluation": lambda run: run.seconds.evaluation,
         "calibration": lambda run: run.seconds.calibration,

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import requests
 import wandb
 
-from mixsize.recipes.records.run_record import RunRecord
-from mixsize.recipes.records.wandb_log import log_record, make_id, settings, summary_of
+from mixsize.bench.report.comparison import reports_calibrated
+from mixsize.recipes.records.run_record import CALIBRATED, OWN, RunRecord
+from mixsize.recipes.records.wandb_log import accuracy_key, log_record, make_id, settings, summary_of
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report  # pyright: ignore[reportMissingImports]
@@ -101,7 +102,7 @@ def log_run(
         run.define_metric("seconds")
         run.define_metric("*", step_metric="seconds", step_sync=True)
         for point in record.curve:
-            accuracies = {f"accuracy/{size}px": value for size, value in point.accuracy.items()}
+            accuracies = {accuracy_key(_kind(record), size): value for size, value in point.accuracy.items()}
             costs = point.model_dump(include={"epoch", "seconds", "pixels", "train_loss"}, exclude_none=True)
             run.log({**costs, **accuracies}, step=point.step)
         log_record(run, record)
@@ -146,7 +147,7 @@ def _panels(wr: ModuleType, records: Sequence[RunRecord]) -> list[Any]:
         wr.LinePlot(
             title=f"top-1 at {size} px over {words}",
             x=x,
-            y=[f"accuracy/{size}px"],
+            y=[accuracy_key(kind, size) for kind in dict.fromkeys(map(_kind, records))],
             title_x=words,
             title_y="top-1",
             layout=wr.Layout(x=8 * place, y=0, w=8, h=7),
@@ -155,8 +156,8 @@ def _panels(wr: ModuleType, records: Sequence[RunRecord]) -> list[Any]:
     ]
     panels.append(
         wr.BarPlot(
-            title="final top-1 by evaluation size",
-            metrics=[wr.SummaryMetric(f"final_accuracy/{size}px") for size in records[0].accuracy],
+            title=f"final top-1 by evaluation size, {OWN}",
+            metrics=[wr.SummaryMetric(f"final_{accuracy_key(OWN, size)}") for size in records[0].accuracy],
             orientation="v",
             layout=wr.Layout(x=0, y=7, w=12, h=8),
         )
@@ -168,6 +169,11 @@ def _panels(wr: ModuleType, records: Sequence[RunRecord]) -> list[Any]:
     for place, name in enumerate(("accuracy_by_size", "shapes", "gradient_norms_by_size")):
         panels.append(wr.WeavePanelSummaryTable(table_name=name, layout=wr.Layout(x=8 * place, y=15, w=8, h=8)))
     return panels
+
+
+def _kind(record: RunRecord) -> str:
+    """The batch-norm statistics of its learning curve."""
+    return CALIBRATED if reports_calibrated(record) else OWN
 
 
 def _where(records: Sequence[RunRecord]) -> str:

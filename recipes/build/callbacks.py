@@ -68,7 +68,8 @@ def build_callbacks(
     if is_timed:
         callbacks.append(TimeBudget(length, clock))
     if recipe.progress_bar:
-        callbacks.append(Progress(algorithms.sampling, ACCURACY, elapsed_fraction(length, clock) if is_timed else None))
+        elapsed = elapsed_fraction(length, clock) if is_timed else None
+        callbacks.append(Progress(algorithms.sampling, ACCURACY, elapsed, algorithms.calibration))
     if output.log_batches:
         callbacks.append(BatchLog(folder))
     if output.save_every != "never":

@@ -45,6 +45,7 @@ class Run:
     """A Trainer ready to fit, with the parts that the run record reads.
 
     Attributes:
+        eval_images: number of images evaluated on.
         calibration: None if the recipe has none.
         resumed: the checkpoint that training continues from; None for a new run.
     """
@@ -54,6 +55,7 @@ class Run:
     resumed: Path | None
     trainer: Trainer
     loader: MixSizeLoader
+    eval_images: int
     sampling: MixSizeSampling
     calibration: BNCalibrate | None
     clock: TrainingClock
@@ -119,6 +121,7 @@ def build(recipe: schema.Recipe) -> Run:
         resumed=start.checkpoint,
         trainer=trainer,
         loader=loader,
+        eval_images=evaluation.num_samples,
         sampling=algorithms.sampling,
         calibration=algorithms.calibration,
         clock=clock,

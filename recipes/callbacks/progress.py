@@ -10,7 +10,9 @@ from composer.loggers import Logger
 from composer.utils import dist
 from tqdm import tqdm
 
+from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
 from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
+from mixsize.recipes.records.run_record import CALIBRATED, OWN
 from mixsize.recipes.records.step_times import describe_shape
 
 
@@ -23,14 +25,20 @@ class Progress(Callback):
         sampling: gives the shape of the current step.
         accuracy: name of the evaluation metric to print, a fraction.
         elapsed: gives the elapsed fraction of a run whose length is a time; None for other runs.
+        calibration: tells which batch-norm statistics an evaluation has; None without calibration.
     """
 
     def __init__(
-        self, sampling: MixSizeSampling, accuracy: str, elapsed: Callable[[State], float] | None = None
+        self,
+        sampling: MixSizeSampling,
+        accuracy: str,
+        elapsed: Callable[[State], float] | None = None,
+        calibration: BNCalibrate | None = None,
     ) -> None:
         self._sampling = sampling
         self._accuracy = accuracy
         self._elapsed = elapsed
+        self._calibration = calibration
         self._bar: tqdm | None = None
 
     def fit_start(self, state: State, logger: Logger) -> None:
@@ -72,7 +80,9 @@ class Progress(Callback):
             f"{label.removeprefix('eval_')} {100 * float(metrics[self._accuracy].compute()):.1f}"
             for label, metrics in state.eval_metrics.items()
         )
-        self._bar.write(f"epoch {int(state.timestamp.epoch)}: top-1 % at {', '.join(results)}", file=sys.stderr)
+        kind = CALIBRATED if self._calibration is not None and self._calibration.is_active else OWN
+        line = f"epoch {int(state.timestamp.epoch)}: top-1 %, {kind}, at {', '.join(results)}"
+        self._bar.write(line, file=sys.stderr)
 
     def fit_end(self, state: State, logger: Logger) -> None:
         """Draw the bar a last time; the last evaluation still prints above it."""

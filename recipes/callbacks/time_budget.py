@@ -12,7 +12,7 @@ NO_END = "1000000ep"
 
 
 class TimeBudget(Callback):
-    """Ends training with the step that reaches a wall-clock time.
+    """Ends training with the step that reaches a training time.
 
     All starts of a run count together; evaluations do not count. The last evaluation and checkpoint follow as in any
     other run.

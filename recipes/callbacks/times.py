@@ -1,4 +1,4 @@
-"""The wall-clock time of a run by set-up, data wait, steps, evaluation and calibration."""
+"""The seconds of a run by set-up, data wait, steps, evaluation and calibration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling, Shape
 
 
 class Times(Callback):
-    """Measures the wall-clock time of this rank; the sums are kept in checkpoints.
+    """Measures the seconds of this rank; the sums are kept in checkpoints.
 
     Composer reads the loss of each step off the device, so a step ends when its kernels have ended. The sums count all
     steps. The mean of a shape leaves out its first step in a process, in which kernels are chosen and memory is

@@ -12,24 +12,25 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from mixsize.display.figures import COLOURS, MARKERS, new_figure, with_plain_text
 from mixsize.recipes.commands.eval_report import EvalRecord, accuracies
+from mixsize.recipes.records.run_record import CALIBRATED, OWN
 
 #: More ticks would overlap; the paper evaluates at 13 sizes.
 _MAX_TICKS = 15
-_LINE_STYLES = {"own": {"linestyle": "--", "markerfacecolor": "white"}, "calibrated": {}}
+_LINE_STYLES = {OWN: {}, CALIBRATED: {"linestyle": "--", "markerfacecolor": "white"}}
 
 
 @with_plain_text
 def draw(records: Sequence[EvalRecord]) -> Figure:
     """Top-1 accuracy by size and by computation, as in figures 1 and 3 of the MixSize paper.
 
-    Each record has a colour. Dashed lines show its own batch-norm statistics, solid lines calibrated ones. Ticks above
+    Each record has a colour. Solid lines show its own batch-norm statistics, dashed lines calibrated ones. Ticks above
     the axis of sizes mark the sizes of its training.
     """
     figure, (by_size, by_macs) = new_figure(columns=2, width=6.0, height=4.4)
     for index, (record, label) in enumerate(zip(records, _labels(records), strict=True)):
         colour = COLOURS[index % len(COLOURS)]
         common = {"color": colour, "marker": MARKERS[index % len(MARKERS)], "markersize": 5, "linewidth": 1.6}
-        for kind in ["own"] if record.calibration_batches is None else ["own", "calibrated"]:
+        for kind in [OWN] if record.calibration_batches is None else [OWN, CALIBRATED]:
             points = [(row, 100 * found.top1) for row in record.sizes for k, found in accuracies(row) if k == kind]
             top1 = [value for _, value in points]
             style: dict[str, Any] = {**common, **_LINE_STYLES[kind]}
@@ -42,7 +43,7 @@ def draw(records: Sequence[EvalRecord]) -> Figure:
         by_size.set_xticks(sizes)
     by_size.set_xlabel("image size, px")
     by_size.set_ylabel("top-1 accuracy, %")
-    by_macs.set_xlabel("GFLOPs per image (multiply-accumulates)")
+    by_macs.set_xlabel("GMACs of one image's forward pass")
     by_macs.set_ylabel("top-1 accuracy, %")
     by_macs.set_xscale("log")
     by_macs.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

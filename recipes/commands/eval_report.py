@@ -11,6 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
+from mixsize.recipes.records.run_record import CALIBRATED, OWN
+
 RECORD_VERSION = 1
 
 
@@ -64,7 +66,7 @@ class EvalRecord(_Part):
         images: number of images evaluated at each size.
         data: fingerprint of these images.
         calibration_batches: forward passes that calibrated a size, on each rank, at most; None without calibration.
-        seconds: wall-clock time of all sizes.
+        seconds: of all sizes, calibration included.
         sizes: ascending.
         environment: versions and hardware.
     """
@@ -103,11 +105,10 @@ def read_record(path: Path) -> EvalRecord:
 
 def make_table(record: EvalRecord) -> Table:
     """A table for the terminal with a row for each size and set of batch-norm statistics."""
-    kinds = record.calibration_batches is not None
     in_five = record.sizes[0].own.top5 is not None
     table = Table(title=f"{record.name}: {record.checkpoint} on {record.images:,} images")
-    table.caption = "GFLOPs: billions of multiply-accumulates for one image"
-    columns = ["size px", "GFLOPs", *["batch norm"] * kinds, "top-1 %", *["top-5 %"] * in_five, "loss"]
+    table.caption = "GMACs: billions of multiply-accumulates for one image"
+    columns = ["size px", "GMACs", "batch norm", "top-1 %", *["top-5 %"] * in_five, "loss"]
     for column in columns:
         table.add_column(column, justify="left" if column == "batch norm" else "right")
     for row in record.sizes:
@@ -115,7 +116,7 @@ def make_table(record: EvalRecord) -> Table:
         for kind, found in accuracies(row):
             shown = [f"{100 * value:.2f}" for value in (found.top1, found.top5) if value is not None]
             loss = "not finite" if found.loss is None else f"{found.loss:.4f}"
-            table.add_row(*size, *[kind] * kinds, *shown, loss)
+            table.add_row(*size, kind, *shown, loss)
             size = ("", "")
     return table
 
@@ -132,7 +133,7 @@ def to_csv(record: EvalRecord) -> str:
 
 
 def accuracies(row: SizeRow) -> Iterator[tuple[str, Accuracy]]:
-    """The accuracies at a size, each after ``own`` or ``calibrated``."""
-    yield "own", row.own
+    """The accuracies at a size, each after the name of its batch-norm statistics."""
+    yield OWN, row.own
     if row.calibrated is not None:
-        yield "calibrated", row.calibrated
+        yield CALIBRATED, row.calibrated

@@ -40,6 +40,7 @@ from mixsize.recipes.models.network import check_sizes, network_stride, recipe_f
 from mixsize.recipes.models.weights import find_recipe, find_weights, sha256
 from mixsize.recipes.planning.regimes import build_regime
 from mixsize.recipes.records.environment import environment
+from mixsize.recipes.records.run_record import CALIBRATED, OWN
 from mixsize.system.files import write_json, write_text
 from mixsize.system.packages import explain
 from mixsize.system.ranks import process_rank, share_cores
@@ -321,8 +322,8 @@ def _trained_sizes(weights: Path, network: torch.nn.Module) -> list[int]:
 
 
 def _line(score: SizeScore) -> str:
-    words = f"{score.size_px} px: top-1 {100 * score.own.top1:.2f} %"
-    return words if score.calibrated is None else f"{words}, calibrated {100 * score.calibrated.top1:.2f} %"
+    words = f"{score.size_px} px: top-1 %, {OWN} {100 * score.own.top1:.2f}"
+    return words if score.calibrated is None else f"{words}, {CALIBRATED} {100 * score.calibrated.top1:.2f}"
 
 
 def _record(job: Job, scores: Sequence[SizeScore], seconds: float, world_size: int) -> EvalRecord:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from mixsize.display.console import plain_console
+from mixsize.display.console import plain_console, print_table
 from mixsize.recipes.commands.arguments import add_items
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.planning.costs import Plan, make_plan
@@ -109,27 +108,31 @@ def plan_values(plan: Plan) -> dict[str, Any]:
 def print_plan(plan: Plan, console: Console, timed: bool) -> None:
     """Print the shapes, their costs and the totals."""
     title = f"{plan.recipe.name}: {plan.recipe.regime.mode}, shares of {plan.share_of}, drawn each {plan.draw}"
-    drawn = _table(title, "size px", "batch", "duplicates", "share", "steps / epoch", "pixels / step")
-    for row in plan.shapes:
-        drawn.add_row(
+    head = ["size px", "batch", "duplicates", "share", "steps / epoch", "pixels / step"]
+    rows = [
+        [
             str(row.size_px),
             f"{row.batch_size:,}",
             str(row.duplicates),
             f"{row.share:.4g}",
             f"{row.steps_per_epoch:,.6g}",
             f"{row.pixels_per_step_ratio:.2f}x",
-        )
-    console.print(drawn)
-    console.print(_cost_table(plan, timed))
+        ]
+        for row in plan.shapes
+    ]
+    print_table(console, head, rows, title=title, named=False)
+    title = f"cost of {plan.recipe.model.name}'s forward pass (MAC: multiply-accumulate)"
+    print_table(console, *_cost_rows(plan, timed), title=title, named=False)
     for name, value in _totals(plan, timed).items():
         console.print(f"{name:>20}  {value}", highlight=False, soft_wrap=True)
 
 
-def _cost_table(plan: Plan, timed: bool) -> Table:
-    columns = ["size px", f"steps in {plan.recipe.max_duration}", "Mpixels / step", "GMACs / image", "GMACs / step"]
+def _cost_rows(plan: Plan, timed: bool) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: the cost of each shape."""
+    head = ["size px", f"steps in {plan.recipe.max_duration}", "Mpixels / step", "GMACs / image", "GMACs / step"]
     if timed:
-        columns += ["s / step", "time in the run"]
-    costs = _table(f"cost of {plan.recipe.model.name}'s forward pass (MAC: multiply-accumulate)", *columns)
+        head += ["s / step", "training time"]
+    rows = []
     for row in plan.shapes:
         cells = [
             str(row.size_px),
@@ -141,8 +144,8 @@ def _cost_table(plan: Plan, timed: bool) -> Table:
         if timed:
             seconds = row.seconds_per_step
             cells += ["-", "-"] if seconds is None else [f"{seconds:.4g}", duration(row.steps_total * seconds)]
-        costs.add_row(*cells)
-    return costs
+        rows.append(cells)
+    return head, rows
 
 
 def _totals(plan: Plan, timed: bool) -> dict[str, str]:
@@ -181,10 +184,3 @@ def duration(seconds: float) -> str:
 
 def _giga(macs: int | None) -> str:
     return "-" if macs is None else f"{macs / 1e9:,.4g}"
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table

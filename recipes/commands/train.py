@@ -29,7 +29,7 @@ from mixsize.recipes.commands.recording import accuracies, make_record
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.records.environment import source_version
 from mixsize.recipes.records.run_folder import RECORD_FILE, WEIGHTS_FILE
-from mixsize.recipes.records.run_record import RunRecord
+from mixsize.recipes.records.run_record import CALIBRATED, OWN, RunRecord
 from mixsize.system.files import in_one_piece, write_text
 from mixsize.system.ranks import share_cores
 
@@ -164,9 +164,10 @@ def print_record(record: RunRecord, console: Console) -> None:
     console.print(drawn)
     if record.environment.ranks > 1:
         console.print(f"{record.environment.ranks} ranks trained on the same shapes in the same order")
-    accuracy = Table(title=f"accuracy after {record.seconds.training:.1f} s of training")
+    accuracy = Table(title=f"top-1 % and loss after {record.seconds.training:.1f} s of training")
     calibrated = record.calibrated_accuracy
-    for column in ("size px", "top-1 %", *(["calibrated"] if calibrated else []), "loss"):
+    kinds = (OWN, CALIBRATED) if calibrated else (OWN,)
+    for column in ("size px", *kinds, f"loss, {OWN}"):
         accuracy.add_column(column, justify="right")
     for size, value in record.accuracy.items():
         loss = record.loss[size]

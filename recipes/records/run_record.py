@@ -14,11 +14,15 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from mixsize.recipes.records.run_folder import RECORD_FILE
 from mixsize.system.files import write_text
 
 RECORD_VERSION = 3
 #: A suite's records, in its folder.
 RUNS_FILE = "runs.jsonl"
+#: Batch-norm statistics that an accuracy was measured with, in the words of every table, plot and log: the network's
+#: own ones from training, or ones measured at the size of the evaluation.
+OWN, CALIBRATED = "own statistics", "calibrated"
 
 
 class _Part(BaseModel):
@@ -57,7 +61,7 @@ class ShapeRow(_Part):
 
 
 class Seconds(_Part):
-    """Wall-clock time over all starts of the run; None if it was not measured.
+    """Seconds over all starts of the run; None if they were not measured.
 
     Attributes:
         fit: from the start of training to its end, evaluations included.
@@ -76,6 +80,11 @@ class Seconds(_Part):
     steps: float | None = None
     evaluation: float | None = None
     calibration: float | None = None
+
+    @property
+    def wall_clock(self) -> float | None:
+        """Set-up, training and evaluation together, from opening the data to the end."""
+        return None if self.set_up is None or self.fit is None else self.set_up + self.fit
 
 
 class PeakMemory(_Part):
@@ -159,6 +168,8 @@ class RunRecord(_Part):
         outcome: whether it finished.
         error: the last lines that a failed run wrote to standard error; None for one that finished.
         recipe: the resolved recipe, every key of it.
+        train_images: in the training data; None in records of earlier versions.
+        eval_images: in the evaluation data; None in records of earlier versions.
         regime_digest: identifies the regime.
         plan_digest: identifies the drawn batches: regime, number of images, seed, and the way of drawing; the same for
             any number of ranks.
@@ -169,7 +180,7 @@ class RunRecord(_Part):
         samples: images drawn, without duplicates.
         distinct_samples: different images among them.
         pixels: trained on: the sum of S^2 * B * D.
-        seconds: wall-clock time by activity.
+        seconds: by activity.
         peak_memory_bytes: the most that a rank held.
         accuracy: size in pixels -> top-1 as a fraction, with the network's own batch-norm statistics.
         loss: size in pixels -> mean cross-entropy in nats with those statistics; None if it is not finite.
@@ -190,6 +201,8 @@ class RunRecord(_Part):
     outcome: Literal["finished", "failed"] = "finished"
     error: str | None = None
     recipe: dict[str, Any]
+    train_images: int | None = None
+    eval_images: int | None = None
     regime_digest: str | None = None
     plan_digest: str | None = None
     sequence_crc: int | None = None
@@ -236,15 +249,19 @@ def read_records(path: Path) -> list[RunRecord]:
     """Read the records of several runs.
 
     Args:
-        path: a suite's ``runs.jsonl`` or the folder that holds one, a result file of ``mixsize bench regimes``, or one
-            run's ``record.json``.
+        path: a suite's ``runs.jsonl``, one run's ``record.json``, the folder that holds either, or a result file of
+            ``mixsize bench regimes``.
 
     Raises:
         OSError: a file that cannot be read.
-        ValueError: not a file of run records; the message names the line and the key at fault.
+        ValueError: a folder without records, or not a file of run records; the message names the line and the key at
+            fault.
     """
     if path.is_dir():
-        path = path / RUNS_FILE
+        held = [path / name for name in (RUNS_FILE, RECORD_FILE) if (path / name).exists()]
+        if not held:
+            raise ValueError(f"{path}: holds neither the {RUNS_FILE} of a suite nor the {RECORD_FILE} of a run")
+        path = held[0]
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".jsonl":
         lines = enumerate(text.splitlines(), start=1)

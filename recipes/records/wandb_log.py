@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixsize.recipes.records.run_folder import WANDB_ID_FILE
-from mixsize.recipes.records.run_record import RunRecord
+from mixsize.recipes.records.run_record import CALIBRATED, OWN, RunRecord
 from mixsize.system.files import write_text
 
 if TYPE_CHECKING:
@@ -80,9 +80,14 @@ def summary_of(record: RunRecord) -> dict[str, Any]:
         "peak_memory_bytes/gpu": record.peak_memory_bytes.gpu,
     }
     found |= {f"seconds/{key}": value for key, value in record.seconds.model_dump().items()}
-    found |= {f"final_accuracy/{size}px": value for size, value in record.accuracy.items()}
-    found |= {f"final_calibrated_accuracy/{size}px": v for size, v in (record.calibrated_accuracy or {}).items()}
+    for kind, accuracy in ((OWN, record.accuracy), (CALIBRATED, record.calibrated_accuracy or {})):
+        found |= {f"final_{accuracy_key(kind, size)}": value for size, value in accuracy.items()}
     return {key: value for key, value in found.items() if value is not None}
+
+
+def accuracy_key(kind: str, size: str) -> str:
+    """Name of top-1 accuracies: their batch-norm statistics, and the image side in pixels."""
+    return f"accuracy/{kind.replace(' ', '_')}/{size}px"
 
 
 def accuracy_table(record: RunRecord) -> wandb.Table:
@@ -94,7 +99,7 @@ def accuracy_table(record: RunRecord) -> wandb.Table:
         [int(size), accuracy, calibrated.get(size), record.loss.get(size), record.macs.get(size)]
         for size, accuracy in record.accuracy.items()
     ]
-    return wandb.Table(columns=["size_px", "top1", "calibrated_top1", "loss", "macs"], data=rows)
+    return wandb.Table(columns=["size_px", "top1_own_statistics", "top1_calibrated", "loss", "macs"], data=rows)
 
 
 def shape_table(record: RunRecord) -> wandb.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 
 import pytest
@@ -29,9 +30,22 @@ def test_a_table_is_aligned_and_its_notes_stand_below():
     ]
 
 
-def test_long_cells_are_folded_or_cut_off():
-    assert "…" not in "".join(printed(20))
-    assert "…" in "".join(printed(20, folded=False))
+def test_a_table_too_wide_for_the_terminal_is_split_and_every_name_stays_whole():
+    names = ["digits_bplus_without", "digits_bplus_with"]
+    head = ["regime", *(f"{size} px" for size in (8, 12, 16, 20))]
+    console = Console(file=StringIO(), width=48)
+    print_table(console, head, [[names[0], "1.0", "2.0", "3", "4"], [names[1], "1.0", "2.0", "", ""]])
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 48
+    # 24 characters of names and lines, 7 of the first size and 8 of each other: three sizes fit, and one is left.
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+    assert rows == [[names[0], "1.0", "2.0", "3"], [names[1], "1.0", "2.0", ""], [names[0], "4"]]
+
+
+def test_a_name_too_long_for_the_terminal_is_folded_without_loss():
+    text = "".join(printed(12))
+    assert "…" not in text
+    assert "alongname" in re.sub(r"[^a-z]", "", text)
 
 
 def test_names_are_printed_literally(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -20,9 +21,9 @@ def print_table(
     *,
     notes: Iterable[str] = (),
     title: str | None = None,
-    folded: bool = True,
+    named: bool = True,
 ) -> None:
-    """Print a table, its first column aligned left and the others right, and notes below it.
+    """Print a table and notes below it; one too wide for the terminal becomes several that repeat the first column.
 
     Args:
         console: the terminal.
@@ -30,18 +31,31 @@ def print_table(
         rows: cells, as many as columns.
         notes: lines below the table.
         title: line above the table.
-        folded: wrap cells that are too long for their column; if False, cut them off.
+        named: the first column holds names, aligned left; the others, numbers, are aligned right.
     """
-    table = Table(title=title)
-    for index, words in enumerate(head):
-        table.add_column(
-            words,
-            justify="right" if index else "left",
-            overflow="fold" if folded else "ellipsis",
-            no_wrap=not folded,
-        )
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    rows = list(rows)
+    for number, columns in enumerate(_fitting(head, rows, console.width)):
+        table = Table(title=None if number else title)
+        for index in columns:
+            table.add_column(head[index], justify="right" if index or not named else "left", overflow="fold")
+        for row in rows:
+            cells = [row[index] for index in columns]
+            if any(cells[1:]):
+                table.add_row(*cells)
+        console.print(table)
     for note in notes:
         console.print(note, highlight=False, soft_wrap=True)
+
+
+def _fitting(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """Indices of the columns of each table: the first, and as many of the others as fit, at least one."""
+    # Each column has a space on both sides and a line behind it; one line stands before the first.
+    widths = [3 + max(cell_len(row[index]) for row in (head, *rows)) for index in range(len(head))]
+    tables, used = [[0]], 1 + widths[0]
+    for index in range(1, len(head)):
+        if used + widths[index] > width and len(tables[-1]) > 1:
+            tables.append([0])
+            used = 1 + widths[0]
+        tables[-1].append(index)
+        used += widths[index]
+    return tables

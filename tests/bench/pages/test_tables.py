@@ -61,11 +61,12 @@ def test_a_table_is_made_anew_from_its_file(tmp_path):
     text = "a\n<!-- table: regimes x.json -->\nold\n<!-- end table -->\nb\n"
     assert refresh(text, tmp_path) == (
         "a\n<!-- table: regimes x.json -->\n"
-        "| regime | runs | steps | seconds | pixels | 8 px | 16 px* |\n"
+        "| regime | runs | steps | training time, s | pixels | 8 px | 16 px* |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         "| fixed | 1 | 1,056 | 38 | 1.00x | 26.4 | 98.9 |\n"
         "| mixed | 1 | 864 | 38 | 0.81x | 26.4 | 98.9 |\n"
-        "\nTop-1 accuracy in per cent by evaluation size (*: the size of fixed-size training); one seed.\n"
+        "\nTop-1 accuracy in per cent, own statistics, by evaluation size (*: the size of fixed-size training); "
+        "one seed.\n"
         "\na processor, 2 cores, PyTorch 2.7.0, 2026-01-02.\n"
         "<!-- end table -->\nb\n"
     )

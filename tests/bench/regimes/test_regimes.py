@@ -282,7 +282,7 @@ def test_a_person_sees_what_runs_what_came_out_and_how_long_is_left(runs, tmp_pa
     Runner(runs, tmp_path / "runs.jsonl", lambda runner, run: tell(console, runner, run)).train()
     lines = console.export_text().splitlines()
     assert lines[0] == f"[1/4] fixed, seed 17: {tmp_path}/runs/small-fixed-seed17/run.log"
-    assert lines[1] == "    50.0 % at 16 px after 10.0 s"
+    assert lines[1] == "    50.0 % at 16 px, own statistics, after 10.0 s of training"
     assert lines[2].startswith("[2/4] mixed, seed 17: ")
     assert lines[3] == "    failed: ValueError: no luck"
 

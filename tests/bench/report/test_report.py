@@ -18,10 +18,11 @@ from mixsize.bench.report.markdown import escape, render_markdown
 from mixsize.bench.report.sections import make_report
 from mixsize.cli import main
 from mixsize.recipes.records.run_record import write_records
+from mixsize.system.files import write_text
 
 from .run_records import make_record, make_suite
 
-PLOTS = ["accuracy-over-time", "accuracy-by-size", "accuracy-by-gflops"]
+PLOTS = ["accuracy-over-time", "accuracy-by-size", "accuracy-by-gmacs"]
 MINUS = "\N{MINUS SIGN}"
 VOID = {"meta", "link", "br", "img"}
 
@@ -33,6 +34,11 @@ def suite():
 
 def plots_of(report):
     return {plot.name: plot for section in report.sections for plot in section.plots}
+
+
+def section(report, title):
+    (found,) = [section for section in report.sections if section.title == title]
+    return found
 
 
 def table(report, caption):
@@ -93,42 +99,125 @@ def test_the_headline_has_each_regimes_mean_its_difference_and_what_may_be_said_
     report = make_report("x", records)
     rows = table(report, "Regimes at the end")
     # 60 % with s = 10 points: 4.3027 * 10 / sqrt(3) = 24.8
-    assert rows["fixed"]["top-1 at 16 px, %"] == "60.0 (35.2 to 84.8)"
+    assert rows["fixed"]["top-1 at 16 px, own statistics, %"] == "60.0 (35.2 to 84.8)"
     assert rows["fixed"]["difference, points"] == "baseline"
     # 3, 2 and 4 points: 3 +- 4.3027 * 1 / sqrt(3) = 2.5
     assert rows["mixed"]["difference, points"] == "+3.0 (+0.5 to +5.5)\nhigher"
-    assert rows["same"]["difference, points"].endswith("no difference shown")
+    assert rows["same"]["difference, points"].endswith("3 seeds cannot tell;\n100 would not either")
     assert rows["mixed"]["steps"] == "80 (0.80x)"
-    assert rows["mixed"]["training time"] == "61.0 s (1.00x)\nno difference shown"
-    sentences = report.sections[0].sentences
-    assert sentences[0].startswith("mixed: 3.0 points above fixed at 16 px (+0.5 to +5.5); 0.80x the steps, 1.00x the")
+    assert rows["mixed"]["training time"] == "61.0 s (1.00x)\n3 seeds cannot tell;\n100 would not either"
+    sentences = section(report, "Comparison").sentences
+    against = "fixed at 16 px, own statistics"
+    assert sentences[0].startswith(f"mixed: 3.0 points above {against} (+0.5 to +5.5); 0.80x the steps, 1.00x the")
     # -1, 2 and 0 points: 0.33 +- 4.3027 * 1.528 / sqrt(3) = 3.79
-    assert sentences[1].startswith(f"same: no difference shown to fixed at 16 px (+0.3 points, {MINUS}3.5 to +4.1); ")
+    verdict = "3 seeds cannot tell; 100 would not either"
+    assert sentences[1].startswith(f"same: +0.3 points against {against} ({MINUS}3.5 to +4.1): {verdict}; ")
 
 
 def test_one_seed_is_said_to_have_no_interval():
     report = make_report("x", [make_record(label, 1, [(1, 1, 1.0, 1, 0.5)]) for label in ("fixed", "mixed")])
     assert table(report, "Regimes at the end")["mixed"]["difference, points"] == "0.0\none seed: no interval"
-    assert "one seed: no interval" in report.sections[0].sentences[0]
+    assert "one seed: no interval" in section(report, "Comparison").sentences[0]
 
 
 def test_it_is_said_by_which_batch_norm_statistics_accuracies_are():
     def headline(when, in_curve=0.25, **changes):
         recipe = {"calibration": when and {"when": when}, "regime": {"base": {"size_px": 16}}}
         record = make_record("fixed", 1, [(1, 1, 1.0, 1, in_curve)], recipe=recipe, **changes)
-        section = make_report("x", [record]).sections[0]
-        (row,) = section.tables[0].rows
-        return dict(zip(section.tables[0].head, row, strict=True)), section.notes[0]
+        found = section(make_report("x", [record]), "Comparison")
+        (row,) = found.tables[0].rows
+        return dict(zip(found.tables[0].head, row, strict=True)), found.notes[0]
 
+    own, calibrated = "top-1 at 16 px, own statistics, %", "top-1 at 16 px, calibrated, %"
     row, note = headline(None)
-    assert (row["top-1 at 16 px, %"], "calibrated, %" in row) == ("25.0", False)
-    assert "with each network's own batch-norm statistics" in note
+    assert (row[own], calibrated in row) == ("25.0", False)
+    assert note.startswith("Own statistics: batch norm as trained. Ratios")
     row, note = headline("last", calibrated_accuracy={"16": 0.5})
-    assert (row["top-1 at 16 px, %"], row["calibrated, %"]) == ("25.0", "50.0")
-    assert "own" in note
+    assert (row[own], row[calibrated]) == ("25.0", "50.0")
+    assert "Own statistics: " in note
+    assert "Calibrated: " in note
     row, note = headline("each", 0.5, accuracy={"16": 0.25}, calibrated_accuracy={"16": 0.5})
-    assert (row["top-1 at 16 px, %"], "calibrated, %" in row) == ("50.0", False)
-    assert "with batch-norm statistics calibrated at each size" in note
+    assert (row[calibrated], own in row) == ("50.0", False)
+    assert note.startswith("Calibrated: ")
+
+
+def test_where_regimes_differ_in_their_statistics_each_name_tells_which_it_has():
+    def run(label, when, accuracy):
+        recipe = {"calibration": when and {"when": when}, "regime": {"base": {"size_px": 16}}}
+        return make_record(label, 1, [(1, 1, 1.0, 1, accuracy)], recipe=recipe, calibrated_accuracy={"16": accuracy})
+
+    report = make_report("x", [run("fixed", None, 0.25), run("mixed", "each", 0.5)])
+    comparison = section(report, "Comparison")
+    assert [row[0] for row in comparison.tables[0].rows] == ["fixed, own statistics", "mixed, calibrated"]
+    assert comparison.sentences[0].startswith("mixed, calibrated: +25.0 points against fixed, own statistics at 16 px")
+    assert "include the effect of calibration" in comparison.notes[0]
+    for found in section(report, "At equal budgets").tables:
+        assert [row[0] for row in found.rows] == ["fixed, own statistics", "mixed, calibrated"]
+
+
+def test_the_setting_stands_first_and_tells_what_differs():
+    def run(label, seed, mode, rate):
+        recipe = {
+            "max_duration": "9ep", "seed": seed, "calibration": None, "smoothing": None,
+            "model": {"name": "resnet18"}, "schedule": {"name": "cosine"},
+            "data": {"train": "data/x/train.beton", "eval": "data/x/test.beton", "train_images": None},
+            "optimizer": {"name": "sgd", "lr": rate, "lr_scaling": "none", "momentum": 0.9, "weight_decay": 1e-4},
+            "regime": {"mode": mode, "base": {"size_px": 16, "batch_size": 32}},
+        }  # fmt: skip
+        shapes = [{"size_px": s, "batch_size": 8, "duplicates": 1, "steps": 1} for s in (24, 8)]
+        return make_record(
+            label, seed, [(1, 1, 1.0, 1, 0.5)], recipe=recipe, shapes=shapes, train_images=1437, eval_images=360
+        )
+
+    records = [run("fixed", 1, "fixed", 0.1), run("fixed", 2, "fixed", 0.1), run("mixed", 1, "B+", 0.1)]
+    first = make_report("x", records).sections[0]
+    common, differing = first.tables
+    assert dict(common.rows) == {
+        "training images": "1,437, data/x/train.beton",
+        "test images": "360, data/x/test.beton",
+        "network": "resnet18",
+        "optimiser": "sgd, momentum 0.9, weight_decay 0.0001",
+        "peak learning rate": "0.1",
+        "schedule": "cosine",
+        "length": "9ep",
+        "sizes, px": "8, 24",
+        "gradient smoothing": "no",
+    }
+    assert list(differing.head) == ["regime", "kind of regime", "seeds"]
+    assert list(differing.rows) == [
+        ["fixed", "fixed, base 16 px x 32", "1, 2"],
+        ["mixed", "B+, base 16 px x 32", "1"],
+    ]
+    (alone,) = make_report("x", records[:1]).sections[0].tables
+    assert ["kind of regime", "fixed, base 16 px x 32"] in [list(row) for row in alone.rows]
+
+
+def test_intervals_have_the_error_of_the_test_images_where_the_records_give_their_number():
+    def report(images):
+        records = [
+            make_record(label, seed, [(1, 1, 1.0, 1, accuracy)], eval_images=images)
+            for label, accuracy in (("fixed", 0.7), ("mixed", 0.9))
+            for seed in (1, 2)
+        ]
+        return make_report("x", records)
+
+    # By hand in test_intervals: 6.3 points around 90 % of 100 images, 11.0 points around the difference to 70 %.
+    row = table(report(100), "Regimes at the end")["mixed"]
+    assert row["top-1 at 16 px, own statistics, %"] == "90.0 (83.7 to 96.3)"
+    assert row["difference, points"] == "+20.0 (+9.0 to +31.0)\nhigher"
+    assert table(report(100), "Top-1 accuracy by evaluation size")["mixed, own statistics"]["16 px"] == (
+        "90.0 (83.7 to 96.3)"
+    )
+    assert "The error that 100 test images leave" in section(report(100), "Comparison").notes[0]
+    assert table(report(None), "Regimes at the end")["mixed"]["difference, points"].startswith("+20.0 (+20.0 to +20.0)")
+    assert "do not give the number of test images" in section(report(None), "Comparison").notes[0]
+
+
+def test_wall_clock_is_set_up_training_and_evaluation_together():
+    seconds = {"set_up": 3.0, "fit": 50.0, "training": 40.0, "evaluation": 8.0}
+    record = make_record("fixed", 1, [(1, 1, 40.0, 1, 0.5)], seconds=seconds)
+    row = table(make_report("x", [record]), "Time and memory")["fixed"]
+    assert (row["wall-clock"], row["training time"], row["evaluation"]) == ("53.0 s", "40.0 s", "8.00 s")
 
 
 def test_a_report_is_made_without_pytorch(tmp_path):
@@ -138,10 +227,10 @@ def test_a_report_is_made_without_pytorch(tmp_path):
     assert done.stdout.split()[-1] == b"False"
 
 
-def test_gflops_are_twice_the_multiply_accumulates():
+def test_gmacs_are_billions_of_multiply_accumulates():
     record = make_record("fixed", 1, [(1, 1, 1.0, 1, 0.5)], macs={"16": 4_100_000_000})
     rows = table(make_report("x", [record]), "Top-1 accuracy by computation")
-    assert rows["fixed"]["GFLOPs"] == "8.2"
+    assert rows["fixed, own statistics"]["GMACs"] == "4.1"
 
 
 def test_long_learning_curves_are_told_in_a_dozen_rows_with_the_last_among_them():
@@ -252,7 +341,7 @@ def test_several_recipes_are_reported_on_one_after_the_other():
         if record.finished
     ]
     report = make_report("x", records)
-    assert [s.title for s in report.sections][:2] == ["resnet: Comparison", "resnet: At equal budgets"]
+    assert [s.title for s in report.sections][:2] == ["resnet: Setting", "resnet: Comparison"]
     names = [plot.name for section in report.sections for plot in section.plots]
     assert len(names) == len(set(names)) == 2 * len(PLOTS)
     assert len(Outline(render_html(report)).ids) == len(set(Outline(render_html(report)).ids))
@@ -303,6 +392,25 @@ def test_without_a_network_runs_are_kept_for_weights_and_biases_and_how_to_send_
     assert (run["project"], run["name"]) == ("digits", "digits-fixed-seed17")
 
 
+def test_runs_are_compared_side_by_side_by_their_folders(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for place, name, accuracy in (("runs", "a", 0.25), ("runs", "b", 0.5), ("other", "b", 0.75)):
+        record = make_record(name, 17, [(1, 1, 1.0, 1, accuracy)])
+        write_text(tmp_path / place / name / "record.json", record.model_dump_json())
+    assert main(["report", "runs/a", "runs/b"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"│ a +│ +1 │.* 25\.0 │", out)
+    assert re.search(r"│ b +│ +1 │.* 50\.0 │", out)
+    text = (tmp_path / "runs/report/report.md").read_text()
+    assert text.startswith("# a, b\n")
+    assert "- b: +25.0 points against a at 16 px, own statistics, one seed: no interval" in text
+    # Two runs of one name and seed are told apart by their place in the command.
+    assert main(["report", "runs/b", "other/b", "--out", "twice"]) == 0
+    assert "- b (2): +25.0 points against b (1) at 16 px" in (tmp_path / "twice/report.md").read_text()
+    assert main(["report", "runs/a", "--out", "alone"]) == 0
+    assert (tmp_path / "alone/report.html").exists()
+
+
 def test_what_is_published_are_the_last_records_and_the_tables_that_compare(tmp_path, monkeypatch, capsys):
     sent = []
 
@@ -316,8 +424,8 @@ def test_what_is_published_are_the_last_records_and_the_tables_that_compare(tmp_
     assert main(["report", str(tmp_path), "--wandb", "digits"]) == 0
     captions = [
         "Regimes at the end of training, against fixed",
-        "Top-1 accuracy at 16 px after equal epochs, time and pixels",
-        "Cost of fixed's accuracy at 16 px",
+        "Top-1 accuracy at 16 px, own statistics, after equal epochs, training time and pixels",
+        "Cost of fixed's accuracy at 16 px, own statistics",
     ]
     assert sent == [(len(first), None, "digits", captions, tmp_path / "report")]
     assert "https://example.org/report" in capsys.readouterr().out
@@ -338,6 +446,8 @@ def test_failed_runs_alone_are_not_published(tmp_path, capsys):
         (["runs.jsonl", "--baseline", "fixd"], "baseline fixd"),
         (["runs.jsonl", "--size", "17"], "size 17"),
         (["empty.jsonl"], "holds no run records"),
+        (["runs.jsonl", "empty.jsonl"], "empty.jsonl: holds no run records"),
+        (["folder"], "folder: holds neither the runs.jsonl of a suite nor the record.json of a run"),
         (["runs.jsonl", "--wandb", "a/b/c"], "--wandb a/b/c"),
         (["runs.jsonl", "--wandb", "/b"], "--wandb /b"),
     ],
@@ -346,6 +456,7 @@ def test_mistakes_end_in_one_line(argv, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_records(tmp_path / "runs.jsonl", make_suite(seeds=1))
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "folder").mkdir()
     assert main(["report", *argv]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

@@ -21,22 +21,26 @@ RECORDS = [
 ]
 
 
-def test_a_regime_has_means_and_deviations_of_its_finished_runs():
+def test_a_regime_has_means_and_deviations_of_its_finished_runs_by_kind_of_statistics():
     assert regime_table(RECORDS) == (
-        ["regime", "runs", "steps", "seconds", "pixels", "8 px", "16 px*"],
+        ["regime", "runs", "steps", "training time, s", "pixels", "8 px", "16 px*"],
         [
             # The standard deviation of 38.4 and 40.4 is 1.41, of 75 and 62.5 it is 12.5 / sqrt(2) = 8.84.
-            ["fixed", "2", "1,056", "39 ± 1", "1.00x", "26.4 ± 0.0", "68.8 ± 8.8"],
-            ["mixed", "1/2", "1,056", "38", "0.81x", "50.0", "90.0"],
+            ["fixed, own statistics", "2", "1,056", "39 ± 1", "1.00x", "26.4 ± 0.0", "68.8 ± 8.8"],
+            ["mixed, own statistics", "1/2", "1,056", "38", "0.81x", "26.4", "87.5"],
+            ["mixed, calibrated", "", "", "", "", "50.0", "90.0"],
             ["broken", "0/1", *["\N{EN DASH}"] * 5],
         ],
     )
 
 
-def test_the_notes_name_seeds_and_calibration():
+def test_where_nothing_is_calibrated_the_note_names_the_statistics():
+    assert [row[0] for row in regime_table(RECORDS[:2])[1]] == ["fixed"]
     (note,) = regime_notes(RECORDS)
-    assert "mean ± standard deviation of 2 seeds" in note
-    assert note.endswith("Calibrated batch norm where the recipe has it.")
+    assert note == (
+        "Top-1 accuracy in per cent by evaluation size (*: the size of fixed-size training); mean ± standard deviation "
+        "of 2 seeds."
+    )
     assert regime_notes(RECORDS[:1]) == [
-        "Top-1 accuracy in per cent by evaluation size (*: the size of fixed-size training); one seed."
+        "Top-1 accuracy in per cent, own statistics, by evaluation size (*: the size of fixed-size training); one seed."
     ]

@@ -50,14 +50,15 @@ def test_without_an_account_the_runs_are_written_to_disk_and_it_is_said_how_to_s
     first = runs[0]
     assert {key: first["config"][key] for key in ("seed", "model", "regime")} == RECORDS[0].recipe
     assert (first["config"]["suite"], first["config"]["label"]) == ("small", "fixed")
-    curve = [row for row in first["history"] if "accuracy/16px" in row]
-    assert [(row["_step"], row["seconds"], row["accuracy/16px"]) for row in curve] == [(2, 3.0, 0.5), (4, 6.0, 0.75)]
+    name = "accuracy/own_statistics/16px"
+    curve = [row for row in first["history"] if name in row]
+    assert [(row["_step"], row["seconds"], row[name]) for row in curve] == [(2, 3.0, 0.5), (4, 6.0, 0.75)]
     (table,) = [row["accuracy_by_size"] for row in first["history"] if "accuracy_by_size" in row]
     assert json.loads((first["files"] / table["path"]).read_text())["data"] == [
         [8, 0.25, None, 2.0, 10],
         [16, 0.75, None, None, 40],
     ]
-    assert first["summary"]["final_accuracy/16px"] == 0.75
+    assert first["summary"]["final_accuracy/own_statistics/16px"] == 0.75
     assert first["summary"]["seconds/training"] == 6.0
 
 
@@ -140,5 +141,5 @@ def test_a_report_is_one_request_with_panels_grouped_by_regime_and_the_table(mon
     titles = [panel["config"].get("chartTitle") for panel in grid["metadata"]["panelBankSectionConfig"]["panels"]]
     for axis in ("s of training", "steps", "pixels trained on"):
         assert f"top-1 at 16 px over {axis}" in titles
-    assert "accuracy/16px" in text
-    assert "final_accuracy/8px" in text
+    assert "accuracy/own_statistics/16px" in text
+    assert "final_accuracy/own_statistics/8px" in text

@@ -119,7 +119,7 @@ def test_files_say_the_same_as_the_record(run, tmp_path, capsys):
     with open(tmp_path / "model.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["size_px"], row["batch_norm"]) for row in rows] == [
-        ("8", "own"), ("8", "calibrated"), ("32", "own"), ("32", "calibrated"),
+        ("8", "own statistics"), ("8", "calibrated"), ("32", "own statistics"), ("32", "calibrated"),
     ]  # fmt: skip
     assert float(rows[3]["top1"]) == record.sizes[1].calibrated.top1
     assert float(rows[3]["loss"]) == record.sizes[1].calibrated.loss
@@ -161,17 +161,27 @@ def test_the_plot_shows_accuracy_by_size_and_by_computation():
     figure = eval_plot.draw([mixed, fixed])
     by_size, by_macs = figure.axes
     assert (by_size.get_xlabel(), by_size.get_ylabel()) == ("image size, px", "top-1 accuracy, %")
-    assert by_macs.get_xlabel() == "GFLOPs per image (multiply-accumulates)"
+    assert by_macs.get_xlabel() == "GMACs of one image's forward pass"
     assert by_macs.get_ylabel() == "top-1 accuracy, %"
     drawn = {line.get_label(): line for line in by_size.lines}
-    assert list(drawn) == ["mixed, own", "mixed, calibrated", "mixed, sizes trained at", "fixed, own"]
-    for label, values in (("mixed, own", [50, 70]), ("mixed, calibrated", [60, 80]), ("fixed, own", [30, 75])):
+    assert list(drawn) == [
+        "mixed, own statistics", "mixed, calibrated", "mixed, sizes trained at", "fixed, own statistics",
+    ]  # fmt: skip
+    for label, values in (
+        ("mixed, own statistics", [50, 70]),
+        ("mixed, calibrated", [60, 80]),
+        ("fixed, own statistics", [30, 75]),
+    ):
         assert list(drawn[label].get_xdata()) == [100, 200]
         assert list(drawn[label].get_ydata()) == pytest.approx(values)
     assert list(drawn["mixed, sizes trained at"].get_xdata()) == [100, 200]
     assert [list(line.get_xdata()) for line in by_macs.lines] == [[0.01, 0.04]] * 3
-    assert drawn["mixed, own"].get_color() == drawn["mixed, calibrated"].get_color() != drawn["fixed, own"].get_color()
-    assert drawn["mixed, own"].get_linestyle() != drawn["mixed, calibrated"].get_linestyle()
+    assert (
+        drawn["mixed, own statistics"].get_color()
+        == drawn["mixed, calibrated"].get_color()
+        != drawn["fixed, own statistics"].get_color()
+    )
+    assert drawn["mixed, own statistics"].get_linestyle() != drawn["mixed, calibrated"].get_linestyle()
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(drawn)
 
@@ -179,7 +189,7 @@ def test_the_plot_shows_accuracy_by_size_and_by_computation():
 def test_records_of_one_name_are_told_apart():
     same = [record_of("demo", [row(8, 0.5)], sha256=digit * 64) for digit in "ab"]
     labels = [line.get_label() for line in eval_plot.draw(same).axes[0].lines]
-    assert labels == ["demo aaaaaa, own", "demo bbbbbb, own"]
+    assert labels == ["demo aaaaaa, own statistics", "demo bbbbbb, own statistics"]
 
 
 def test_other_records_are_drawn_beside(run, tmp_path, monkeypatch, capsys):

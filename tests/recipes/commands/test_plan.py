@@ -38,7 +38,7 @@ def test_costs_are_printed_beside_what_is_drawn(capsys):
     assert "2.595" in row
     assert "702" in row  # 3 * 234 steps
     assert "GMACs of an epoch" in out
-    assert "time in the run" not in out
+    assert "training time" not in out
 
 
 def test_times_are_printed_when_there_are_any(capsys, tmp_path):
@@ -46,6 +46,9 @@ def test_times_are_printed_when_there_are_any(capsys, tmp_path):
     out = printed(capsys, *ITEMS, "--times", write_record(tmp_path / "all.json", *shapes))
     assert "time of an epoch  5 min 24 s, training steps alone" in out  # 648 * 0.5 s
     assert "time of 3ep  16 min 12 s" in out
+    assert "training time" in out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
     out = printed(capsys, *ITEMS, "--times", write_record(tmp_path / "some.json", *shapes[:2]))
     assert "not known: no step was timed at 24 px x 114 x 1, 16 px x 256 x 1" in out
     assert "time of" not in out

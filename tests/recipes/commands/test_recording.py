@@ -80,6 +80,7 @@ def test_the_file_holds_the_record(calibrated):
     assert read_record(file) == record
     assert (record.suite, record.label, record.outcome, record.error) == (None, "demo", "finished", None)
     assert record.recipe["calibration"]["batches"] == 3
+    assert (record.train_images, record.eval_images) == (1437, 360)
 
 
 def test_accuracies_are_told_by_the_networks_own_statistics_and_by_calibrated_ones(calibrated):
@@ -108,6 +109,33 @@ def test_calibration_is_not_counted_as_evaluation(calibrated):
     assert record.seconds.evaluation > 0
     parts = record.seconds.data_wait + record.seconds.steps + record.seconds.evaluation + record.seconds.calibration
     assert parts < record.seconds.fit
+    assert record.seconds.wall_clock == record.seconds.set_up + record.seconds.fit
+
+
+@pytest.mark.parametrize(
+    ("calibration", "kinds"),
+    [
+        ("null", ["own statistics", "own statistics"]),
+        ("{batches: 1, when: last}", ["own statistics", "calibrated"]),
+        ("{batches: 1, when: each}", ["calibrated", "calibrated"]),
+    ],
+)
+def test_each_epochs_line_names_the_batch_norm_statistics_of_its_accuracies(
+    digits, tmp_path, capfd, calibration, kinds
+):
+    items = ["regime.base={size_px: 16, batch_size: 512}", "max_duration=2ep"]
+    items += ["evaluation.sizes=[16]", "evaluation.every_epochs=1"]
+    record = fit(build(recipe(digits, tmp_path, *items, f"calibration={calibration}", "progress_bar=true")))
+    out, err = capfd.readouterr()
+    lines = [line[line.index("epoch") :] for line in err.splitlines() if "top-1 %" in line]
+    shown = (record.calibrated_accuracy or record.accuracy)["16"]
+    assert [line.partition(", at ")[0] for line in lines] == [
+        f"epoch {epoch}: top-1 %, {kind}" for epoch, kind in enumerate(kinds, start=1)
+    ]
+    assert lines[-1].endswith(f"16px {100 * shown:.1f}")
+    (head,) = [line for line in out.splitlines() if "loss, own statistics" in line]
+    words = [cell.strip() for cell in head.strip("┃").split("┃")]
+    assert words == ["size px", "own statistics", *["calibrated"] * (calibration != "null"), "loss, own statistics"]
 
 
 def test_gradient_norms_are_those_of_the_whole_network_before_and_after_smoothing(calibrated):

@@ -45,6 +45,14 @@ def test_records_read_back_as_they_were_written(tmp_path):
     assert [run.finished for run in by_label([whole, failed])["fixed"]] == [True, False]
 
 
+def test_the_folder_of_a_run_gives_its_record(tmp_path):
+    (tmp_path / "record.json").write_text(record().model_dump_json())
+    assert read_records(tmp_path) == [record()]
+    (tmp_path / "record.json").unlink()
+    with pytest.raises(ValueError, match=r"holds neither the runs\.jsonl of a suite nor the record\.json of a run"):
+        read_records(tmp_path)
+
+
 @pytest.mark.parametrize(("stem", "labels", "runs"), [("demo", 3, 3), ("cifar10_cpu", 4, 12)])
 def test_committed_result_files_are_read(stem, labels, runs):
     (path,) = RESULTS.glob(f"{stem}-intel-r-xeon-r-processor-2c-torch2.7.0-2026-11-2*.json")

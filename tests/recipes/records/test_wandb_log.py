@@ -54,13 +54,13 @@ def test_a_stopped_run_goes_on_under_its_id_with_its_recipe_and_its_record(digit
     # The resolved recipe, as it was trained.
     assert {key: second["config"][key] for key in record.recipe} == json.loads(json.dumps(record.recipe))
     columns, rows = table_of(second, "accuracy_by_size")
-    assert columns == ["size_px", "top1", "calibrated_top1", "loss", "macs"]
+    assert columns == ["size_px", "top1_own_statistics", "top1_calibrated", "loss", "macs"]
     assert [(row[0], row[1]) for row in rows] == [(8, record.accuracy["8"]), (16, record.accuracy["16"])]
     columns, rows = table_of(second, "shapes")
     steps = {row[0]: row[columns.index("steps")] for row in rows}
     assert steps == {f"{row.size_px} px x {row.batch_size} x {row.duplicates}": row.steps for row in record.shapes}
     assert sum(steps.values()) == 6
-    assert second["summary"]["final_accuracy/16px"] == record.accuracy["16"]
+    assert second["summary"]["final_accuracy/own_statistics/16px"] == record.accuracy["16"]
     assert second["summary"]["pixels"] == record.pixels
     # Each step's own metrics are there too, from the step that it went on at.
     assert [row["mixsize/size_px"] for row in second["history"] if "mixsize/size_px" in row]
