@@ -82,3 +82,27 @@ def test_cifar_from_its_image_folder_trains(real_images, tmp_path, capsys):
     assert main(["train", *items]) == 0
     record = json.loads((tmp_path / "runs/cifar10-resnet20/record.json").read_text())
     assert set(record["accuracy"]) == {"24"}
+
+
+def modules_after(*argv: str) -> set[str]:
+    """The packages that a command line has imported by its end."""
+    code = f"import sys; from mixsize.cli import main\ncode = main({list(argv)!r})\nprint(code, *sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    status, *modules = run.stdout.split()
+    assert (status, run.stderr.startswith("error: ")) == ("2", True)
+    return {module.partition(".")[0] for module in modules}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("train", "typo"),
+        ("train", "demo", "optimizer.lrr=1"),
+        ("plan", "demo", "optimizer.lrr=1"),
+        ("bench", "regimes", "digit"),
+        ("bench", "regimes", "digits", "optimizer.lrr=1"),
+        ("bench", "regimes", "cifar10", "data.train=/nowhere.beton"),
+    ],
+)
+def test_a_mistake_in_a_recipe_does_not_wait_for_pytorch(argv):
+    assert not {"torch", "timm", "composer", "matplotlib"} & modules_after(*argv)
