@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +107,56 @@ def modules_after(*argv: str) -> set[str]:
 )
 def test_a_mistake_in_a_recipe_does_not_wait_for_pytorch(argv):
     assert not {"torch", "timm", "composer", "matplotlib"} & modules_after(*argv)
+
+
+OWN_NETWORK = """
+import timm
+from timm.models import register_model
+
+@register_model
+def own_network(pretrained=False, **kwargs):
+    return timm.create_model("cifar_resnet20", pretrained, **kwargs)
+"""
+
+
+@pytest.fixture
+def own_module(monkeypatch):
+    """A module in the working directory that registers own_network, with a name that no other test imports."""
+    Path("own_networks.py").write_text(OWN_NETWORK)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield "own_networks"
+    sys.modules.pop("own_networks", None)
+
+
+def test_a_module_of_the_users_registers_networks(own_module, digits, tmp_path, capsys):
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        "name: own\nrecipes: {own: [demo, model.name=own_network, 'model.kwargs={}', device=cpu]}\n"
+        "regimes: {fixed: [regime/fixed]}\nbudget: {pixels: 10000}\nevaluation_sizes: [16]\n"
+    )
+    data = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton"]
+    items = [*data, "regime.base.batch_size=32"]
+    assert main(["plan", "demo", "model.name=own_network", *data]) == 2
+    assert "unknown timm model 'own_network'" in (said := capsys.readouterr().err)
+    assert "--import MODULE" in said
+    assert main(["plan", "demo", "model.name=own_network", *data, "--import", own_module]) == 0
+    # Its run is a process of its own.
+    assert (
+        main(["bench", "regimes", str(suite), *items, "--import", own_module, "--folder", str(tmp_path / "runs")]) == 0
+    )
+    run = tmp_path / "runs/own-fixed-seed17"
+    assert main(["eval", str(run), "--sizes", "16", "--no-calibrate", "--import", own_module]) == 0
+
+
+def test_a_module_that_does_not_exist_is_named(capsys):
+    assert main(["plan", "demo", "--import", "no_such_module"]) == 2
+    assert (
+        capsys.readouterr().err == "error: --import no_such_module: no module 'no_such_module' here or on PYTHONPATH\n"
+    )
+
+
+def test_a_module_without_its_own_imports_fails_with_its_own_error(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("needs_another.py").write_text("import no_such_module\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        main(["plan", "demo", "--import", "needs_another"])
