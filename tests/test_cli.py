@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mixsize import cli
 from mixsize.cli import main
 
 
@@ -160,3 +161,16 @@ def test_a_module_without_its_own_imports_fails_with_its_own_error(monkeypatch):
     Path("needs_another.py").write_text("import no_such_module\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         main(["plan", "demo", "--import", "needs_another"])
+
+
+def all_commands() -> list[list[str]]:
+    return [[], *([name] for name in cli._COMMANDS), ["bench"], *(["bench", name] for name in cli._BENCHES)]
+
+
+@pytest.mark.parametrize("words", all_commands(), ids=" ".join)
+def test_help_holds_no_markup(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert [mark for mark in ("`", ":mod:", ":class:", ":func:", "**") if mark in text] == []

@@ -249,7 +249,9 @@ def check_arguments(argv: list[str]) -> None:
         runs_of(load_suite(args.suite), Path("runs"), args.seeds or 1, args.items)
 
 
-def test_commands_that_touch_no_data_run(workplace, capsys):
+def test_commands_that_touch_no_data_run(capsys):
+    """In an empty folder: a plan looks at the data files that exist."""
+    write_yaml_files()
     ran = []
     for block in of_kind("bash"):
         for words in commands(block):
@@ -261,7 +263,7 @@ def test_commands_that_touch_no_data_run(workplace, capsys):
 
 
 @pytest.mark.parametrize("block", of_kind("console"), ids=str)
-def test_the_output_on_a_page_is_the_commands_output(block, workplace, capsys, monkeypatch):
+def test_the_output_on_a_page_is_the_commands_output(block, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     (words,) = commands(block)
     assert main(words[1:]) == 0

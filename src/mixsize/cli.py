@@ -101,7 +101,7 @@ class _LazyParser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mixsize", description=mixsize.__doc__)
+    parser = argparse.ArgumentParser(prog="mixsize", description="Mixed image sizes for Composer and timm.")
     parser.add_argument("--version", action="version", version=f"mixsize {mixsize.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_LazyParser)
     for name, (module, words) in _COMMANDS.items():
