@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from mixsize import cli
 from mixsize.cli import main
 
 
@@ -82,3 +84,93 @@ def test_cifar_from_its_image_folder_trains(real_images, tmp_path, capsys):
     assert main(["train", *items]) == 0
     record = json.loads((tmp_path / "runs/cifar10-resnet20/record.json").read_text())
     assert set(record["accuracy"]) == {"24"}
+
+
+def modules_after(*argv: str) -> set[str]:
+    """The packages that a command line has imported by its end."""
+    code = f"import sys; from mixsize.cli import main\ncode = main({list(argv)!r})\nprint(code, *sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    status, *modules = run.stdout.split()
+    assert (status, run.stderr.startswith("error: ")) == ("2", True)
+    return {module.partition(".")[0] for module in modules}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("train", "typo"),
+        ("train", "demo", "optimizer.lrr=1"),
+        ("plan", "demo", "optimizer.lrr=1"),
+        ("bench", "regimes", "digit"),
+        ("bench", "regimes", "digits", "optimizer.lrr=1"),
+        ("bench", "regimes", "cifar10", "data.train=/nowhere.beton"),
+    ],
+)
+def test_a_mistake_in_a_recipe_does_not_wait_for_pytorch(argv):
+    assert not {"torch", "timm", "composer", "matplotlib"} & modules_after(*argv)
+
+
+OWN_NETWORK = """
+import timm
+from timm.models import register_model
+
+@register_model
+def own_network(pretrained=False, **kwargs):
+    return timm.create_model("cifar_resnet20", pretrained, **kwargs)
+"""
+
+
+@pytest.fixture
+def own_module(monkeypatch):
+    """A module in the working directory that registers own_network, with a name that no other test imports."""
+    Path("own_networks.py").write_text(OWN_NETWORK)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield "own_networks"
+    sys.modules.pop("own_networks", None)
+
+
+def test_a_module_of_the_users_registers_networks(own_module, digits, tmp_path, capsys):
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        "name: own\nrecipes: {own: [demo, model.name=own_network, 'model.kwargs={}', device=cpu]}\n"
+        "regimes: {fixed: [regime/fixed]}\nbudget: {pixels: 10000}\nevaluation_sizes: [16]\n"
+    )
+    data = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton"]
+    items = [*data, "regime.base.batch_size=32"]
+    assert main(["plan", "demo", "model.name=own_network", *data]) == 2
+    assert "unknown timm model 'own_network'" in (said := capsys.readouterr().err)
+    assert "--import MODULE" in said
+    assert main(["plan", "demo", "model.name=own_network", *data, "--import", own_module]) == 0
+    # Its run is a process of its own.
+    assert (
+        main(["bench", "regimes", str(suite), *items, "--import", own_module, "--folder", str(tmp_path / "runs")]) == 0
+    )
+    run = tmp_path / "runs/own-fixed-seed17"
+    assert main(["eval", str(run), "--sizes", "16", "--no-calibrate", "--import", own_module]) == 0
+
+
+def test_a_module_that_does_not_exist_is_named(capsys):
+    assert main(["plan", "demo", "--import", "no_such_module"]) == 2
+    assert (
+        capsys.readouterr().err == "error: --import no_such_module: no module 'no_such_module' here or on PYTHONPATH\n"
+    )
+
+
+def test_a_module_without_its_own_imports_fails_with_its_own_error(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("needs_another.py").write_text("import no_such_module\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        main(["plan", "demo", "--import", "needs_another"])
+
+
+def all_commands() -> list[list[str]]:
+    return [[], *([name] for name in cli._COMMANDS), ["bench"], *(["bench", name] for name in cli._BENCHES)]
+
+
+@pytest.mark.parametrize("words", all_commands(), ids=" ".join)
+def test_help_holds_no_markup(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert [mark for mark in ("`", ":mod:", ":class:", ":func:", "**") if mark in text] == []

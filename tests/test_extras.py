@@ -134,7 +134,7 @@ def test_plain_names_do_not_import_composer_where_it_is_installed():
     code = (
         "import sys, mixsize.algorithms\n"
         f"for name in {plain!r}: getattr(mixsize.algorithms, name)\n"
-        "import mixsize.recipes.commands.plan, mixsize.recipes.commands.evaluate\n"
+        "import mixsize.recipes.build.checks, mixsize.recipes.planning.costs, mixsize.recipes.commands.evaluate\n"
         "print(*{'composer', 'matplotlib', 'torchmetrics'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)

@@ -64,7 +64,8 @@ def check_stride(sizes: Iterable[int], stride_px: int, network: str = "the netwo
             near = f"{below} and {below + stride_px}" if below else f"{stride_px}"
             raise ValueError(
                 f"size {size} px is not a multiple of the stride {stride_px} of {network} (nearest: {near} px); "
-                "change the size, or set regime.stride to accept it"
+                "change the size, or give regime.stride, the pixels that sizes must be multiples of in place of the "
+                "network's stride: 1 accepts any size, whose feature maps the network rounds"
             )
 
 

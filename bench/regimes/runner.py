@@ -120,7 +120,7 @@ def last_lines(log: str) -> list[str]:
 
 
 def _command(run: SuiteRun) -> list[str]:
-    train = ["-m", "mixsize", "train", *run.items]
+    train = ["-m", "mixsize", "train", *run.items, *(f"--import={module}" for module in run.imports)]
     command = [sys.executable, *train]
     if run.ranks > 1:
         command = [sys.executable, "-m", "composer.cli.launcher", "-n", str(run.ranks), *train]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,13 +14,12 @@ import numpy as np
 from mixsize.algorithms.regime.plan import plan_epoch
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
-from mixsize.bench.regimes.suite import Budget, Suite
+from mixsize.bench.regimes.suite import Budget, Data, Suite
 from mixsize.ffcv_loaders.beton.reader import Beton
-from mixsize.recipes.build.trainer import run_folder
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.config.schema import MultiStep, Recipe
-from mixsize.recipes.models.network import network_stride, planned_network
 from mixsize.recipes.planning.regimes import build_regime, epochs_of
+from mixsize.recipes.records.run_folder import run_folder
 
 #: Longest run in epochs; a budget of pixels that needs more is a typing error.
 _MOST_EPOCHS = 10_000
@@ -35,6 +35,7 @@ class SuiteRun:
         recipe: of the run.
         items: ``mixsize train`` composes the recipe from these.
         ranks: number of processes.
+        imports: the user's modules that ``mixsize train`` imports first.
     """
 
     suite: str
@@ -42,6 +43,7 @@ class SuiteRun:
     recipe: Recipe
     items: tuple[str, ...]
     ranks: int
+    imports: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -54,7 +56,9 @@ class SuiteRun:
         return run_folder(self.recipe)
 
 
-def runs_of(suite: Suite, folder: Path, seeds: int, extra: Sequence[str] = ()) -> list[SuiteRun]:
+def runs_of(
+    suite: Suite, folder: Path, seeds: int, extra: Sequence[str] = (), imports: Sequence[str] = ()
+) -> list[SuiteRun]:
     """Compose the runs of a suite, seed by seed, so that a suite that is stopped early has trained all regimes.
 
     Args:
@@ -62,25 +66,46 @@ def runs_of(suite: Suite, folder: Path, seeds: int, extra: Sequence[str] = ()) -
         folder: of the runs.
         seeds: runs of each recipe and regime, with seeds that count up from the recipe's.
         extra: further items for every run, applied before the suite's own settings.
+        imports: the user's modules that every run imports first.
 
     Raises:
         ValueError: a recipe that is not valid, or that cannot follow the budget; the message names the run.
     """
     several = len(suite.recipes) > 1
+    items_of = {
+        f"{recipe}/{regime}" if several else regime: [*recipe_items, *regime_items, *extra]
+        for recipe, recipe_items in suite.recipes.items()
+        for regime, regime_items in suite.regimes.items()
+    }
+    for label, items in items_of.items():
+        # Before the first budget of pixels, which needs PyTorch and a network.
+        with naming_run(suite, label):
+            compose(items)
     of_label: dict[str, list[SuiteRun]] = {}
-    for recipe_label, recipe_items in suite.recipes.items():
-        for regime_label, regime_items in suite.regimes.items():
-            label = f"{recipe_label}/{regime_label}" if several else regime_label
-            items = [*recipe_items, *regime_items, *extra]
-            try:
-                of_label[label] = _runs(suite, label, items, folder, seeds)
-            except ValueError as error:
-                lines = [f"suite {suite.name}, {label}: {line}" for line in str(error).split("\n")]
-                raise ValueError("\n".join(lines)) from error
+    for label, items in items_of.items():
+        with naming_run(suite, label):
+            of_label[label] = _runs(suite, label, items, folder, seeds, tuple(imports))
     return [runs[index] for index in range(seeds) for runs in of_label.values()]
 
 
-def _runs(suite: Suite, label: str, items: list[str], folder: Path, seeds: int) -> list[SuiteRun]:
+@contextmanager
+def naming_run(suite: Suite, label: str) -> Iterator[None]:
+    """Put the suite and a run's label before each line of a mistake that the block finds."""
+    try:
+        yield
+    except ValueError as error:
+        lines = [f"suite {suite.name}, {label}: {line}" for line in str(error).split("\n")]
+        raise ValueError("\n".join(lines)) from error
+
+
+def files_of(data: Data) -> tuple[Path, ...]:
+    """The files that a suite writes."""
+    return tuple(Path(data.folder) / f"{split}.beton" for split in ("train", "test"))
+
+
+def _runs(
+    suite: Suite, label: str, items: list[str], folder: Path, seeds: int, imports: tuple[str, ...]
+) -> list[SuiteRun]:
     common = [
         *items,
         f"evaluation.sizes={list(suite.evaluation_sizes)}",
@@ -94,7 +119,7 @@ def _runs(suite: Suite, label: str, items: list[str], folder: Path, seeds: int) 
     for seed in range(first.seed, first.seed + seeds):
         mine = [*common, f"seed={seed}", f"name={first.name}-seed{seed}"]
         mine += length_items(compose([*items, f"seed={seed}"]), suite.budget, suite.ranks)
-        runs.append(SuiteRun(suite.name, label, compose(mine), tuple(mine), suite.ranks))
+        runs.append(SuiteRun(suite.name, label, compose(mine), tuple(mine), suite.ranks, imports))
     return runs
 
 
@@ -185,4 +210,7 @@ def _milestones(recipe: Recipe, epochs: float, ranks: int) -> list[str]:
 
 
 def _regime(recipe: Recipe, ranks: int) -> Regime | Progression:
+    # PyTorch takes seconds to import, which a mistake in a recipe need not wait for.
+    from mixsize.recipes.models.network import network_stride, planned_network
+
     return build_regime(recipe, network_stride(planned_network(recipe)), ranks)

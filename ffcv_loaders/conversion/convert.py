@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixsize.ffcv_loaders.beton.info import BetonInfo
-from mixsize.ffcv_loaders.beton.levels import DENOMINATORS, MIN_SIDE, level_side
+from mixsize.ffcv_loaders.beton.levels import DENOMINATORS, MAX_SHARE, MIN_SIDE, level_side
 from mixsize.ffcv_loaders.conversion.encode import DEFAULT_QUALITY, RAW_UP_TO, STORES, Encoding
 from mixsize.ffcv_loaders.conversion.sources import (
     BUILT_IN,
     SPLITS,
     ArraySource,
+    FolderSource,
     Source,
     check_same_classes,
     find_splits,
@@ -50,6 +51,7 @@ def convert(
     split: str | None = None,
     root: str | os.PathLike[str] | None = None,
     download: bool = False,
+    follow_links: bool = False,
 ) -> BetonInfo:
     """Write one ``.beton`` file.
 
@@ -73,6 +75,7 @@ def convert(
         split: ``train`` or ``test``; for the named sources only, and needed there.
         root: folder of the CIFAR files; for ``cifar10`` and ``cifar100`` only, and needed there.
         download: fetch the CIFAR files into ``root`` where they are missing.
+        follow_links: follow symbolic links that lead out of the source folder; by default they are an error.
 
     Returns:
         The facts that the file keeps about its images.
@@ -81,17 +84,20 @@ def convert(
         ValueError: the source, an option or an image cannot be used, an option does not apply, or ``out`` cannot be
             written. The message names what to change; nothing is left under the final name.
 
-    EXIF orientation is ignored, as torchvision and timm ignore it.
+    Class folders without images are passed over, and so are images of kinds that are not converted (GIF, AVIF); a line
+    on stderr says so. A link that leads nowhere counts as a broken image. EXIF orientation is ignored, as torchvision
+    and timm ignore it.
 
     Example:
         >>> info = convert("train", "copy.beton", store="jpg", levels=(2,), progress=False)
         >>> info.classes
         ('cat', 'dog')
     """
+    _check_is_place(source)
     options = _Options(skip_broken, overwrite, workers, progress, shuffle)
     encoding = _encoding(store, quality, max_side, levels)
     check_destination(out, overwrite)
-    opened = _open(source, split, root, download)
+    opened = _open(source, split, root, download, follow_links)
     _refuse_idle_options(opened, encoding, quality)
     return _write(opened, Path(out), encoding, options)
 
@@ -111,6 +117,7 @@ def convert_splits(
     progress: bool = True,
     root: str | os.PathLike[str] | None = None,
     download: bool = False,
+    follow_links: bool = False,
 ) -> dict[Path, BetonInfo]:
     """Write one ``.beton`` file for each split of a source into the folder ``out``, named after the split.
 
@@ -128,16 +135,17 @@ def convert_splits(
     out = Path(out)
     if out.suffix == ".beton" or (out.exists() and not out.is_dir()):
         raise ConvertError(f"{out}: splits are written into a folder, not into a file")
+    _check_is_place(source)
     options = _Options(skip_broken, overwrite, workers, progress, shuffle)
     encoding = _encoding(store, quality, max_side, levels)
-    folders = dict.fromkeys(SPLITS) if str(source) in BUILT_IN else find_splits(source)
+    folders = dict.fromkeys(SPLITS) if str(source) in BUILT_IN else find_splits(source, follow_links)
     if not folders:
-        open_folder(source)  # It raises where the folder cannot be used at all.
+        open_folder(source, follow_links)  # It raises where the folder cannot be used at all.
         raise ConvertError(f"{out}: {source} has no train and test folders, so the file to write must end in .beton")
     for split in folders:
         check_destination(out / f"{split}.beton", overwrite)
     sources = {
-        split: _open(source, split, root, download) if folder is None else _open(folder, None, root, download)
+        split: _open(folder or source, None if folder else split, root, download, follow_links)
         for split, folder in folders.items()
     }
     check_same_classes(sources)
@@ -185,7 +193,11 @@ def _refuse_idle_options(source: Source, encoding: Encoding, quality: int | None
 
 
 def _open(
-    source: str | os.PathLike[str], split: str | None, root: str | os.PathLike[str] | None, download: bool
+    source: str | os.PathLike[str],
+    split: str | None,
+    root: str | os.PathLike[str] | None,
+    download: bool,
+    follow_links: bool,
 ) -> Source:
     name = str(source)
     is_cifar = name in ("cifar10", "cifar100")
@@ -196,7 +208,9 @@ def _open(
     if name not in BUILT_IN:
         if split is not None:
             raise ConvertError(f"--split applies to {', '.join(BUILT_IN)}; give the folder of the split instead")
-        return open_folder(source)
+        return open_folder(source, follow_links)
+    if follow_links:
+        raise ConvertError(f"--follow-links applies to folders, not to {name}")
     if split is None:
         raise ConvertError(f"{name}: needs --split {' or '.join(SPLITS)}, or a folder as OUT for both")
     if split not in SPLITS:
@@ -208,7 +222,23 @@ def _open(
     return open_cifar(name, root, split, download)
 
 
+def _check_is_place(source: object) -> None:
+    """Refuse a data set, which has no path.
+
+    Raises:
+        ConvertError: ``source`` is neither text nor a path.
+    """
+    if not isinstance(source, str | os.PathLike):
+        raise ConvertError(
+            f"source is a {type(source).__name__}; expected the path of a folder of class folders, or one of"
+            f" {', '.join(BUILT_IN)}. A data set of images is read by TorchMixSizeLoader, without a .beton file"
+        )
+
+
 def _write(source: Source, out: Path, encoding: Encoding, options: _Options) -> BetonInfo:
+    if isinstance(source, FolderSource):
+        for line in source.passed_over:
+            print(line, file=sys.stderr)
     info, broken = write_beton(source, out, encoding, **vars(options))
     for name, reason in list(broken.items())[:_LISTED]:
         print(f"{out}: left out {name}: {reason}", file=sys.stderr)
@@ -257,6 +287,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="store samples in random order, which reading in quasi-random order needs (default: class after class)",
     )
     parser.add_argument("--skip-broken", action="store_true", help="leave out images that cannot be used")
+    parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="follow symbolic links that lead out of the source folder (default: they are an error)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
@@ -286,6 +321,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         "progress": not args.no_progress,
         "root": args.root,
         "download": args.download,
+        "follow_links": args.follow_links,
     }
     out = Path(args.out)
     if out.suffix != ".beton" and args.split is None:
@@ -324,6 +360,13 @@ def summary(file: Path, info: BetonInfo) -> str:
         f" mean {numbers(info.mean)}, std {numbers(info.std)}, {len(info.skipped)} left out"
     ]
     for level in info.levels[1:]:
+        if not level.images:
+            lines.append(
+                f"  level 1/{level.denominator}: no images. Smaller copies are kept of images stored as JPEG, where"
+                f" they have {MIN_SIDE} px or more on the shorter side and take at most {MAX_SHARE:.0%} of the bytes of"
+                f" the next larger copy; --store auto stores images of up to {RAW_UP_TO} pixels raw"
+            )
+            continue
         share = 100 * level.num_bytes / info.levels[0].num_bytes
         size = f"{level.num_bytes:,} bytes, {share:.1f} % of the full images'"
         lines.append(f"  level 1/{level.denominator}: {level.images:,} images, {size}")

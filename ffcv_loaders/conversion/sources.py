@@ -7,7 +7,8 @@ array of pixels. Nothing is decoded here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -16,6 +17,8 @@ import numpy as np
 
 # torchvision.datasets.folder.IMG_EXTENSIONS; files of other kinds are passed over, as torchvision does.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+#: Other images, which are counted and not converted.
+OTHER_IMAGE_EXTENSIONS = (".gif", ".jfif", ".jpe", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".svg")
 TRAIN_NAMES = ("train",)
 TEST_NAMES = ("test", "val", "valid")
 BUILT_IN = ("cifar10", "cifar100", "digits")
@@ -59,12 +62,19 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Image files in class folders; ``files`` are paths relative to ``root``."""
+    """Image files in class folders.
+
+    Attributes:
+        root: the folder of the class folders.
+        files: paths relative to ``root``.
+        passed_over: what the folder holds beside these, a line each.
+    """
 
     root: Path
     files: tuple[str, ...]
     labels: np.ndarray
     classes: tuple[str, ...]
+    passed_over: tuple[str, ...] = ()
     kind: str = "image folder"
 
     def name(self, index: int) -> str:
@@ -113,16 +123,21 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(names[:_LISTED]) + more
 
 
-def open_folder(root: str | os.PathLike[str]) -> FolderSource:
+def open_folder(root: str | os.PathLike[str], follow_links: bool = False) -> FolderSource:
     """Images in torchvision's ``ImageFolder`` layout: ``root/<class>/.../<name>.<extension>``.
 
-    Classes are the sub-folders, sorted by name; files come in the order in which torchvision lists them. Images are
-    found by extension (case-insensitive) at any depth below a class folder; other files are passed over. Links inside
-    the folder are followed, links that lead out of it are not.
+    Classes are the sub-folders that hold images, sorted by name; files come in the order in which torchvision lists
+    them. Images are found by extension (case-insensitive) at any depth below a class folder; other files are passed
+    over. Links inside the folder are followed. Links that lead nowhere count as images that cannot be read.
+
+    Args:
+        root: the folder.
+        follow_links: also follow links that lead out of the folder.
 
     Raises:
-        SourceError: not a folder, no class folders, images beside the class folders, a class folder without images, a
-            link that leads out of the folder, or a folder that holds splits rather than classes.
+        SourceError: not a folder, no class folders, images beside the class folders, a class folder whose images are
+            all of kinds that are not converted, a link that leads out of the folder or back to a folder above it, or a
+            folder that holds splits rather than classes.
     """
     root = Path(root)
     if not root.exists():
@@ -130,7 +145,7 @@ def open_folder(root: str | os.PathLike[str]) -> FolderSource:
     if not root.is_dir():
         raise SourceError(f"{root}: is not a folder of class folders")
     try:
-        listing = _Listing(root)
+        listing = _Listing(root, follow_links)
     except OSError as error:
         raise SourceError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
     listing.check()
@@ -141,64 +156,87 @@ def open_folder(root: str | os.PathLike[str]) -> FolderSource:
         files += found
         labels += [label] * len(found)
     classes = tuple(printable(name) for name in listing.classes)
-    return FolderSource(root, tuple(files), np.array(labels, np.int64), classes)
+    return FolderSource(root, tuple(files), np.array(labels, np.int64), classes, tuple(listing.passed_over()))
 
 
 class _Listing:
     """All folders and images below a root, by path relative to it."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, follow_links: bool):
         self.root = root
         self.images: dict[str, list[str]] = {}
-        self.other_files: dict[str, list[str]] = {}
+        self.other_images: dict[str, list[str]] = {}
+        self.leading_out: list[str] = []
         self.refused: list[str] = []
+        self._follow_links = follow_links
         self._top = os.path.realpath(root)
         self._walk("", (self._top,))
         folders = [folder for folder in self.images if folder]
-        self.classes = sorted(folder for folder in folders if os.sep not in folder)
         # Sorted by whole path, as torchvision sorts what os.walk yields.
-        self._by_class: dict[str, list[str]] = {name: [] for name in self.classes}
+        self._by_class: dict[str, list[str]] = {}
         for folder in sorted(folders):
-            self._by_class[folder.split(os.sep, 1)[0]].append(folder)
+            self._by_class.setdefault(folder.split(os.sep, 1)[0], []).append(folder)
+        self._empty = [name for name in self._by_class if not self.images_of(name) and not self._others_of(name)]
+        self.classes = sorted(set(self._by_class) - set(self._empty))
 
     def _walk(self, folder: str, above: tuple[str, ...]) -> None:
         images, others, folders = [], [], []
         with os.scandir(os.path.join(self.root, folder)) as entries:
             for entry in entries:
                 path = os.path.join(folder, entry.name)
-                if entry.is_symlink() and self._leads_out(entry.path, above):
+                if not os.path.exists(entry.path):
+                    images.append(path)  # A link that leads nowhere, whatever its name: nothing of a class is lost.
+                elif entry.is_symlink() and os.path.realpath(entry.path) in above:
                     self.refused.append(path)
+                elif entry.is_symlink() and not self._follow_links and not _lies_in(self._top, entry.path):
+                    self.leading_out.append(path)
                 elif entry.is_dir():
                     folders.append(path)
-                elif not entry.name.lower().endswith(IMAGE_EXTENSIONS):
+                elif entry.name.lower().endswith(OTHER_IMAGE_EXTENSIONS):
                     others.append(path)
+                elif not entry.name.lower().endswith(IMAGE_EXTENSIONS):
+                    continue
                 elif entry.is_file():
                     images.append(path)
                 else:
                     self.refused.append(path)
         self.images[folder] = sorted(images)
-        self.other_files[folder] = sorted(others)
+        self.other_images[folder] = sorted(others)
         for path in folders:
             self._walk(path, (*above, os.path.realpath(os.path.join(self.root, path))))
-
-    def _leads_out(self, path: str, above: tuple[str, ...]) -> bool:
-        """Whether a link leaves the root, leads nowhere, or leads back to a folder that it lies in."""
-        target = os.path.realpath(path)
-        return not _lies_in(self._top, target) or not os.path.exists(target) or target in above
 
     def images_of(self, name: str) -> list[str]:
         """Images of a class, in torchvision's order."""
         return [image for folder in self._by_class[name] for image in self.images[folder]]
 
+    def _others_of(self, name: str) -> list[str]:
+        return [image for folder in self._by_class[name] for image in self.other_images[folder]]
+
+    def passed_over(self) -> Iterator[str]:
+        """Lines that name empty class folders, and count images of kinds that are not converted."""
+        if self._empty:
+            yield f"{self.root}: passed over class folders without images: {some(self._empty)}"
+        others = [image for images in self.other_images.values() for image in images]
+        if others:
+            kinds = Counter(os.path.splitext(image)[1].lower() for image in others)
+            listed = ", ".join(f"{number:,} {kind}" for kind, number in sorted(kinds.items()))
+            yield f"{self.root}: passed over images of kinds that are not converted: {listed}"
+
     def check(self) -> None:
         """Refuse a layout that cannot be converted."""
         root = self.root
         layout = ", one sub-folder for each class is needed"
+        if self.leading_out:
+            listed = some(sorted(self.leading_out))
+            raise SourceError(
+                f"{root}: holds links that lead out of the folder, which are followed with --follow-links: {listed}"
+            )
         if self.refused:
             listed = some(sorted(self.refused))
-            raise SourceError(f"{root}: holds links that lead out of the folder, or nowhere, or no files: {listed}")
+            raise SourceError(f"{root}: holds links back to a folder above them, or what is no file: {listed}")
         if not self.classes:
             found = "holds images but no class folders" if self.images[""] else "holds no class folders"
+            found += " with images" if self._empty else ""
             raise SourceError(f"{root}: {found}{layout}")
         nested = [name for name in self.classes if not self.images[name] and len(self._by_class[name]) > 1]
         splits = [name for name in nested if name.lower() in (*TRAIN_NAMES, *TEST_NAMES)]
@@ -211,17 +249,22 @@ class _Listing:
             raise SourceError(f"{root}: images lie beside the class folders and have no class: {listed}")
         for name in self.classes:
             if not self.images_of(name):
-                others = [file for folder in self._by_class[name] for file in self.other_files[folder]]
-                seen = f"found {some(others)}; " if others else ""
-                read = " ".join(IMAGE_EXTENSIONS)
-                raise SourceError(f"{root / printable(name)}: class folder without images ({seen}read are {read})")
+                found, read = some(self._others_of(name)), " ".join(IMAGE_EXTENSIONS)
+                raise SourceError(
+                    f"{root / printable(name)}: class folder without images that are converted (found {found}; "
+                    f"converted are {read})"
+                )
 
 
-def find_splits(root: str | os.PathLike[str]) -> dict[str, Path]:
+def find_splits(root: str | os.PathLike[str], follow_links: bool = False) -> dict[str, Path]:
     """Split folders of a folder such as ``cifar10/{train,test}``, train first; empty where it is not of that kind.
 
     Of that kind are folders whose only sub-folders are ``train``, ``test``, ``val`` or ``valid``, each holding folders
     and no images of its own.
+
+    Args:
+        root: the folder.
+        follow_links: also follow splits that are links out of the folder.
 
     Raises:
         SourceError: a split that is a link out of the folder.
@@ -240,9 +283,9 @@ def find_splits(root: str | os.PathLike[str]) -> dict[str, Path]:
         if loose or not any(path.is_dir() for path in below):
             return {}
     outside = [folder.name for folder in folders if not _lies_in(root, folder)]
-    if outside:
+    if outside and not follow_links:
         raise SourceError(
-            f"{root}: holds links that lead out of the folder: {some(outside)}; convert each by its own path"
+            f"{root}: holds links that lead out of the folder, which are followed with --follow-links: {some(outside)}"
         )
     return {folder.name: folder for folder in folders}
 

@@ -25,10 +25,19 @@ def open_data(data: schema.Data) -> tuple[Beton, Beton]:
         BetonError: a file cannot be read.
     """
     train, evaluation = Beton.open(data.train), Beton.open(data.eval)
+    check_same_classes(train, evaluation)
+    return train, evaluation
+
+
+def check_same_classes(train: Beton, evaluation: Beton) -> None:
+    """Refuse files of different classes, as far as they name them.
+
+    Raises:
+        ValueError: names the classes that only one of the files has.
+    """
     if train.info and evaluation.info and train.info.classes != evaluation.info.classes:
         differing = sorted(set(train.info.classes) ^ set(evaluation.info.classes)) or ["their order"]
         raise ValueError(f"data.train and data.eval have different classes: {', '.join(differing[:10])}")
-    return train, evaluation
 
 
 def count_classes(recipe: schema.Recipe, *files: Beton) -> int:

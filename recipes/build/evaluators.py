@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from composer import Evaluator
 
-from mixsize.algorithms.regime.checks import check_stride
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.recipes.build.data import build_eval_loader
 from mixsize.recipes.build.model import ACCURACY, LOSS
 from mixsize.recipes.config import schema
+from mixsize.recipes.planning.checks import check_evaluation_stride
 
 
 def build_evaluators(
@@ -20,7 +20,7 @@ def build_evaluators(
     Raises:
         ValueError: a size is not a multiple of the network's stride.
     """
-    check_stride(recipe.evaluation.sizes, 1 if recipe.regime.stride else stride_px, recipe.model.name)
+    check_evaluation_stride(recipe, stride_px)
     evaluators = []
     for size_px in recipe.evaluation.sizes:
         loader = build_eval_loader(recipe, train, evaluation, size_px, recipe.evaluation.batch_size, device)

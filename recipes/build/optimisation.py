@@ -6,29 +6,20 @@ import torch
 
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
-from mixsize.algorithms.training import schedules
 from mixsize.algorithms.training.epoch_schedule import EpochSchedule, elapsed_fraction
-from mixsize.algorithms.training.schedules import Schedule
 from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.recipes.config import schema
 from mixsize.recipes.planning.regimes import epochs_of
+from mixsize.recipes.planning.schedule import build_schedule
 
 
 def build_optimizer(
     config: schema.Optimizer, module: torch.nn.Module, regime: Regime | Progression
 ) -> torch.optim.Optimizer:
-    """The optimiser, with the learning rate scaled and the weight decay applied as the recipe says.
-
-    Raises:
-        ValueError: linear scaling in a regime of phases.
-    """
+    """The optimiser, with the learning rate scaled and the weight decay applied as the recipe says."""
     lr = config.lr
     if config.lr_scaling != "none":
-        if isinstance(regime, Progression):
-            raise ValueError(
-                f"optimizer.lr_scaling: {config.lr_scaling} needs one mean batch for the whole run, which phases do "
-                "not have; use none, and regime.phases[].lr_factor"
-            )
+        assert isinstance(regime, Regime)  # The recipe refuses it for phases.
         lr *= regime.lr_scale if config.lr_scaling == "linear" else regime.lr_scale_by_sample
     parameters = [p for p in module.parameters() if p.requires_grad]
     if config.decay == "weights":
@@ -56,16 +47,3 @@ def build_epoch_schedule(
     if unit == "sec":
         return EpochSchedule(build_schedule(recipe, 1.0), elapsed_fraction(length, clock))
     return EpochSchedule(build_schedule(recipe, epochs_of(recipe, regime, images)))
-
-
-def build_schedule(recipe: schema.Recipe, epochs: float) -> Schedule:
-    """The learning rate as a function of the position in epochs, in a run of ``epochs``."""
-    config = recipe.schedule
-    if isinstance(config, schema.MultiStep):
-        return schedules.multistep(config.milestones, config.factors, config.warmup_epochs)
-    if isinstance(config, schema.Cosine):
-        return schedules.cosine(epochs, config.final_factor, config.warmup_epochs)
-    if isinstance(config, schema.OneCycle):
-        return schedules.one_cycle(epochs, config.peak_fraction, config.start_factor, config.final_factor)
-    assert isinstance(config, schema.Constant)
-    return schedules.constant(config.warmup_epochs)

@@ -37,6 +37,7 @@ from mixsize.recipes.config import schema
 from mixsize.recipes.models.network import check_sizes, network_stride
 from mixsize.recipes.models.weights import running_nothing
 from mixsize.recipes.planning.regimes import build_regime, check_reached
+from mixsize.recipes.records.run_folder import run_folder
 from mixsize.system.ranks import process_rank
 
 
@@ -67,11 +68,6 @@ class Run:
     def regime(self) -> Regime | Progression:
         """The regime that the loader draws from."""
         return self.loader.regime
-
-
-def run_folder(recipe: schema.Recipe) -> Path:
-    """The folder of a run's files."""
-    return Path(recipe.output.folder) / recipe.name
 
 
 def build(recipe: schema.Recipe) -> Run:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 _SIZES = re.compile(r"(\d+)(?::(\d+):(\d+))?")
@@ -39,6 +43,36 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         metavar="ITEM",
         help="as for mixsize train; applied on top of the run's own recipe.yaml, where there is one",
     )
+
+
+def add_imports(parser: argparse.ArgumentParser) -> None:
+    """Add modules of the user's own; :func:`import_modules` imports them."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a Python module of your own first, found here or on PYTHONPATH, which registers networks with "
+        "timm; may be given several times",
+    )
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules, which may lie in the working directory.
+
+    Raises:
+        ValueError: there is no module of a name. Errors inside of a module pass.
+    """
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in names:
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:  # noqa: PERF203 (each module has its own reason)
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise
+            raise ValueError(f"--import {name}: no module {error.name!r} here or on PYTHONPATH") from error
 
 
 def parse_sizes(text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""``mixsize eval``: evaluate trained weights over image sizes."""
+"""Evaluate trained weights over image sizes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ from mixsize.recipes.build.data import (
 )
 from mixsize.recipes.build.devices import autocast, join_ranks, torch_device
 from mixsize.recipes.commands import eval_report
-from mixsize.recipes.commands.arguments import add_checkpoint, parse_sizes
 from mixsize.recipes.commands.eval_report import Accuracy, EvalRecord, SizeRow
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose
@@ -77,46 +76,6 @@ class Job:
     def device(self) -> torch.device:
         """The device of the network."""
         return next(self.network.parameters()).device
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``mixsize eval``."""
-    add_checkpoint(parser)
-    parser.add_argument(
-        "--sizes",
-        type=parse_sizes,
-        metavar="LIST",
-        help="START:STOP:STEP in pixels, STOP included, or sizes separated by commas, or both; by default 32:416:32 "
-        "for centre crops and else the recipe's evaluation.sizes",
-    )
-    parser.add_argument(
-        "--no-calibrate",
-        dest="calibrate",
-        action="store_false",
-        help="leave out the accuracy with batch norm calibrated at each size; if data.mean and data.std are given, "
-        "data.train need not exist",
-    )
-    parser.add_argument(
-        "--calibration-batches",
-        type=int,
-        metavar="N",
-        help="batches of training images that calibrate a size; by default the recipe's calibration.batches",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help="where the record (JSON), the CSV file and the plot go; by default eval/ in the run's folder, or "
-        "eval/CHECKPOINT/ here for other files",
-    )
-    parser.add_argument(
-        "--compare",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="RECORD",
-        help="records of other evaluations to draw into the same plot",
-    )
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:

@@ -1,4 +1,4 @@
-"""``mixsize recipes``: list the packaged recipes with their titles."""
+"""``mixsize recipes``: list the packaged recipes with their titles, print one, or explain a key."""
 
 from __future__ import annotations
 
@@ -7,20 +7,31 @@ from collections.abc import Callable
 from importlib import resources
 
 from mixsize.recipes.config.compose import packaged_recipes
+from mixsize.recipes.config.errors import nearest
+from mixsize.recipes.config.reference import explain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options."""
+    """Options of ``mixsize recipes``."""
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="print this packaged recipe (cifar10/resnet44), or values, default and meaning of this key (optimizer.lr, "
+        "regime.base); by default all packaged recipes are listed",
+    )
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
-    """Read names and titles; the function returned prints one recipe a line."""
-    titles = {name: recipe_title(name) for name in packaged_recipes()}
-    width = max(map(len, titles))
+    """Find what is asked for; the function returned prints it.
+
+    Raises:
+        ValueError: no recipe or key has this name.
+    """
+    text = _listing() if args.name is None else _about(args.name)
 
     def show() -> int:
-        for name, title in titles.items():
-            print(f"{name:<{width}}  {title}")
+        print(text.rstrip("\n"))
         return 0
 
     return show
@@ -28,5 +39,25 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
 def recipe_title(name: str) -> str:
     """The first line of a packaged recipe, a comment."""
-    with resources.files("mixsize.recipes").joinpath(f"{name}.yaml").open(encoding="utf-8") as file:
-        return file.readline().removeprefix("#").strip()
+    return _recipe(name).partition("\n")[0].removeprefix("#").strip()
+
+
+def _listing() -> str:
+    titles = {name: recipe_title(name) for name in packaged_recipes()}
+    width = max(map(len, titles))
+    return "\n".join(f"{name:<{width}}  {title}" for name, title in titles.items())
+
+
+def _about(name: str) -> str:
+    names = packaged_recipes()
+    if name in names:
+        return _recipe(name)
+    if "/" not in name:
+        return explain(name)
+    near = nearest(name, names)
+    hint = f"; did you mean {near}?" if near else ""
+    raise ValueError(f"{name}: no packaged recipe has this name{hint}")
+
+
+def _recipe(name: str) -> str:
+    return resources.files("mixsize.recipes").joinpath(f"{name}.yaml").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""``mixsize plan``: print the shapes and costs of a recipe's regime, without reading data."""
+"""``mixsize plan``: print the shapes and costs of a recipe's regime, without reading images."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from mixsize.display.console import plain_console, print_table
-from mixsize.recipes.commands.arguments import add_items
+from mixsize.recipes.commands.arguments import add_imports, add_items, import_modules
 from mixsize.recipes.config.compose import compose
-from mixsize.recipes.planning.costs import Plan, make_plan
 from mixsize.recipes.records.step_times import read_step_times
+
+if TYPE_CHECKING:
+    from mixsize.recipes.build.checks import KnownData
+    from mixsize.recipes.planning.costs import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,13 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table", action="store_true", help="print all packaged networks and their regimes as one Markdown table"
     )
+    add_imports(parser)
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Compute the plan; the function returned prints it.
 
     Raises:
-        ValueError: no items, options that exclude each other, or a plot that is not a PNG.
+        ValueError: no items, options that exclude each other, a plot that is not a PNG, or a recipe that training would
+            refuse.
     """
     if args.table:
         return _prepare_table(args)
@@ -51,13 +56,21 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         # Without matplotlib, the command ends before it prints.
         import_module("mixsize.recipes.planning.plot")
     recipe = compose(args.items)
-    plan = make_plan(recipe, read_step_times(args.times) if args.times else None)
+    times = read_step_times(args.times) if args.times else None
+    import_modules(args.imports)
+    # These imports take seconds, which a mistake in the recipe need not wait for.
+    from mixsize.recipes.build.checks import known_data
+    from mixsize.recipes.planning.costs import make_plan
+    from mixsize.system.ranks import process_rank
+
+    data = known_data(recipe, process_rank()[1])
+    plan = make_plan(data.recipe, times)
 
     def show() -> int:
         if args.json:
-            print(json.dumps(plan_values(plan), indent=1))
+            print(json.dumps(plan_values(plan, data), indent=1))
         else:
-            print_plan(plan, plain_console(), timed=args.times is not None)
+            print_plan(plan, data, plain_console(), timed=args.times is not None)
         if args.plot is not None:
             # matplotlib takes a second to import.
             from mixsize.display.figures import save
@@ -84,8 +97,8 @@ def _prepare_table(args: argparse.Namespace) -> Callable[[], int]:
     return show
 
 
-def plan_values(plan: Plan) -> dict[str, Any]:
-    """The plan in plain values, for JSON."""
+def plan_values(plan: Plan, data: KnownData) -> dict[str, Any]:
+    """The plan in plain values, for JSON; ``data_files`` has null for a file that does not exist."""
     recipe = plan.recipe
     computed = (
         "share_of", "draw", "epochs", "size_by_epoch", "steps_per_epoch", "steps_total", "mean_size_px",
@@ -96,6 +109,9 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "name": recipe.name,
         "model": recipe.model.name,
         "images": recipe.data.train_images,
+        "data_files": {
+            key: file and str(file.path) for key, file in (("train", data.train), ("eval", data.evaluation))
+        },
         "max_duration": recipe.max_duration,
         "mode": recipe.regime.mode,
         "base": asdict(plan.base),
@@ -105,7 +121,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
     }
 
 
-def print_plan(plan: Plan, console: Console, timed: bool) -> None:
+def print_plan(plan: Plan, data: KnownData, console: Console, timed: bool) -> None:
     """Print the shapes, their costs and the totals."""
     title = f"{plan.recipe.name}: {plan.recipe.regime.mode}, shares of {plan.share_of}, drawn each {plan.draw}"
     head = ["size px", "batch", "duplicates", "share", "steps / epoch", "pixels / step"]
@@ -123,7 +139,7 @@ def print_plan(plan: Plan, console: Console, timed: bool) -> None:
     print_table(console, head, rows, title=title, named=False)
     title = f"cost of {plan.recipe.model.name}'s forward pass (MAC: multiply-accumulate)"
     print_table(console, *_cost_rows(plan, timed), title=title, named=False)
-    for name, value in _totals(plan, timed).items():
+    for name, value in _totals(plan, data, timed).items():
         console.print(f"{name:>20}  {value}", highlight=False, soft_wrap=True)
 
 
@@ -148,10 +164,16 @@ def _cost_rows(plan: Plan, timed: bool) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def _totals(plan: Plan, timed: bool) -> dict[str, str]:
-    base = plan.base
+def _totals(plan: Plan, data: KnownData, timed: bool) -> dict[str, str]:
+    base, given = plan.base, plan.recipe.data
+    images = f"{given.train_images:,}"
     lines = {
-        "images": f"{plan.recipe.data.train_images:,}",
+        "images": f"{images} by data.train_images; no file {given.train}"
+        if data.train is None
+        else f"{images} in {data.train.num_classes} classes of {given.train}",
+        "evaluation images": f"not known; no file {given.eval}"
+        if data.evaluation is None
+        else f"{data.evaluation.num_samples:,} of {given.eval}",
         "base": f"{base.size_px} px, batch {base.batch_size}, duplicates {base.duplicates}",
         "steps per epoch": f"{plan.steps_per_epoch:,.6g}",
         f"steps in {plan.recipe.max_duration}": f"{plan.steps_total:,}",

@@ -1,8 +1,7 @@
-"""``mixsize train``: train a recipe, write its record and print it."""
+"""Train a recipe, write its record and print it."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,29 +18,22 @@ from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
 from mixsize.algorithms.execution.composer_model import network_of
 from mixsize.display.console import plain_console
 from mixsize.recipes.build.resume import finished_record
-from mixsize.recipes.build.trainer import Run, build, run_folder
+from mixsize.recipes.build.trainer import Run, build
 from mixsize.recipes.callbacks.checkpoints import check_finite
 from mixsize.recipes.callbacks.out_of_memory import naming_shape_that_does_not_fit
 from mixsize.recipes.callbacks.time_budget import TimeBudget
 from mixsize.recipes.callbacks.wandb_logger import LenientWandBLogger
-from mixsize.recipes.commands.arguments import add_items
 from mixsize.recipes.commands.recording import accuracies, make_record
-from mixsize.recipes.config.compose import compose
+from mixsize.recipes.config.schema import Recipe
 from mixsize.recipes.records.environment import source_version
-from mixsize.recipes.records.run_folder import RECORD_FILE, WEIGHTS_FILE
+from mixsize.recipes.records.run_folder import RECORD_FILE, WEIGHTS_FILE, run_folder
 from mixsize.recipes.records.run_record import CALIBRATED, OWN, RunRecord
 from mixsize.system.files import in_one_piece, write_text
 from mixsize.system.ranks import share_cores
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``mixsize train``."""
-    add_items(parser)
-
-
-def prepare(args: argparse.Namespace) -> Callable[[], int]:
+def prepare(recipe: Recipe) -> Callable[[], int]:
     """Build the run; the function returned trains it."""
-    recipe = compose(args.items)
     record = finished_record(recipe, run_folder(recipe))
     if record is not None:
         return lambda: _show_finished(record, run_folder(recipe))

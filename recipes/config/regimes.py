@@ -98,7 +98,9 @@ class _AnyRegime(Section):
         None, description="every global batch is a multiple of this many samples; null: the number of ranks"
     )
     stride: PositiveInt | None = Field(
-        None, description="sizes must be multiples of this many pixels; null: the network's own stride"
+        None,
+        description="sizes must be multiples of this many pixels; null: the network's own stride; 1: any size, whose"
+        " feature maps the network rounds",
     )
 
     @property

@@ -416,7 +416,23 @@ class Recipe(Section):
                 "leaves random weights as they are: give model.checkpoint, or model.pretrained=true",
                 ("optimizer", "train"),
             )
+        if isinstance(self.regime, ProgressiveRegime):
+            self._check_phases(self.regime)
         return self
+
+    def _check_phases(self, regime: ProgressiveRegime) -> None:
+        if self.optimizer.lr_scaling != "none":
+            raise fault(
+                f"{self.optimizer.lr_scaling} needs one mean batch for the whole run, which phases do not have; use "
+                "none, and regime.phases[].lr_factor",
+                ("optimizer", "lr_scaling"),
+            )
+        for index, phase in enumerate(regime.phases or ()):
+            if phase.crop_scale is not None and not isinstance(self.data.augment, RandomResizedCrop):
+                raise fault(
+                    f"needs data.augment.name random_resized_crop, it is {self.data.augment.name}",
+                    ("regime", "phases", index, "crop_scale"),
+                )
 
     def _check_duration(self) -> None:
         length, unit = self.duration

@@ -36,8 +36,11 @@ def create_network(model: Model, num_classes: int) -> torch.nn.Module:
     architecture = model.name.split(".")[0]
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; timm.list_models() lists the names"
-        raise ValueError(f"model.name: unknown timm model {model.name!r}{hint}")
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists the names."
+        raise ValueError(
+            f"model.name: unknown timm model {model.name!r}; {hint} For a network of your own, give each command the "
+            "module that registers it: --import MODULE"
+        )
     if model.checkpoint is not None and not Path(model.checkpoint).is_file():
         raise ValueError(f"model.checkpoint: no file {model.checkpoint}")
     try:

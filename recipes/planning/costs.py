@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from mixsize.algorithms.regime.plan import check_plannable
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.algorithms.regime.spans import Span
 from mixsize.recipes.config.schema import Recipe
 from mixsize.recipes.models.flops import count_macs
-from mixsize.recipes.models.network import check_sizes, network_stride, planned_network
-from mixsize.recipes.planning.regimes import build_regime, check_reached, spans_of_run
+from mixsize.recipes.models.network import check_sizes, planned_network
+from mixsize.recipes.planning.checks import check_recipe
+from mixsize.recipes.planning.regimes import spans_of_run
 from mixsize.recipes.records.step_times import Shape, describe_shape
 from mixsize.system.ranks import process_rank
 
@@ -237,7 +237,7 @@ class Costs:
 
 
 def make_plan(recipe: Recipe, step_times: Mapping[Shape, float] | None = None, costs: Costs | None = None) -> Plan:
-    """Compute the steps and costs of a recipe's regime.
+    """Compute the steps and costs of a recipe's regime, after the checks of training that need no data file.
 
     Args:
         recipe: with ``data.train_images``.
@@ -250,7 +250,8 @@ def make_plan(recipe: Recipe, step_times: Mapping[Shape, float] | None = None, c
     images = recipe.data.train_images
     if images is None:
         raise ValueError(
-            "data.train_images is not given; a plan needs the number of training images, for instance "
+            f"there is no file {recipe.data.train}, and data.train_images is not given; a plan needs the number of "
+            "training images, for instance "
             "data.train_images=50000"
         )
     if recipe.duration[1] == "sec":
@@ -259,11 +260,7 @@ def make_plan(recipe: Recipe, step_times: Mapping[Shape, float] | None = None, c
             "batches for a plan, for instance max_duration=1ep"
         )
     costs = costs or Costs(planned_network(recipe), recipe.model.name)
-    ranks = process_rank()[1]
-    regime = build_regime(recipe, network_stride(costs.network), ranks)
-    costs.check(choice.size_px for part in regime.regimes for choice in part.choices)
-    check_plannable(regime, images, world_size=ranks)
-    check_reached(recipe, regime, images)
+    regime = check_recipe(recipe, costs, images, process_rank()[1])
     spans = spans_of_run(recipe, regime, images)
     run_epochs = math.fsum(span.epochs for span in spans)
     phases = []

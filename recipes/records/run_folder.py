@@ -1,4 +1,4 @@
-"""The files of a run's folder, and its newest complete checkpoint."""
+"""A run's folder: its place, its files, and its newest complete checkpoint."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 import re
 import zipfile
 from pathlib import Path
+
+from mixsize.recipes.config.schema import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +21,11 @@ BATCH_LOGS = "batches-rank*.csv"
 WANDB_ID_FILE = "wandb-id.txt"
 
 _NAME = re.compile(r"ep(\d+)-ba(\d+)\.pt")
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """The folder of a run's files."""
+    return Path(recipe.output.folder) / recipe.name
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:

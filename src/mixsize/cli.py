@@ -21,11 +21,11 @@ from mixsize.system.signals import ending_on_sigterm
 
 _COMMANDS = {
     "convert": ("mixsize.ffcv_loaders.conversion.convert", "write an image folder, CIFAR or digits as .beton files"),
-    "plan": ("mixsize.recipes.commands.plan", "print the steps and costs of a recipe's regime, without data"),
-    "train": ("mixsize.recipes.commands.train", "train a recipe"),
-    "eval": ("mixsize.recipes.commands.evaluate", "evaluate trained weights over image sizes"),
+    "plan": ("mixsize.recipes.commands.plan", "print the steps and costs of a recipe's regime before training"),
+    "train": ("mixsize.recipes.commands.train_command", "train a recipe"),
+    "eval": ("mixsize.recipes.commands.eval_command", "evaluate trained weights over image sizes"),
     "report": ("mixsize.bench.report.report", "compare runs in a web page, and in Markdown with plots"),
-    "recipes": ("mixsize.recipes.commands.listing", "list the packaged recipes"),
+    "recipes": ("mixsize.recipes.commands.listing", "list the packaged recipes, print one, or explain a key"),
     "doctor": ("mixsize.doctor", "check the installation and the machine"),
 }
 _BENCHES = {
@@ -48,7 +48,7 @@ _BENCHES = {
         "the cost of the algorithms in a training step",
     ),
     "peers": ("mixsize.bench.peers.peers", "accuracy and time under Composer's and timm's image sizes and ours"),
-    "regimes": ("mixsize.bench.regimes.regimes", "train a recipe under several regimes and compare them"),
+    "regimes": ("mixsize.bench.regimes.suite_command", "train a recipe under several regimes and compare them"),
     "startup": ("mixsize.bench.loader.startup", "the time to import the loader and to its first batch, beside others"),
 }
 
@@ -101,7 +101,7 @@ class _LazyParser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mixsize", description=mixsize.__doc__)
+    parser = argparse.ArgumentParser(prog="mixsize", description="Mixed image sizes for Composer and timm.")
     parser.add_argument("--version", action="version", version=f"mixsize {mixsize.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_LazyParser)
     for name, (module, words) in _COMMANDS.items():

@@ -147,3 +147,64 @@ def test_it_works_where_ffcv_is_not_installed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["4"]
+
+
+class Samples:
+    """A map-style data set of one sample, many times."""
+
+    def __init__(self, sample):
+        self.sample = sample
+
+    def __len__(self):
+        return 640
+
+    def __getitem__(self, index):
+        return self.sample
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Without a length, though it inherits ``__getitem__``."""
+
+    def __iter__(self):
+        yield from Digits()
+
+
+GREY, COLOUR = np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (Stream(), "data is a Stream"),
+        (iter([]), "data is a list_iterator"),
+        (Samples({"image": COLOUR, "label": 1}), "sample 0 is a dict with the keys image, label"),
+        (Samples((COLOUR, 1, "path")), "sample 0 is a tuple of length 3"),
+        (Samples(COLOUR), r"sample 0 is a ndarray \(8, 8, 3\) of uint8"),
+        (Samples((torch.zeros(3, 8, 8), 1)), r"the image of sample 0 is a Tensor \(3, 8, 8\) of torch.float32"),
+        (Samples((np.zeros((8, 8, 3)), 1)), r"the image of sample 0 is a ndarray \(8, 8, 3\) of float64"),
+        (Samples((COLOUR.transpose(2, 0, 1), 1)), r"the image of sample 0 is a ndarray \(3, 8, 8\) of uint8"),
+        (Samples((COLOUR, "cat")), "the label of sample 0 is a str"),
+        (Samples((COLOUR, np.eye(10)[1])), r"the label of sample 0 is a ndarray \(10,\) of float64"),
+    ],
+)
+def test_a_data_set_of_something_else_is_refused_with_what_was_found(data, found):
+    with pytest.raises(ValueError, match=rf"^{found}; expected a map-style data set of pairs .image, label."):
+        TorchMixSizeLoader(data, D_PLUS, device="cpu")
+
+
+@pytest.mark.parametrize("image", [COLOUR, GREY, Image.fromarray(COLOUR), Image.fromarray(GREY)])
+@pytest.mark.parametrize("label", [1, np.int64(1), torch.tensor(1)])
+def test_images_and_labels_may_be_of_several_types(image, label):
+    images, labels = next(iter(TorchMixSizeLoader(Samples((image, label)), D_PLUS, device="cpu")))
+    assert images.shape[1] == 3
+    assert set(labels.tolist()) == {1}
+
+
+def test_a_later_sample_of_another_kind_is_named():
+    class Mixed(Digits):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return (image / 255, label) if index == 5 else (image, label)
+
+    with pytest.raises(ValueError, match="the image of sample 5 is"):
+        list(TorchMixSizeLoader(Mixed(), Regime.fixed(Base(8, 1)), device="cpu"))

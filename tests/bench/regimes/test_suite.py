@@ -9,6 +9,7 @@ import pytest
 from mixsize.algorithms.regime.regime import Base, Regime
 from mixsize.bench.regimes.suite import Budget, SuiteError, load_suite, packaged_suites
 from mixsize.bench.regimes.suite_runs import length_items, runs_of, steps_of_pixels
+from mixsize.cli import main
 from mixsize.recipes.build.resume import finished_record
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.planning.costs import Costs, make_plan
@@ -211,3 +212,19 @@ def test_a_budget_of_seconds_is_a_length_in_seconds(tmp_path):
     steps = write(tmp_path, ("{epochs: 2}", "{seconds: 90}"), ("[demo]", "[cifar10/resnet20]"))
     with pytest.raises(ValueError, match=r"suite small, fixed: schedule\.name: has milestones in epochs"):
         runs_of(load_suite(steps), tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    ("regime", "words"),
+    [
+        ("regime.base.size_px=18", "regime: size 18 px is not a multiple of the stride 4"),
+        ("model.name=resnett18", "model.name: unknown timm model 'resnett18'"),
+        ("optimizer.lrr=1", "optimizer.lrr: unknown key"),
+    ],
+)
+def test_a_mistake_in_the_last_regime_is_found_before_the_first_run(regime, words, digits, tmp_path, capsys):
+    data = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton"]
+    path = write(tmp_path, ("[regime/digits_bplus]", f"[regime/fixed, {regime}]"))
+    assert main(["bench", "regimes", path, *data, "--folder", str(tmp_path / "runs")]) == 2
+    assert f"suite small, mixed: {words}" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -568,16 +568,35 @@ def test_folders_that_are_no_image_folder_are_refused(tmp_path, folder):
     }.items():
         with pytest.raises(SourceError, match=message):
             open_folder(tmp_path / name)
-    (folder / "bird").mkdir()
-    with pytest.raises(SourceError, match=r"images/bird: class folder without images .read are \.jpg"):
-        open_folder(folder)
-    (folder / "bird" / "x.gif").write_bytes(b"GIF89a")
-    with pytest.raises(SourceError, match=r"images/bird: class folder without images .found bird/x\.gif; read are"):
-        open_folder(folder)
-    save(folder / "bird" / "deep" / "er" / "1.JPEG", picture(5, 5))
-    assert open_folder(folder).classes == ("bird", "cat", "dog")
     save(folder / "loose.png", picture(5, 5))
     with pytest.raises(SourceError, match=r"images lie beside the class folders and have no class: loose\.png"):
+        open_folder(folder)
+
+
+def test_class_folders_without_images_are_passed_over_in_a_line(tmp_path, folder, capsys, quiet):
+    (folder / "bird" / "deep").mkdir(parents=True)
+    (folder / "bird" / "deep" / "notes.txt").write_text("none yet")
+    assert command(folder, tmp_path / "a.beton") == 0
+    assert capsys.readouterr().err == f"{folder}: passed over class folders without images: bird\n"
+    assert Beton.open(tmp_path / "a.beton").info.classes == ("cat", "dog")
+    save(folder / "bird" / "deep" / "er" / "1.JPEG", picture(5, 5))
+    assert open_folder(folder).classes == ("bird", "cat", "dog")
+    assert open_folder(folder).passed_over == ()
+    (tmp_path / "hollow" / "cat").mkdir(parents=True)
+    with pytest.raises(SourceError, match="hollow: holds no class folders with images"):
+        open_folder(tmp_path / "hollow")
+
+
+def test_images_of_other_kinds_are_counted_in_a_line(tmp_path, folder, capsys):
+    for name in ("cat/a.gif", "cat/B.GIF", "dog/more/c.avif"):
+        (folder / name).write_bytes(b"")
+    (folder / "cat" / "notes.txt").write_bytes(b"")
+    assert command(folder, tmp_path / "a.beton") == 0
+    assert capsys.readouterr().err == f"{folder}: passed over images of kinds that are not converted: 1 .avif, 2 .gif\n"
+    # A class that would be lost is an error.
+    (folder / "bird").mkdir()
+    (folder / "bird" / "x.gif").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"images/bird: class folder without images .* .found bird/x\.gif; converted"):
         open_folder(folder)
 
 
@@ -611,20 +630,65 @@ def test_links_are_followed_inside_the_folder_only(tmp_path, folder):
         "cat/dir/more/c.webp",
     ]
     (folder / "cat" / "dir").unlink()
-    outside = save(tmp_path / "outside.png", picture(5, 5))
-    for link, target in {
-        "cat/out.png": outside,
-        "dog/up": folder / "dog",
-        "dog/nothing": "gone",
-        "out": "/",
-    }.items():
-        (folder / link).symlink_to(target)
-        with pytest.raises(SourceError, match=rf"links that lead out of the folder, or nowhere.*: {link}$"):
-            open_folder(folder)
-        (folder / link).unlink()
+    (folder / "dog" / "up").symlink_to(folder / "dog")
+    for follow_links in (False, True):
+        with pytest.raises(SourceError, match=r"links back to a folder above them.*: dog/up$"):
+            open_folder(folder, follow_links)
+    (folder / "dog" / "up").unlink()
     os.mkfifo(folder / "cat" / "pipe.png")
     with pytest.raises(SourceError, match=r"cat/pipe\.png$"):
         open_folder(folder)
+
+
+def test_links_out_of_the_folder_are_followed_only_when_asked(tmp_path, folder, quiet):
+    outside = save(tmp_path / "outside" / "1.png", picture(5, 5))
+    for link, target in {"cat/out.png": outside, "dog/out": outside.parent, "out": outside.parent}.items():
+        before = open_folder(folder).files
+        (folder / link).symlink_to(target)
+        with pytest.raises(SourceError, match=rf"links that lead out .* with --follow-links: {link}$"):
+            open_folder(folder)
+        more = {"cat/out.png": "cat/out.png", "dog/out": "dog/out/1.png", "out": "out/1.png"}[link]
+        assert {*open_folder(folder, follow_links=True).files} == {*before, more}
+        (folder / link).unlink()
+    (folder / "out").symlink_to(outside.parent)
+    assert command(folder, tmp_path / "a.beton", "--follow-links") == 0
+    assert Beton.open(tmp_path / "a.beton").info.classes == ("cat", "dog", "out")
+    with pytest.raises(ConvertError, match="--follow-links applies to folders, not to digits"):
+        convert("digits", tmp_path / "d.beton", split="test", follow_links=True, **quiet)
+
+
+def test_a_split_outside_of_the_folder_is_followed_only_when_asked(tmp_path, folder):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "data" / split).symlink_to(folder)
+    with pytest.raises(SourceError, match=r"with --follow-links: train, test$"):
+        command(tmp_path / "data", tmp_path / "out")
+    assert command(tmp_path / "data", tmp_path / "out", "--follow-links") == 0
+    assert Beton.open(tmp_path / "out" / "train.beton").num_samples == 5
+
+
+@pytest.mark.parametrize("name", ["gone.png", "gone"])
+def test_a_link_that_leads_nowhere_is_a_broken_image(tmp_path, folder, quiet, name):
+    (folder / "cat" / name).symlink_to(tmp_path / "nothing")
+    with pytest.raises(
+        ConvertError, match=rf"1 of 6 images cannot be used(?s:.*)cat/{name}: cannot be read: No such file"
+    ):
+        convert(folder, tmp_path / "a.beton", **quiet)
+    assert convert(folder, tmp_path / "a.beton", skip_broken=True, **quiet).skipped == (f"cat/{name}",)
+
+
+def test_levels_that_no_image_got_say_why(tmp_path, folder, capsys):
+    # At 50 px or less on both sides, all are stored raw.
+    assert command(folder, tmp_path / "a.beton", "--levels", "2", "--max-side", "50") == 0
+    assert "level 1/2: no images. Smaller copies are kept of images stored as JPEG" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["map-style", "iterable"])
+def test_a_data_set_is_no_source(tmp_path, folder, kind, quiet):
+    data = torchvision.datasets.ImageFolder(folder) if kind == "map-style" else iter([])
+    for function, out in ((convert, "a.beton"), (convert_splits, "out")):
+        with pytest.raises(ConvertError, match=rf"^source is a {type(data).__name__}; expected the path of a folder"):
+            function(data, tmp_path / out, **quiet)
 
 
 def test_names_that_are_no_text_can_be_named(tmp_path, quiet):

@@ -109,15 +109,13 @@ def test_the_weights_left_behind_open_in_timm(digits, tmp_path):
 def test_a_finished_run_is_shown_and_not_repeated(digits, tmp_path, capsys, monkeypatch):
     items = ["demo", f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton", "progress_bar=false"]
     items += [f"output.folder={tmp_path}/runs", "max_duration=2ba", "evaluation.sizes=[16]"]
-    arguments = type("Arguments", (), {"items": items})
-    assert train.prepare(arguments)() == 0
+    assert train.prepare(compose(items))() == 0
     before = (tmp_path / "runs/demo/record.json").read_text()
     with monkeypatch.context() as patch:
         patch.setattr(train, "build", None)
-        assert train.prepare(arguments)() == 0
+        assert train.prepare(compose(items))() == 0
     assert "ended before" in capsys.readouterr().out
-    arguments.items = [*items, "output.restart=true"]
-    assert train.prepare(arguments)() == 0
+    assert train.prepare(compose([*items, "output.restart=true"]))() == 0
     after = json.loads((tmp_path / "runs/demo/record.json").read_text())
     assert after["accuracy"] == json.loads(before)["accuracy"]
     assert (tmp_path / "runs/demo/record.json").read_text() != before  # Other seconds.

@@ -121,3 +121,85 @@ def test_mistakes_end_in_one_line(argv, words, capsys):
 )  # fmt: skip
 def test_durations_read_as_people_say_them(seconds, words):
     assert duration(seconds) == words
+
+
+# ---- data files
+
+
+def test_the_images_and_classes_are_those_of_the_file(capsys, digits):
+    out = printed(capsys, "demo", f"data.train={digits}/test.beton")
+    assert f"images  360 in 10 classes of {digits}/test.beton" in out  # The recipe says 1,437.
+    assert "steps per epoch  11" in out  # 360 // 32
+    assert "evaluation images  not known; no file data/digits/test.beton" in out
+
+
+def test_the_network_has_the_classes_of_the_file(capsys, photos):
+    items = [
+        "demo",
+        "data.augment={name: resize}",
+        "regime.base={size_px: 64, batch_size: 8}",
+        f"data.train={photos}",
+        "--json",
+    ]
+    plan = json.loads(printed(capsys, *items))
+    assert plan["images"] == 24
+    assert plan["data_files"] == {"train": str(photos), "eval": None}
+    macs = [
+        json.loads(printed(capsys, *items, f"model.num_classes={n}"))["choices"][0]["macs_per_image"] for n in (2, 3)
+    ]
+    assert plan["choices"][0]["macs_per_image"] == macs[0] == macs[1] - 64  # 64 features of the last layer
+
+
+def test_without_the_file_the_images_are_the_recipes(capsys):
+    out = printed(capsys, "demo")
+    assert "images  1,437 by data.train_images; no file data/digits/train.beton" in out
+    assert main(["plan", "demo", "data.train_images=null"]) == 2
+    assert "no file data/digits/train.beton, and data.train_images is not given" in capsys.readouterr().err
+
+
+PHASES = "regime={{mode: progressive, phases: [{{size_px: 8, epochs: 30}}, {{size_px: 16, epochs: 1}}]}}"
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        (["data.train={photos}"], "data.train and data.eval have different classes"),
+        (["model.num_classes=4"], "sample 4 has label 4, allowed are 0..3"),
+        (
+            ["data.train={photos}", "data.eval={photos}", "data.augment.policy=cifar10"],
+            "need images of one stored size",
+        ),
+        (["data.augment.cutout_px=9"], "cutout_px is 9"),
+        (["evaluation.sizes=[10]"], "evaluation.sizes: size 10 px is not a multiple of the stride 4"),
+        (["regime.base.size_px=18"], "regime: size 18 px is not a multiple of the stride 4"),
+        (["model.name=vit_tiny_patch16_224", "evaluation.sizes=[32]"], "takes 224 px only, not 16, 32 px"),
+        (["model.name=resnett18"], "unknown timm model 'resnett18'"),
+        (["regime.base.batch_size=2000"], "2000"),
+        ([PHASES], "the phase at 16 px begins at epoch 30"),
+        ([PHASES, "optimizer.lr_scaling=linear"], "optimizer.lr_scaling: linear needs one mean batch"),
+        (
+            ["regime={{mode: progressive, phases: [{{size_px: 8, epochs: 1, crop_scale: [0.5, 1.0]}}]}}"],
+            "regime.phases.0.crop_scale: needs data.augment.name random_resized_crop, it is pad_crop",
+        ),
+        (
+            ["max_duration=10ba", "schedule={{name: cosine, warmup_epochs: 5.0}}"],
+            "schedule: warmup_epochs is 5.0; it must lie below",
+        ),
+    ],
+)
+def test_what_training_refuses_is_refused_in_the_same_words(items, words, digits, photos, capsys):
+    files = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton"]
+    items = ["demo", *files, *(item.format(photos=photos) for item in items)]
+    said = []
+    for command in ("plan", "train"):
+        assert main([command, *items]) == 2
+        said.append(capsys.readouterr().err)
+    assert words in said[0]
+    assert said[0] == said[1]
+
+
+def test_batches_that_ranks_cannot_share_are_refused(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert main(["plan", "demo", "regime.batch_multiple=1"]) == 2
+    assert "32" in (said := capsys.readouterr().err)
+    assert "3 ranks" in said
