@@ -12,9 +12,7 @@ from mixsize.recipes.build.model import ACCURACY, LOSS
 from mixsize.recipes.config import schema
 
 
-def build_evaluators(
-    recipe: schema.Recipe, train: Beton, evaluation: Beton, stride_px: int, device: torch.device
-) -> list[Evaluator]:
+def build_evaluators(recipe: schema.Recipe, evaluation: Beton, stride_px: int, device: torch.device) -> list[Evaluator]:
     """One evaluator for each evaluation size.
 
     Raises:
@@ -23,7 +21,7 @@ def build_evaluators(
     check_stride(recipe.evaluation.sizes, 1 if recipe.regime.stride else stride_px, recipe.model.name)
     evaluators = []
     for size_px in recipe.evaluation.sizes:
-        loader = build_eval_loader(recipe, train, evaluation, size_px, recipe.evaluation.batch_size, device)
+        loader = build_eval_loader(recipe, evaluation, size_px, recipe.evaluation.batch_size, device)
         evaluators.append(Evaluator(label=evaluator_label(size_px), dataloader=loader, metric_names=[ACCURACY, LOSS]))
     return evaluators
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import logging
 import os
 import pickle
 import re
@@ -33,6 +34,7 @@ _COMPOSERS: list[Any] = [
     (_make_array, "numpy.core.multiarray._reconstruct"),
 ]
 _NAMED = 3
+log = logging.getLogger(__name__)
 _FORCED, _UNFORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
@@ -121,7 +123,9 @@ def running_nothing(checkpoint: Path | None) -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, name: str) -> None:
+def load_weights(
+    network: nn.Module, weights: Mapping[str, Tensor], path: Path, name: str, *, other_classes: bool = False
+) -> None:
     """Load all weights of a network.
 
     Args:
@@ -129,6 +133,8 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, 
         weights: by name, as :func:`read_weights` finds them.
         path: their file, for messages.
         name: of the network, for messages.
+        other_classes: keep the network's own last layer, and log so, where the file has none or one for another number
+            of classes.
 
     Raises:
         ValueError: weights of another network; the message names missing and unexpected keys and other shapes. The
@@ -143,6 +149,11 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, 
         network.load_state_dict(weights)
         return
     head = _classifier_keys(network)
+    if other_classes and not unexpected and {*missing, *reshaped} <= head:
+        network.load_state_dict({key: value for key, value in weights.items() if key not in head}, strict=False)
+        found = f"is for {len(weights[reshaped[0]])} classes" if reshaped else "has no last layer"
+        log.warning("%s %s; the last layer starts from random weights", path, found)
+        return
     if not missing and not unexpected and set(reshaped) <= head:
         classes = len(weights[reshaped[0]])
         raise ValueError(

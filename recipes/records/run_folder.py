@@ -14,6 +14,7 @@ DATA_FILE = "data.json"
 RECORD_FILE = "record.json"
 CHECKPOINT_FOLDER = "checkpoints"
 WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
 BATCH_LOGS = "batches-rank*.csv"
 #: The id of the run at Weights & Biases.
 WANDB_ID_FILE = "wandb-id.txt"
