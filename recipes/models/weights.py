@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 from mixsize.recipes.records.run_folder import CHECKPOINT_FOLDER, RECIPE_FILE, WEIGHTS_FILE, latest_checkpoint
+from mixsize.system.files import in_one_piece
 
 # Types in a training state of Composer besides plain values and tensors: its version, times, and numpy's random state
 # as an array of uint32. The array's constructor is private and moved between numpy 1 and 2.
@@ -164,6 +167,20 @@ def load_weights(
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     told = "; ".join(f"{fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
     raise ValueError(f"{path} does not fit {name}; {told}")
+
+
+def save_weights(network: torch.nn.Module, path: Path) -> None:
+    """Write a network's weights for ``timm.create_model(..., checkpoint_path=path)``.
+
+    Raises:
+        OSError: the file cannot be written; an older one stays.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with in_one_piece(path) as partial:
+        try:
+            save_file(weights, str(partial), metadata={"format": "pt"})
+        except SafetensorError as error:  # Its class for all errors, those of the disk included.
+            raise OSError(f"{path}: cannot be written: {error}") from error
 
 
 def sha256(path: Path) -> str:
