@@ -25,6 +25,7 @@ from mixsize.ffcv_loaders.decode.augment import (
 )
 from mixsize.ffcv_loaders.decode.decode import EVALUATION_MIN_OVERSAMPLING, MIN_OVERSAMPLING
 from mixsize.ffcv_loaders.pipeline.planned import PlannedDataset, PlannedLoader, WholeBatchLoader
+from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD
 from mixsize.ffcv_loaders.pipeline.stream import LoaderOptions, Source
 from mixsize.system.ranks import process_rank
 
@@ -96,8 +97,9 @@ class MixSizeLoader(PlannedLoader):
         data: a ``.beton`` file or one already open.
         regime: sizes, batch sizes and duplicates to draw from.
         augment: how views are cut; by default :class:`~mixsize.ffcv_loaders.RandomResizedCrop`.
-        mean: of each channel on the 0..1 scale; by default the file's own, else ImageNet's.
-        std: standard deviation of each channel on the same scale; same default.
+        mean: of each channel on the 0..1 scale; by default ImageNet's. A file's own are ``Beton.open(data).info.mean``
+            and ``.std``.
+        std: standard deviation of each channel on the same scale.
         seed: all random draws derive from it; at least 0.
         num_workers: decoding threads, at least 1; by default the machine's cores divided among its ranks.
         batches_ahead: batches decoded ahead, at least 1; memory is ``batches_ahead + 1`` times the regime's costliest
@@ -134,8 +136,8 @@ class MixSizeLoader(PlannedLoader):
         regime: Regime | Progression,
         *,
         augment: Augment | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         seed: int = 0,
         num_workers: int | None = None,
         batches_ahead: int = 2,
@@ -186,8 +188,8 @@ class EvalLoader(WholeBatchLoader):
         batch_size: int,
         *,
         augment: Augment | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         num_workers: int | None = None,
         batches_ahead: int = 2,
         min_oversampling: float = EVALUATION_MIN_OVERSAMPLING,

@@ -27,9 +27,13 @@ from mixsize.algorithms.smoothing.gradient_smoother import GradientSmoother
 from mixsize.bench.regimes.suite import load_suite
 from mixsize.bench.regimes.suite_runs import runs_of
 from mixsize.cli import _parser, main
+from mixsize.ffcv_loaders.beton.reader import Beton
+from mixsize.recipes.build.preparation import preparation_of, with_preparation
 from mixsize.recipes.config import yamltext
 from mixsize.recipes.config.compose import compose, packaged_recipes
 from mixsize.recipes.models import networks
+from mixsize.recipes.models.hub_config import config_text
+from mixsize.recipes.models.weights import save_weights
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -150,6 +154,12 @@ def files(digits, tmp_path_factory) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             pixels = (images[index].reshape(8, 8) * 255 / 16).astype("uint8")
             Image.fromarray(pixels).save(folder / f"{index}.png")
+    Image.fromarray(pixels).save(root / "digit.png")
+    network = timm.create_model("cifar_resnet20")
+    recipe = with_preparation(compose(["demo"]), network, Beton.open(digits / "test.beton"))
+    (root / "runs/demo").mkdir(parents=True)
+    save_weights(network, root / "runs/demo/model.safetensors")
+    (root / "runs/demo/config.json").write_text(config_text(network, preparation_of(recipe), None))
     return root
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mixsize
-from mixsize import algorithms, ffcv_loaders
+from mixsize import algorithms, ffcv_loaders, recipes
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/public-names.md").read_text(encoding="utf-8")
@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs/public-names.md").read_text(encoding="utf-8")
 
 def test_the_page_lists_every_public_name_once_and_no_other():
     rows = re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.MULTILINE)
-    assert sorted(rows) == sorted([*algorithms.__all__, *ffcv_loaders.__all__])
+    assert sorted(rows) == sorted([*algorithms.__all__, *ffcv_loaders.__all__, *recipes.__all__])
 
 
 def test_the_code_of_the_page_imports_no_other_name_of_the_packages():
@@ -29,10 +29,10 @@ def test_the_code_of_the_page_imports_no_other_name_of_the_packages():
         for alias in node.names
     }
     assert len(imported) > 30
-    assert imported <= {*algorithms.__all__, *ffcv_loaders.__all__}
+    assert imported <= {*algorithms.__all__, *ffcv_loaders.__all__, *recipes.__all__}
 
 
-@pytest.mark.parametrize("package", [algorithms, ffcv_loaders], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", [algorithms, ffcv_loaders, recipes], ids=lambda package: package.__name__)
 def test_imports_for_type_checkers_agree_with_the_names_that_load_on_first_use(package):
     tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     (checked,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
@@ -48,7 +48,7 @@ def test_imports_for_type_checkers_agree_with_the_names_that_load_on_first_use(p
 
 
 def test_public_names_stand_in_mixsize_and_others_do_not():
-    assert {*algorithms.__all__, *ffcv_loaders.__all__} <= set(dir(mixsize))
+    assert {*algorithms.__all__, *ffcv_loaders.__all__, *recipes.__all__} <= set(dir(mixsize))
     assert mixsize.Base is algorithms.Base
     with pytest.raises(AttributeError, match="'mixsize' has no attribute 'NoSuchName'"):
         mixsize.NoSuchName  # noqa: B018

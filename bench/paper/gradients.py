@@ -27,8 +27,9 @@ from mixsize.bench.result_files import keep_result
 from mixsize.display.console import plain_console, print_table
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.loader import MixSizeLoader
-from mixsize.recipes.build.data import build_augment
+from mixsize.recipes.build.data import build_augment, filled
 from mixsize.recipes.build.devices import torch_device
+from mixsize.recipes.build.preparation import with_preparation
 from mixsize.recipes.commands.arguments import add_checkpoint, parse_sizes
 from mixsize.recipes.config import schema
 from mixsize.recipes.models.network import check_sizes, network_stride, recipe_for, trained_network
@@ -138,6 +139,7 @@ def build_job(
     num_classes = recipe.model.num_classes or train.num_classes
     train.check_labels(num_classes)
     network = trained_network(recipe, weights[-1], num_classes)
+    recipe = with_preparation(recipe, network, train)
     base = recipe.regime.base
     sizes = sorted(set(sizes_px or _default_sizes(base.size_px, network_stride(network))), reverse=True)
     check_sizes(network, recipe.model.name, sizes)
@@ -178,8 +180,8 @@ def same_images(job: Job) -> Iterator[dict[int, tuple[torch.Tensor, torch.Tensor
             job.train,
             Regime.fixed(Base(size_px, job.batch_size)),
             augment=build_augment(data.augment),
-            mean=data.mean,
-            std=data.std,
+            mean=filled(data.mean),
+            std=filled(data.std),
             seed=job.recipe.seed,
             num_workers=job.recipe.loader.num_workers,
             batches_ahead=1,

@@ -34,12 +34,12 @@ from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.bench.loader.torchvision_loader import normalisation, torchvision_loader
 from mixsize.bench.peers.loaders import timm_loader, torchvision_augment
 from mixsize.ffcv_loaders.beton.reader import Beton
-from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD
 from mixsize.recipes.build.data import open_data
 from mixsize.recipes.build.devices import torch_device
 from mixsize.recipes.build.evaluators import build_evaluators, evaluator_label
 from mixsize.recipes.build.model import ACCURACY, build_model
 from mixsize.recipes.build.optimisation import build_optimizer, build_schedule
+from mixsize.recipes.build.preparation import with_preparation
 from mixsize.recipes.build.trainer import run_folder
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose
@@ -113,6 +113,7 @@ def train(peer: Peer, items: Sequence[str], images: Path) -> RunRecord:
     train_images, evaluation = open_data(recipe.data)
     reproducibility.seed_all(recipe.seed)
     model = build_model(recipe, recipe.model.num_classes or train_images.num_classes)
+    recipe = with_preparation(recipe, model.module, train_images)
     stride_px = network_stride(model.module)
     base_alone = FixedRegime.model_validate({"mode": "fixed", "base": recipe.regime.base})
     base_regime = build_regime(recipe.model_copy(update={"regime": base_alone}), stride_px, ranks=1)
@@ -123,7 +124,7 @@ def train(peer: Peer, items: Sequence[str], images: Path) -> RunRecord:
         model=model,
         train_dataloader=spec,
         device_train_microbatch_size=recipe.regime.base.batch_size,  # Required, without effect: nothing is split.
-        eval_dataloader=build_evaluators(recipe, train_images, evaluation, stride_px, device),
+        eval_dataloader=build_evaluators(recipe, evaluation, stride_px, device),
         eval_interval=f"{recipe.evaluation.every_epochs}ep",
         optimizers=build_optimizer(recipe.optimizer, model.module, base_regime),
         algorithms=[
@@ -150,9 +151,10 @@ def _loader(
     peer: Peer, images: Path, recipe: schema.Recipe, train_images: Beton, stride_px: int
 ) -> tuple[DataSpec, list[Algorithm | Callback]]:
     """The peer's batches, and the algorithms and callbacks that it adds to the Trainer."""
-    info, data = train_images.info, recipe.data
-    mean = data.mean or (info.mean if info else IMAGENET_MEAN)
-    std = data.std or (info.std if info else IMAGENET_STD)
+    data = recipe.data
+    mean, std = data.mean, data.std
+    assert mean is not None
+    assert std is not None
     workers = recipe.loader.num_workers or default_threads()
     base = recipe.regime.base
     if peer == "composer":

@@ -43,8 +43,8 @@ class LoaderOptions:
         ValueError: ``num_workers`` or ``batches_ahead`` below 1, or an unknown interpolation.
     """
 
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
     num_workers: int | None = None
     batches_ahead: int = 2
     min_oversampling: float = MIN_OVERSAMPLING
@@ -77,10 +77,9 @@ class Source:
         self.batches_ahead = options.batches_ahead
         self.min_oversampling = options.min_oversampling
         self.interpolation: Interpolation = options.interpolation
-        info = self.beton.info
         self.stager = Stager(
-            options.mean if options.mean is not None else info.mean if info else IMAGENET_MEAN,
-            options.std if options.std is not None else info.std if info else IMAGENET_STD,
+            options.mean,
+            options.std,
             torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu")),
             options.dtype,
             options.channels_last,

@@ -9,7 +9,7 @@ from mixsize.algorithms.regime.plan import plan_evaluation
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.decode.policy import check_stored_sizes
 from mixsize.recipes.build.data import build_augment, check_same_classes, count_classes
-from mixsize.recipes.config.schema import Recipe
+from mixsize.recipes.config.schema import PadCrop, Recipe
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def known_data(recipe: Recipe, ranks: int) -> KnownData:
     if train and evaluation:
         check_same_classes(train, evaluation)
     if train:
-        check_stored_sizes(build_augment(recipe.data.augment), train)
+        if isinstance(recipe.data.augment, PadCrop):
+            check_stored_sizes(build_augment(recipe.data.augment), train)
         classes = count_classes(recipe, *(file for file in (train, evaluation) if file))
         known = {"train_images": train.num_samples, "classes": classes}
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=known)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +16,8 @@ from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.regimes import ProgressiveRegime
 from mixsize.system.ranks import process_rank
+
+T = TypeVar("T")
 
 
 def open_data(data: schema.Data) -> tuple[Beton, Beton]:
@@ -68,7 +71,7 @@ def build_augment(config: schema.Augment | schema.EvalTransform) -> Augment:
     if isinstance(config, schema.EvalResize):
         return augment.Resize()
     assert isinstance(config, schema.CenterCrop)
-    return augment.CenterCrop(config.fraction)
+    return augment.CenterCrop(filled(config.fraction))
 
 
 def build_loader(
@@ -79,8 +82,8 @@ def build_loader(
         train,
         regime,
         augment=build_augment(recipe.data.augment),
-        mean=recipe.data.mean,
-        std=recipe.data.std,
+        mean=filled(recipe.data.mean),
+        std=filled(recipe.data.std),
         seed=recipe.seed,
         num_workers=recipe.loader.num_workers,
         batches_ahead=recipe.loader.batches_ahead,
@@ -118,41 +121,39 @@ def build_calibration_loader(
         train,
         Regime.fixed(Base(size_px, batch_size)),
         augment=build_augment(transform),
-        mean=recipe.data.mean,
-        std=recipe.data.std,
+        mean=filled(recipe.data.mean),
+        std=filled(recipe.data.std),
         seed=recipe.seed,
         num_workers=recipe.loader.num_workers,
         min_oversampling=_or_infinity(reading.min_oversampling),
-        interpolation=reading.interpolation,
+        interpolation=filled(reading.interpolation),
         device=device,
         channels_last=recipe.channels_last,
     )
 
 
 def build_eval_loader(
-    recipe: schema.Recipe, train: Beton | None, images: Beton, size_px: int, batch_size: int, device: torch.device
+    recipe: schema.Recipe, images: Beton, size_px: int, batch_size: int, device: torch.device
 ) -> EvalLoader:
-    """Each image once, at one size, normalised as the training images are.
+    """Each image once, at one size.
 
     Args:
-        recipe: the recipe.
-        train: gives the mean and standard deviation that the recipe leaves open; None if it leaves none open.
+        recipe: with its preparation.
         images: the evaluation file.
         size_px: image size in pixels.
         batch_size: over all ranks.
         device: of the batches.
     """
-    info = train.info if train else None
     return EvalLoader(
         images,
         size_px,
         max(1, batch_size // process_rank()[1]),
         augment=build_augment(recipe.data.eval_transform),
-        mean=recipe.data.mean or (info.mean if info else None),
-        std=recipe.data.std or (info.std if info else None),
+        mean=filled(recipe.data.mean),
+        std=filled(recipe.data.std),
         num_workers=recipe.loader.num_workers,
         min_oversampling=_or_infinity(recipe.evaluation.min_oversampling),
-        interpolation=recipe.evaluation.interpolation,
+        interpolation=filled(recipe.evaluation.interpolation),
         device=device,
         channels_last=recipe.channels_last,
     )
@@ -165,6 +166,12 @@ def _crops_and_flips(recipe: schema.Recipe) -> schema.Augment:
     if isinstance(config, schema.RandomResizedCrop) and isinstance(regime, ProgressiveRegime) and regime.phases:
         return config.model_copy(update={"scale": regime.phases[-1].crop_scale or config.scale})
     return config
+
+
+def filled(value: T | None) -> T:
+    """A value that a recipe may leave open, of a recipe with its preparation."""
+    assert value is not None, "the recipe is without its preparation"
+    return value
 
 
 def _or_infinity(value: float | None) -> float:

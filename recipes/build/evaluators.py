@@ -12,9 +12,7 @@ from mixsize.recipes.config import schema
 from mixsize.recipes.planning.checks import check_evaluation_stride
 
 
-def build_evaluators(
-    recipe: schema.Recipe, train: Beton, evaluation: Beton, stride_px: int, device: torch.device
-) -> list[Evaluator]:
+def build_evaluators(recipe: schema.Recipe, evaluation: Beton, stride_px: int, device: torch.device) -> list[Evaluator]:
     """One evaluator for each evaluation size.
 
     Raises:
@@ -23,7 +21,7 @@ def build_evaluators(
     check_evaluation_stride(recipe, stride_px)
     evaluators = []
     for size_px in recipe.evaluation.sizes:
-        loader = build_eval_loader(recipe, train, evaluation, size_px, recipe.evaluation.batch_size, device)
+        loader = build_eval_loader(recipe, evaluation, size_px, recipe.evaluation.batch_size, device)
         evaluators.append(Evaluator(label=evaluator_label(size_px), dataloader=loader, metric_names=[ACCURACY, LOSS]))
     return evaluators
 

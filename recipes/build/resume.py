@@ -20,9 +20,11 @@ from mixsize.recipes.config.regimes import ProgressiveRegime
 from mixsize.recipes.records.run_folder import (
     BATCH_LOGS,
     CHECKPOINT_FOLDER,
+    CONFIG_FILE,
     DATA_FILE,
     RECIPE_FILE,
     RECORD_FILE,
+    STATISTICS_FILE,
     WANDB_ID_FILE,
     WEIGHTS_FILE,
     latest_checkpoint,
@@ -191,6 +193,9 @@ def _deciding(recipe: schema.Recipe) -> dict[str, Any]:
 def _clear(folder: Path) -> None:
     """Remove the files of an earlier run, and no others."""
     logs = folder.glob(BATCH_LOGS)
-    files = [folder / name for name in (RECORD_FILE, WEIGHTS_FILE, DATA_FILE, RECIPE_FILE, WANDB_ID_FILE)]
+    files = [
+        folder / name
+        for name in (RECORD_FILE, WEIGHTS_FILE, CONFIG_FILE, STATISTICS_FILE, DATA_FILE, RECIPE_FILE, WANDB_ID_FILE)
+    ]
     for path in (*saved_checkpoints(folder / CHECKPOINT_FOLDER), *logs, *files):
         path.unlink(missing_ok=True)

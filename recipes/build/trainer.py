@@ -28,16 +28,19 @@ from mixsize.recipes.build.devices import join_ranks, torch_device
 from mixsize.recipes.build.evaluators import build_evaluators
 from mixsize.recipes.build.model import build_model, set_engine
 from mixsize.recipes.build.optimisation import build_optimizer
+from mixsize.recipes.build.preparation import preparation_of, with_preparation
 from mixsize.recipes.build.resume import Start, check_data, check_ranks, find_shared_start, prepare_folder
 from mixsize.recipes.callbacks.gradient_norms import GradientNorms
 from mixsize.recipes.callbacks.learning_curve import LearningCurve
 from mixsize.recipes.callbacks.time_budget import NO_END
 from mixsize.recipes.callbacks.times import Times
 from mixsize.recipes.config import schema
+from mixsize.recipes.models.hub_config import config_text
 from mixsize.recipes.models.network import check_sizes, network_stride
 from mixsize.recipes.models.weights import running_nothing
 from mixsize.recipes.planning.regimes import build_regime, check_reached
-from mixsize.recipes.records.run_folder import run_folder
+from mixsize.recipes.records.run_folder import CONFIG_FILE, run_folder
+from mixsize.system.files import write_text
 from mixsize.system.ranks import process_rank
 
 
@@ -86,21 +89,25 @@ def build(recipe: schema.Recipe) -> Run:
     start = find_shared_start(recipe, folder)
     recipe = start.recipe
     train, evaluation = open_data(recipe.data)
-    check_stored_sizes(build_augment(recipe.data.augment), train)
     reproducibility.seed_all(recipe.seed)  # For the weights; the Trainer seeds each rank differently.
     model = build_model(recipe, count_classes(recipe, train, evaluation))
+    prepared = with_preparation(recipe, model.module, train)
+    check_stored_sizes(build_augment(prepared.data.augment), train)
     regime = _build_regime(start, model, device)
     check_reached(recipe, regime, train.num_samples)
-    loader = build_loader(recipe, train, regime, device)
+    loader = build_loader(prepared, train, regime, device)
     check_data(start, folder, loader)
-    evaluators = build_evaluators(recipe, train, evaluation, network_stride(model.module), device)
+    evaluators = build_evaluators(prepared, evaluation, network_stride(model.module), device)
     optimizer = build_optimizer(recipe.optimizer, model.module, regime)
     clock = TrainingClock(agree=recipe.duration[1] == "sec")
-    algorithms = build_algorithms(recipe, regime, train, clock, device)
+    algorithms = build_algorithms(prepared, regime, train, clock, device)
     measurements = build_measurements(recipe, algorithms, clock, began)
     callbacks = build_callbacks(recipe, folder, algorithms, measurements)
     # Files of an earlier run change only now, when nothing can be refused any more.
     prepare_folder(start, folder, loader)
+    if process_rank()[0] == 0:
+        classes = train.info.classes if train.info else None
+        write_text(folder / CONFIG_FILE, config_text(model.module, preparation_of(prepared), classes))
     trainer = _build_trainer(
         start,
         model=model,

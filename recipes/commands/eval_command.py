@@ -23,8 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-calibrate",
         dest="calibrate",
         action="store_false",
-        help="leave out the accuracy with batch norm calibrated at each size; if data.mean and data.std are given, "
-        "data.train need not exist",
+        help="leave out the accuracy with batch norm calibrated at each size; data.train need not exist then",
     )
     parser.add_argument(
         "--calibration-batches",

@@ -30,6 +30,7 @@ from mixsize.recipes.build.data import (
     sizes_drawn,
 )
 from mixsize.recipes.build.devices import autocast, join_ranks, torch_device
+from mixsize.recipes.build.preparation import with_preparation
 from mixsize.recipes.commands import eval_report
 from mixsize.recipes.commands.eval_report import Accuracy, EvalRecord, SizeRow
 from mixsize.recipes.config import schema
@@ -140,6 +141,7 @@ def build_job(
         raise ValueError(f"precision: {recipe.precision} needs a GPU, and this runs on the CPU; give precision=fp32")
     train, images = _open(recipe.data, calibrate)
     network = trained_network(recipe, weights, count_classes(recipe, *([train] if train else []), images))
+    recipe = with_preparation(recipe, network, train)
     sizes = sorted(set(sizes_px or _default_sizes(recipe)))
     check_sizes(network, recipe.model.name, sizes)
     memory_format = torch.channels_last if recipe.channels_last else torch.preserve_format
@@ -163,7 +165,7 @@ def build_job(
         weights=weights,
         network=network,
         images=images,
-        loaders={s: build_eval_loader(recipe, train, images, s, batch, device) for s, batch in batches.items()},
+        loaders={s: build_eval_loader(recipe, images, s, batch, device) for s, batch in batches.items()},
         calibration=calibration,
         calibration_batches=settings.batches,
         trained_sizes_px=_trained_sizes(weights, network),
@@ -258,12 +260,14 @@ def _default_sizes(recipe: schema.Recipe) -> Sequence[int]:
 
 def _open(data: schema.Data, calibrate: bool) -> tuple[Beton | None, Beton]:
     """The training file, if it is needed, and the evaluation file."""
-    if not calibrate and data.mean and data.std:
+    normalizes = data.normalization == "file" and not (data.mean and data.std)
+    if not calibrate and not normalizes:
         return None, Beton.open(data.eval)
     if not Path(data.train).exists():
+        reason = "gives mean and std (data.normalization: file)" if normalizes else "calibrates batch norm"
         raise ValueError(
-            f"data.train: no file {data.train}; it calibrates batch norm and gives mean and std: give data.train, or "
-            "--no-calibrate with data.mean and data.std"
+            f"data.train: no file {data.train}; it {reason}: give data.train, or --no-calibrate"
+            + (" with data.mean and data.std" if normalizes else "")
         )
     return open_data(data)
 

@@ -6,13 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from composer.core import State
 from composer.utils import dist
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
 from mixsize.algorithms.execution.composer_model import network_of
@@ -25,10 +22,11 @@ from mixsize.recipes.callbacks.time_budget import TimeBudget
 from mixsize.recipes.callbacks.wandb_logger import LenientWandBLogger
 from mixsize.recipes.commands.recording import accuracies, make_record
 from mixsize.recipes.config.schema import Recipe
+from mixsize.recipes.models.weights import save_weights
 from mixsize.recipes.records.environment import source_version
-from mixsize.recipes.records.run_folder import RECORD_FILE, WEIGHTS_FILE, run_folder
+from mixsize.recipes.records.run_folder import RECORD_FILE, STATISTICS_FILE, WEIGHTS_FILE, run_folder
 from mixsize.recipes.records.run_record import CALIBRATED, OWN, RunRecord
-from mixsize.system.files import in_one_piece, write_text
+from mixsize.system.files import write_text
 from mixsize.system.ranks import share_cores
 
 
@@ -81,6 +79,8 @@ def _train_and_record(run: Run) -> RunRecord:
     check_finite(network, run.folder / WEIGHTS_FILE)
     if dist.get_global_rank() == 0:
         save_weights(network, run.folder / WEIGHTS_FILE)
+        if run.calibration is not None:
+            run.calibration.bank.save(run.folder / STATISTICS_FILE)
         write_text(run.folder / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
         for destination in run.trainer.logger.destinations:
             if isinstance(destination, LenientWandBLogger):
@@ -121,20 +121,6 @@ def _evaluate_without(calibration: BNCalibrate, run: Run) -> dict[str, float]:
         # All other points of the curve have the accuracy of the network's own statistics.
         run.curve.replace_last_accuracy(accuracies(run))
     return calibrated
-
-
-def save_weights(network: torch.nn.Module, path: Path) -> None:
-    """Write a network's weights for ``timm.create_model(..., checkpoint_path=path)``.
-
-    Raises:
-        OSError: the file cannot be written; an older one stays.
-    """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with in_one_piece(path) as partial:
-        try:
-            save_file(weights, str(partial), metadata={"format": "pt"})
-        except SafetensorError as error:  # Its class for all errors, those of the disk included.
-            raise OSError(f"{path}: cannot be written: {error}") from error
 
 
 def _show_finished(record: RunRecord, folder: Path) -> int:

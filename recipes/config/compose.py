@@ -210,8 +210,8 @@ class _Draft:
         self._merge(self.data, new, source, ())
 
     def put(self, path: Path, value: Any, source: str) -> None:
-        """Apply an override. A mapping merges as if a file gave it; any other value replaces the one at the path."""
-        if isinstance(value, dict):
+        """Apply an override. A mapping merges as if a file gave it, but for arguments of timm; other values replace."""
+        if isinstance(value, dict) and not any(path[:length] in LEAF_MAPPINGS for length in range(len(path))):
             for key in reversed(path[1:]):
                 value = {key: value}
             self._merge(self.data, {path[0]: value}, source, ())

@@ -23,10 +23,10 @@ from mixsize.recipes.config.section import (
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
-    Scalar,
     Section,
     Seed,
     Text,
+    Value,
     check_distinct,
     fault,
 )
@@ -47,8 +47,12 @@ class Model(Section):
     name: Text = Field(description="timm model name; the CIFAR networks of this package are registered too")
     num_classes: PositiveInt | None = Field(None, description="outputs of the network; null: the data's class count")
     pretrained: bool = Field(False, description="start from timm's pretrained weights")
-    checkpoint: Text | None = Field(None, description="path of weights to start from; null: none")
-    kwargs: dict[Text, Scalar] = Field({}, description="further scalar arguments of timm.create_model")
+    checkpoint: Text | None = Field(
+        None,
+        description="path of weights to start from; null: none. A last layer for other classes is made anew. A"
+        " config.json beside the file gives the weights' own mean, std, crop and interpolation",
+    )
+    kwargs: dict[Text, Value] = Field({}, description="further arguments of timm.create_model, as YAML writes them")
 
     @model_validator(mode="after")
     def _one_source(self) -> "Model":
@@ -113,8 +117,10 @@ class CenterCrop(Section):
     """Resize the shorter side to the size / fraction, then crop the centre square."""
 
     name: Literal["center_crop"] = Field(description="variant")
-    fraction: PositiveFraction = Field(
-        0.875, description="side of the crop as a fraction of the resized image's shorter side"
+    fraction: PositiveFraction | None = Field(
+        None,
+        description="side of the crop as a fraction of the resized image's shorter side; null: the network's own, as"
+        " timm or the folder of its weights says",
     )
 
 
@@ -136,10 +142,15 @@ class Data(Section):
     augment: Augment = Field(description="transform of the training images")
     eval_transform: EvalTransform = Field(description="transform of the evaluation images")
     mean: Annotated[tuple[Fraction, Fraction, Fraction], LIST] | None = Field(
-        None, description="mean of red, green and blue on the 0..1 scale; null: from the data file"
+        None, description="mean of red, green and blue on the 0..1 scale; null: as normalization says"
     )
     std: Annotated[tuple[PositiveFraction, PositiveFraction, PositiveFraction], LIST] | None = Field(
-        None, description="standard deviation of red, green and blue on the 0..1 scale; null: from the data file"
+        None, description="standard deviation of red, green and blue on the 0..1 scale; null: as normalization says"
+    )
+    normalization: Literal["network", "file"] = Field(
+        "network",
+        description="mean and std that are null; network: those of the weights that training starts from, else of the"
+        " network's timm configuration, which are ImageNet's for most; file: those of the training file",
     )
 
 
@@ -313,7 +324,9 @@ class Evaluation(Section):
     batch_size: PositiveInt = Field(256, description="images in an evaluation batch, over all ranks together")
     every_epochs: PositiveInt = Field(1, description="epochs between evaluations")
     min_oversampling: PositiveFloat | None = Field(1.0, description="as loader.min_oversampling")
-    interpolation: Interpolation = Field("bilinear", description="as loader.interpolation")
+    interpolation: Interpolation | None = Field(
+        None, description="as loader.interpolation; null: the network's own, as data.normalization: network"
+    )
 
 
 class Wandb(Section):

@@ -4,7 +4,7 @@ import math
 from typing import Annotated, Any
 
 from annotated_types import Interval
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
 from mixsize.algorithms.regime.regime import MAX_SIZE_PX
@@ -37,15 +37,17 @@ def fault(message: str, at: Path = ()) -> PydanticCustomError:
     return PydanticCustomError("recipe", "{message}", {"message": message, "at": at})
 
 
-def _check_scalar(value: object) -> object:
-    if not isinstance(value, bool | int | float | str):
-        raise fault("must be a number, text, true or false")
+def _check_value(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         raise fault("must be a finite number")
+    if isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_value(part)
     return value
 
 
-Scalar = Annotated[bool | int | float | str, BeforeValidator(_check_scalar)]
+#: A number, text, true, false, a list or a mapping.
+Value = Annotated[JsonValue, BeforeValidator(_check_value)]
 
 
 def check_distinct(sizes: tuple[int, ...]) -> tuple[int, ...]:

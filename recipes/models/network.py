@@ -17,6 +17,7 @@ from torch import nn
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.config.schema import Model, Recipe
 from mixsize.recipes.models import amoebanet, networks
+from mixsize.recipes.models.hub_config import adopt_config, find_config
 from mixsize.recipes.models.weights import find_recipe, load_weights, read_weights
 
 # timm's arguments that make such a network take other sizes, the preferred one first.
@@ -51,7 +52,8 @@ def create_network(model: Model, num_classes: int) -> torch.nn.Module:
     if model.checkpoint is not None:
         path = Path(model.checkpoint)
         try:
-            load_weights(network, read_weights(path), path, model.name)
+            load_weights(network, read_weights(path), path, model.name, other_classes=True)
+            adopt_config(network, path)
         except ValueError as error:
             raise ValueError(f"model.checkpoint: {error}") from error
     return network
@@ -80,6 +82,8 @@ def planned_network(recipe: Recipe) -> nn.Module:
 def recipe_for(weights: Path, items: Sequence[str]) -> Recipe:
     """Return the recipe of the run that wrote the weights with items applied, or of the items alone without one.
 
+    Where a ``config.json`` says how the weights' images were prepared, ``data.normalization`` is ``network``.
+
     Raises:
         ValueError: neither a run's recipe nor items, or a recipe that is not valid.
     """
@@ -89,7 +93,10 @@ def recipe_for(weights: Path, items: Sequence[str]) -> Recipe:
             f"there is no recipe.yaml beside {weights} or one folder up; give the recipe after the checkpoint, for "
             "instance cifar10/resnet20"
         )
-    return compose([*([str(own_recipe)] if own_recipe else []), *items])
+    recipe = compose([*([str(own_recipe)] if own_recipe else []), *items])
+    if find_config(weights) is None:
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"normalization": "network"})})
 
 
 def trained_network(recipe: Recipe, weights: Path, num_classes: int) -> nn.Module:
@@ -102,6 +109,7 @@ def trained_network(recipe: Recipe, weights: Path, num_classes: int) -> nn.Modul
     model = recipe.model.model_copy(update={"pretrained": False, "checkpoint": None})
     network = create_network(model, num_classes)
     load_weights(network, read_weights(weights), weights, model.name)
+    adopt_config(network, weights)
     return network
 
 

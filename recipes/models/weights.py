@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import logging
 import os
 import pickle
 import re
@@ -14,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 from mixsize.recipes.records.run_folder import CHECKPOINT_FOLDER, RECIPE_FILE, WEIGHTS_FILE, latest_checkpoint
+from mixsize.system.files import in_one_piece
 
 # Types in a training state of Composer besides plain values and tensors: its version, times, and numpy's random state
 # as an array of uint32. The array's constructor is private and moved between numpy 1 and 2.
@@ -33,6 +37,7 @@ _COMPOSERS: list[Any] = [
     (_make_array, "numpy.core.multiarray._reconstruct"),
 ]
 _NAMED = 3
+log = logging.getLogger(__name__)
 _FORCED, _UNFORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
@@ -121,7 +126,9 @@ def running_nothing(checkpoint: Path | None) -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, name: str) -> None:
+def load_weights(
+    network: nn.Module, weights: Mapping[str, Tensor], path: Path, name: str, *, other_classes: bool = False
+) -> None:
     """Load all weights of a network.
 
     Args:
@@ -129,6 +136,8 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, 
         weights: by name, as :func:`read_weights` finds them.
         path: their file, for messages.
         name: of the network, for messages.
+        other_classes: keep the network's own last layer, and log so, where the file has none or one for another number
+            of classes.
 
     Raises:
         ValueError: weights of another network; the message names missing and unexpected keys and other shapes. The
@@ -143,6 +152,11 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, 
         network.load_state_dict(weights)
         return
     head = _classifier_keys(network)
+    if other_classes and not unexpected and {*missing, *reshaped} <= head:
+        network.load_state_dict({key: value for key, value in weights.items() if key not in head}, strict=False)
+        found = f"is for {len(weights[reshaped[0]])} classes" if reshaped else "has no last layer"
+        log.warning("%s %s; the last layer starts from random weights", path, found)
+        return
     if not missing and not unexpected and set(reshaped) <= head:
         classes = len(weights[reshaped[0]])
         raise ValueError(
@@ -153,6 +167,20 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, 
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     told = "; ".join(f"{fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
     raise ValueError(f"{path} does not fit {name}; {told}")
+
+
+def save_weights(network: torch.nn.Module, path: Path) -> None:
+    """Write a network's weights for ``timm.create_model(..., checkpoint_path=path)``.
+
+    Raises:
+        OSError: the file cannot be written; an older one stays.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with in_one_piece(path) as partial:
+        try:
+            save_file(weights, str(partial), metadata={"format": "pt"})
+        except SafetensorError as error:  # Its class for all errors, those of the disk included.
+            raise OSError(f"{path}: cannot be written: {error}") from error
 
 
 def sha256(path: Path) -> str:

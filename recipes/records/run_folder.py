@@ -16,6 +16,9 @@ DATA_FILE = "data.json"
 RECORD_FILE = "record.json"
 CHECKPOINT_FOLDER = "checkpoints"
 WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+#: Batch-norm statistics by image size.
+STATISTICS_FILE = "batch_norm.pt"
 BATCH_LOGS = "batches-rank*.csv"
 #: The id of the run at Weights & Biases.
 WANDB_ID_FILE = "wandb-id.txt"

@@ -1,6 +1,7 @@
 """Mixed image sizes for Composer and timm.
 
-The public names of :mod:`mixsize.algorithms` and :mod:`mixsize.ffcv_loaders` can be imported from here.
+The public names of :mod:`mixsize.algorithms`, :mod:`mixsize.ffcv_loaders` and :mod:`mixsize.recipes` can be imported
+from here.
 They load on first use.
 """
 
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mixsize.algorithms import *
     from mixsize.ffcv_loaders import *
+    from mixsize.recipes import *
 
 __version__ = "0.2.0"
 
-_PACKAGES = ("mixsize.algorithms", "mixsize.ffcv_loaders")
+_PACKAGES = ("mixsize.algorithms", "mixsize.ffcv_loaders", "mixsize.recipes")
 
 
 def __getattr__(name: str) -> Any:

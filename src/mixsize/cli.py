@@ -24,6 +24,8 @@ _COMMANDS = {
     "plan": ("mixsize.recipes.commands.plan", "print the steps and costs of a recipe's regime before training"),
     "train": ("mixsize.recipes.commands.train_command", "train a recipe"),
     "eval": ("mixsize.recipes.commands.eval_command", "evaluate trained weights over image sizes"),
+    "export": ("mixsize.recipes.commands.export", "write a trained network with its statistics by size for timm"),
+    "predict": ("mixsize.recipes.commands.predict", "print the classes of images by a trained network"),
     "report": ("mixsize.bench.report.report", "compare runs in a web page, and in Markdown with plots"),
     "recipes": ("mixsize.recipes.commands.listing", "list the packaged recipes, print one, or explain a key"),
     "doctor": ("mixsize.doctor", "check the installation and the machine"),

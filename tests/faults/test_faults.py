@@ -14,8 +14,9 @@ from mixsize.cli import main
 from mixsize.recipes.build.trainer import build
 from mixsize.recipes.callbacks import checkpoints
 from mixsize.recipes.callbacks.finite_loss import FiniteLoss
-from mixsize.recipes.commands.train import fit, save_weights
+from mixsize.recipes.commands.train import fit
 from mixsize.recipes.config.compose import compose
+from mixsize.recipes.models.weights import save_weights
 
 
 def items(digits, folder, *more):

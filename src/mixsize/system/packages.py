@@ -77,6 +77,7 @@ PACKAGES = (
     Package("Jinja", "jinja2", "jinja2", needed_for="", extra="report"),
     Package("SciPy", "scipy", "scipy", needed_for="", extra="report"),
     Package("scikit-learn", "sklearn", "scikit-learn", needed_for=""),
+    Package("ONNX Script", "onnxscript", "onnxscript", needed_for="", extra="onnx"),
     Package("Weights & Biases", "wandb", "wandb", needed_for="", extra="wandb"),
 )
 #: mixsize's own compiled library.

@@ -19,6 +19,7 @@ from mixsize.ffcv_loaders.decode.augment import PadCrop, RandomResizedCrop, Resi
 from mixsize.ffcv_loaders.loader import MixSizeLoader
 from mixsize.recipes.build.data import build_calibration_loader, build_eval_loader, build_loader
 from mixsize.recipes.build.optimisation import build_optimizer, epochs_of
+from mixsize.recipes.build.preparation import with_preparation
 from mixsize.recipes.build.trainer import build
 from mixsize.recipes.commands.train import fit
 from mixsize.recipes.config.compose import compose
@@ -30,6 +31,10 @@ from mixsize.recipes.planning.regimes import build_regime
 def recipe(digits, tmp_path, *items):
     data = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton", f"output.folder={tmp_path}/runs"]
     return compose(["demo", *data, "progress_bar=false", *items])
+
+
+def prepared(digits, recipe):
+    return with_preparation(recipe, planned_network(recipe), Beton.open(digits / "train.beton"))
 
 
 def test_a_fit_leaves_a_record_of_what_was_drawn_and_reached(digits, tmp_path, capsys):
@@ -52,8 +57,8 @@ def test_a_fit_leaves_a_record_of_what_was_drawn_and_reached(digits, tmp_path, c
 def test_loaders_read_with_the_recipes_filters_and_copies(digits, tmp_path):
     filters = ["loader.interpolation=bicubic", "evaluation.interpolation=bilinear"]
     filters += ["loader.min_oversampling=1.5", "evaluation.min_oversampling=2.5"]
-    made = recipe(digits, tmp_path, *filters, "calibration={}")
-    as_in_evaluation = recipe(digits, tmp_path, *filters, "calibration.transform=eval")
+    made = prepared(digits, recipe(digits, tmp_path, *filters, "calibration={}"))
+    as_in_evaluation = prepared(digits, recipe(digits, tmp_path, *filters, "calibration.transform=eval"))
     file, cpu = Beton.open(digits / "train.beton"), torch.device("cpu")
     for loader in (
         build_loader(made, file, Regime.fixed(Base(8, 32)), cpu),
@@ -62,7 +67,7 @@ def test_loaders_read_with_the_recipes_filters_and_copies(digits, tmp_path):
         assert (loader.dataset.source.interpolation, loader.dataset.source.min_oversampling) == ("bicubic", 1.5)
     for loader in (
         build_calibration_loader(as_in_evaluation, file, 8, 32, cpu),
-        build_eval_loader(made, None, file, 8, 32, cpu),
+        build_eval_loader(made, file, 8, 32, cpu),
     ):
         assert (loader.dataset.source.interpolation, loader.dataset.source.min_oversampling) == ("bilinear", 2.5)
 
@@ -89,14 +94,23 @@ PHASES = "[{size_px: 8, epochs: 1, crop_scale: [0.5, 1.0]}, {size_px: 16, epochs
     ],
 )
 def test_calibration_images_are_cut_as_training_images_are(items, expected, digits, tmp_path):
-    made = recipe(digits, tmp_path, "calibration={}", *items)
+    made = prepared(digits, recipe(digits, tmp_path, "calibration={}", *items))
     file, cpu = Beton.open(digits / "train.beton"), torch.device("cpu")
     found = build_calibration_loader(made, file, 12, 100, cpu)
     assert len(found) == 14
     threads = [made.model_copy(update={"loader": made.loader.model_copy(update={"num_workers": n})}) for n in (1, 3)]
     regime = Regime.fixed(Base(12, 100))
     loaders = [
-        MixSizeLoader(file, regime, augment=expected, seed=made.seed, min_oversampling=0.8, device="cpu"),
+        MixSizeLoader(
+            file,
+            regime,
+            augment=expected,
+            mean=file.info.mean,
+            std=file.info.std,
+            seed=made.seed,
+            min_oversampling=0.8,
+            device="cpu",
+        ),
         *(build_calibration_loader(one, file, 12, 100, cpu) for one in threads),
         found,
     ]

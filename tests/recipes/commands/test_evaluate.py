@@ -55,7 +55,7 @@ def evaluated(folder: Path, *argv: object) -> eval_report.EvalRecord:
     return eval_report.read_record(path)
 
 
-def test_a_run_is_evaluated_as_its_training_evaluated_it(run, tmp_path):
+def test_a_run_is_evaluated_as_its_training_evaluated_it(run, digits, tmp_path):
     """Composer's Trainer and torchmetrics found the same at the end of training."""
     record = evaluated(tmp_path, run)
     trained = json.loads((run / "record.json").read_text())
@@ -72,7 +72,11 @@ def test_a_run_is_evaluated_as_its_training_evaluated_it(run, tmp_path):
     assert record.calibration_batches == 200
     trained_with = compose([str(run / "recipe.yaml")]).model_dump(mode="json")
     calibration = {"batches": 200, "when": "last", "transform": "train"}
-    assert record.recipe == {**trained_with, "calibration": calibration}
+    # The training file's mean and deviation, as the run keeps them with its weights.
+    info = Beton.open(digits / "train.beton").info
+    data = {**trained_with["data"], "mean": list(info.mean), "std": list(info.std), "normalization": "network"}
+    evaluation = {**trained_with["evaluation"], "interpolation": "bilinear"}
+    assert record.recipe == {**trained_with, "data": data, "evaluation": evaluation, "calibration": calibration}
 
 
 def test_a_checkpoint_of_a_run_is_the_run_at_that_time(run, tmp_path):
@@ -94,7 +98,7 @@ def test_each_image_is_counted_once_where_batches_do_not_divide_them(run, digits
     record = evaluated(tmp_path, run, "evaluation.batch_size=77", "--sizes", "12", "--no-calibrate")
     job = evaluate.build_job(run, sizes_px=[12], calibrate=False)
     info = compose([str(run / "recipe.yaml")]).data
-    assert info.mean is None  # The training file's own.
+    assert (info.mean, info.normalization) == (None, "file")
     mean, std = (getattr(Beton.open(digits / "train.beton").info, name) for name in ("mean", "std"))
     network = job.network.eval()
     loader = EvalLoader(digits / "test.beton", 12, 1, augment=Resize(), mean=mean, std=std, device="cpu")
@@ -235,9 +239,12 @@ def test_a_run_keeps_its_evaluation_in_its_folder(run):
 
 def test_without_calibration_the_training_file_need_not_exist(items, foreign, tmp_path):
     given = ["data.train=/nowhere.beton", "data.mean=[0.3, 0.3, 0.3]", "data.std=[0.4, 0.4, 0.4]", "--sizes", "8"]
+    from_file = [*items, "data.train=/nowhere.beton", "data.normalization=file"]
     record = evaluated(tmp_path, foreign, *items, *given, "--no-calibrate")
     assert record.sizes[0].own.top1 < 0.5
-    with pytest.raises(ValueError, match=r"data\.train: no file /nowhere\.beton; .* --no-calibrate with data\.mean"):
+    with pytest.raises(ValueError, match=r"data\.train: no file /nowhere\.beton; it gives mean .* with data\.mean"):
+        evaluate.build_job(foreign, from_file, calibrate=False)
+    with pytest.raises(ValueError, match=r"no file /nowhere\.beton; it calibrates batch norm: .* --no-calibrate$"):
         evaluate.build_job(foreign, [*items, *given[:3]])
 
 

@@ -59,6 +59,8 @@ def test_a_file_replaces_leaf_mappings_as_a_whole_and_an_override_sets_one_key(w
     assert recipe.model.kwargs == {"zero_init_last": True, "drop_rate": 0.1}
     assert recipe.regime.sizes == {32: 0.5, 24: 0.2, 16: 0.3}
     assert compose([*MIXED, "model.kwargs.zero_init_last=null"]).model.kwargs == {}
+    nested = {"zero_init_last": True, "block_args": {"rates": [0, 0.5]}}
+    assert compose([*MIXED, "model.kwargs.block_args={rates: [0, 0.5]}"]).model.kwargs == nested
 
 
 def test_sizes_have_one_order_however_they_are_given():
@@ -236,8 +238,8 @@ def test_the_digest_follows_the_recipe_not_the_items():
         ("model=5", "model: must be a mapping, got 5"),
         ("regime=5", "regime: must be a mapping, got 5"),
         ("model.kwargs=5", "model.kwargs: must be a mapping, got 5"),
-        ("model.kwargs.a=[1]", "model.kwargs.a: must be a number, text, true or false, got [1]"),
         ("model.kwargs.a=.inf", "model.kwargs.a: must be a finite number, got Infinity"),
+        ("model.kwargs.a=[{b: .nan}]", "model.kwargs.a: must be a finite number, got [{\"b\": NaN}]"),
         ("model.kwargs.num_classes=3", "model.kwargs.num_classes: cannot be given here: set model.num_classes, got 3"),
         ("schedule={name: one_cycle, peak_fraction: 1}", "schedule.peak_fraction: must be in (0, 1), got 1"),
         ("schedule.name=[1]", "schedule.name: must be one of multistep, cosine, one_cycle, constant, got [1]"),

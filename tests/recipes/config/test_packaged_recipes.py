@@ -132,6 +132,9 @@ def test_resnet44_follows_the_papers_training_set_up():
 def test_cifar_100_differs_from_cifar_10_in_its_data_and_name_alone(network):
     ten, hundred = (compose([f"{data}/{network}"]).model_dump() for data in ("cifar10", "cifar100"))
     assert (ten["data"].pop("classes"), hundred["data"].pop("classes")) == (10, 100)
+    # The networks' own are CIFAR-10's.
+    assert (ten["data"].pop("mean"), ten["data"].pop("std")) == (None, None)
+    assert all(hundred["data"].pop(key) is not None for key in ("mean", "std"))
     for values, data in ((ten, "cifar10"), (hundred, "cifar100")):
         assert values.pop("name").startswith(f"{data}-")
         assert {values["data"].pop(split).split("/")[1] for split in ("train", "eval")} == {data}

@@ -1,0 +1,97 @@
+"""``mixsize export``: a trained network as timm and the Hugging Face Hub read it, with batch norm measured by size."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from mixsize.algorithms.batchnorm.bank import StatisticsBank
+from mixsize.recipes.build.preparation import preparation_of
+from mixsize.recipes.commands.arguments import add_checkpoint, parse_sizes
+from mixsize.recipes.commands.evaluate import Job, build_job
+from mixsize.recipes.models.hub_config import config_text
+from mixsize.recipes.models.network import check_sizes
+from mixsize.recipes.models.weights import save_weights
+from mixsize.recipes.records.run_folder import CONFIG_FILE, STATISTICS_FILE, WEIGHTS_FILE
+from mixsize.system.files import in_one_piece, write_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``mixsize export``."""
+    add_checkpoint(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write; must not exist")
+    parser.add_argument(
+        "--sizes",
+        type=parse_sizes,
+        metavar="LIST",
+        help="sizes to measure batch norm at, as for mixsize eval; by default the recipe's evaluation.sizes",
+    )
+    parser.add_argument(
+        "--no-calibrate",
+        dest="calibrate",
+        action="store_false",
+        help="leave out batch-norm statistics by size; data.train need not exist then",
+    )
+    parser.add_argument(
+        "--onnx",
+        type=int,
+        metavar="S",
+        help="also write model-S.onnx for images of S px, with batch norm measured at S where it is among the sizes",
+    )
+
+
+def prepare(args: argparse.Namespace) -> Callable[[], int]:
+    """Read and check everything; the function returned measures and writes."""
+    if args.out.exists():
+        raise ValueError(f"--out: {args.out} exists")
+    if args.onnx is not None:
+        import_module("onnxscript")  # torch.onnx needs it.
+    job = build_job(args.checkpoint, args.items, sizes_px=args.sizes, calibrate=args.calibrate)
+    if args.onnx is not None:
+        check_sizes(job.network, job.recipe.model.name, [args.onnx])
+
+    def export() -> int:
+        bank = _measured(job)
+        args.out.mkdir(parents=True)
+        network = job.network.cpu()
+        save_weights(network, args.out / WEIGHTS_FILE)
+        classes = job.images.info.classes if job.images.info else None
+        write_text(args.out / CONFIG_FILE, config_text(network, preparation_of(job.recipe), classes))
+        if bank.sizes:
+            bank.save(args.out / STATISTICS_FILE)
+        if args.onnx is not None:
+            if args.onnx in bank:
+                bank.load_into(network, args.onnx)
+            write_onnx(network, args.onnx, args.out / f"model-{args.onnx}.onnx")
+        for path in sorted(args.out.iterdir()):
+            print(path)
+        return 0
+
+    return export
+
+
+def write_onnx(network: torch.nn.Module, size_px: int, path: Path) -> None:
+    """Write a network for images ``(N, 3, S, S)`` of any number N as ONNX: input ``images``, output ``logits``."""
+    images = torch.zeros(2, 3, size_px, size_px)
+    batch = torch.export.Dim("batch")
+    with in_one_piece(path) as partial:
+        program = torch.onnx.export(
+            network.eval(), (images,), input_names=["images"], output_names=["logits"],
+            dynamic_shapes=({0: batch},), dynamo=True, verbose=False,
+        )  # fmt: skip
+        assert program is not None
+        program.save(str(partial))
+
+
+def _measured(job: Job) -> StatisticsBank:
+    bank = StatisticsBank()
+    sizes = tqdm(job.calibration or {}, "batch norm", unit="size", disable=None if job.recipe.progress_bar else True)
+    for size_px in sizes:
+        assert job.calibration is not None
+        bank.calibrate(job.network, size_px, job.calibration[size_px], max_batches=job.calibration_batches)
+    return bank
