@@ -53,6 +53,7 @@ def make_record(
         name=run.recipe.name,
         seed=run.recipe.seed,
         recipe=run.recipe.model_dump(mode="json"),
+        earlier_lengths=run.lengths.earlier,
         regime_digest=run.regime.digest(),
         plan_digest=plan_digest(run.regime, images, run.recipe.seed),
         sequence_crc=_agreed(run.sampling.sequence_crc),

@@ -29,7 +29,7 @@ from mixsize.recipes.commands.recording import accuracies, make_record
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.records.environment import source_version
 from mixsize.recipes.records.run_folder import RECORD_FILE, WEIGHTS_FILE
-from mixsize.recipes.records.run_record import RunRecord
+from mixsize.recipes.records.run_record import RunRecord, read_record
 from mixsize.system.files import in_one_piece, write_text
 from mixsize.system.ranks import share_cores
 
@@ -98,16 +98,28 @@ def _train_and_record(run: Run) -> RunRecord:
 
 def _train(run: Run) -> None:
     state = run.trainer.state
+    has_ended = _has_ended(state)
     if run.resumed is not None and dist.get_global_rank() == 0:
-        now = state.timestamp
-        print(f"going on from {run.resumed}: epoch {int(now.epoch)}, step {int(now.batch)}", flush=True)
-    if _has_ended(state):
-        # The run was stopped between its last checkpoint and its record.
+        now, then = state.timestamp, "; no step is left, it is evaluated" if has_ended else ""
+        print(f"going on from {run.resumed}: epoch {int(now.epoch)}, step {int(now.batch)}{then}", flush=True)
+    if has_ended:
+        # The run was stopped between its last checkpoint and its record, or is evaluated with other settings.
         run.times.end_set_up()
         run.trainer.eval()
         run.curve.note(state)
     else:
+        _restore_curve(run)
         run.trainer.fit()
+
+
+def _restore_curve(run: Run) -> None:
+    """Give a run that goes on after its end the evaluation there, which its checkpoint lacks or has as calibrated."""
+    file = run.folder / RECORD_FILE
+    if run.resumed is None or not file.exists():
+        return
+    ended = read_record(file)
+    if ended.steps == int(run.trainer.state.timestamp.batch):
+        run.curve.continue_from(ended.curve)
 
 
 def _has_ended(state: State) -> bool:
@@ -148,7 +160,7 @@ def save_weights(network: torch.nn.Module, path: Path) -> None:
 def _show_finished(record: RunRecord, folder: Path) -> int:
     if int(os.environ.get("RANK", 0)) == 0:
         print_record(record, plain_console())
-        print(f"{folder} ended before; this is its record. output.restart=true trains anew")
+        print(f"{folder} ended before; this is its record. A longer max_duration goes on, another name begins anew")
     return 0
 
 

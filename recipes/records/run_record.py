@@ -111,6 +111,18 @@ class CurvePoint(_Part):
     accuracy: dict[str, float]
 
 
+class EarlierLength(_Part):
+    """A ``max_duration`` that the run had before it went on with another.
+
+    Attributes:
+        max_duration: as in a recipe. Up to ``steps``, a schedule that depends on the length followed this one.
+        steps: completed when it changed.
+    """
+
+    max_duration: str
+    steps: int
+
+
 class GradientNormRow(_Part):
     """L2 norm of the whole network's gradient at one image side.
 
@@ -159,6 +171,7 @@ class RunRecord(_Part):
         outcome: whether it finished.
         error: the last lines that a failed run wrote to standard error; None for one that finished.
         recipe: the resolved recipe, every key of it.
+        earlier_lengths: the lengths of a run that went on with another, in order; empty for other runs.
         regime_digest: identifies the regime.
         plan_digest: identifies the drawn batches: regime, number of images, seed, and the way of drawing; the same for
             any number of ranks.
@@ -190,6 +203,7 @@ class RunRecord(_Part):
     outcome: Literal["finished", "failed"] = "finished"
     error: str | None = None
     recipe: dict[str, Any]
+    earlier_lengths: list[EarlierLength] = []
     regime_digest: str | None = None
     plan_digest: str | None = None
     sequence_crc: int | None = None
