@@ -19,7 +19,7 @@ from mixsize.recipes.callbacks.finite_loss import FiniteLoss
 from mixsize.recipes.callbacks.gradient_norms import GradientNorms
 from mixsize.recipes.callbacks.learning_curve import LearningCurve
 from mixsize.recipes.callbacks.lengths import Lengths
-from mixsize.recipes.callbacks.progress import Progress
+from mixsize.recipes.callbacks.progress import EvaluationProgress, Progress
 from mixsize.recipes.callbacks.shared_statistics import SharedStatistics
 from mixsize.recipes.callbacks.time_budget import TimeBudget
 from mixsize.recipes.callbacks.times import Times
@@ -72,7 +72,8 @@ def build_callbacks(
     if is_timed:
         callbacks.append(TimeBudget(length, clock))
     if recipe.progress_bar:
-        callbacks.append(Progress(algorithms.sampling, ACCURACY, elapsed_fraction(length, clock) if is_timed else None))
+        elapsed = elapsed_fraction(length, clock) if is_timed else None
+        callbacks += [Progress(algorithms.sampling, ACCURACY, elapsed), EvaluationProgress()]
     if output.log_batches:
         callbacks.append(BatchLog(folder))
     if output.save_every != "never":

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -28,8 +31,14 @@ from mixsize.recipes.commands.arguments import add_items
 from mixsize.recipes.commands.recording import accuracies, make_record
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.records.environment import source_version
-from mixsize.recipes.records.run_folder import RECORD_FILE, WEIGHTS_FILE
-from mixsize.recipes.records.run_record import RunRecord, read_record
+from mixsize.recipes.records.run_folder import (
+    CHECKPOINT_FOLDER,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    epoch_and_step,
+    latest_checkpoint,
+)
+from mixsize.recipes.records.run_record import RunRecord, Seconds, read_record
 from mixsize.system.files import in_one_piece, write_text
 from mixsize.system.ranks import share_cores
 
@@ -49,7 +58,14 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     run = build(recipe)
 
     def train() -> int:
-        fit(run)
+        try:
+            fit(run)
+        except (KeyboardInterrupt, SystemExit) as stop:  # Composer makes SIGINT a SystemExit, as mixsize does SIGTERM.
+            if dist.get_global_rank() == 0:
+                print(_how_to_go_on(run, args.items), file=sys.stderr)
+            if isinstance(stop, SystemExit):
+                raise
+            return 128 + signal.SIGINT
         return 0
 
     return train
@@ -157,6 +173,19 @@ def save_weights(network: torch.nn.Module, path: Path) -> None:
             raise OSError(f"{path}: cannot be written: {error}") from error
 
 
+def _how_to_go_on(run: Run, items: Sequence[str]) -> str:
+    """What is saved of a run that was stopped, and the command that goes on with it."""
+    checkpoint = latest_checkpoint(run.folder / CHECKPOINT_FOLDER)
+    if checkpoint is None:
+        saved = f"nothing is saved (output.save_every is {run.recipe.output.save_every}), so it begins anew"
+    else:
+        epoch, step = epoch_and_step(checkpoint)
+        saved = f"{checkpoint} is saved: epoch {epoch}, step {step}"
+    kept = ["output.restart=false"] if run.recipe.output.restart else []
+    launcher = " through the launcher" if dist.get_world_size() > 1 else ""
+    return f"stopped; {saved}. To go on{launcher}: {shlex.join(['mixsize', 'train', *items, *kept])}"
+
+
 def _show_finished(record: RunRecord, folder: Path) -> int:
     if int(os.environ.get("RANK", 0)) == 0:
         print_record(record, plain_console())
@@ -165,7 +194,7 @@ def _show_finished(record: RunRecord, folder: Path) -> int:
 
 
 def print_record(record: RunRecord, console: Console) -> None:
-    """Print what was drawn, and the accuracy at each size."""
+    """Print what was drawn, the accuracy at each size, and where the time went."""
     drawn = Table(title=f"{record.name}: what was drawn in {record.steps:,} steps")
     for column in ("size px", "batch", "duplicates", "steps", "images seen"):
         drawn.add_column(column, justify="right")
@@ -185,3 +214,15 @@ def print_record(record: RunRecord, console: Console) -> None:
         cells = [f"{100 * value:.2f}", *([f"{100 * calibrated[size]:.2f}"] if calibrated else [])]
         accuracy.add_row(size, *cells, "not finite" if loss is None else f"{loss:.4f}")
     console.print(accuracy)
+    console.print(time_line(record.seconds), highlight=False, soft_wrap=True)
+
+
+def time_line(seconds: Seconds) -> str:
+    """The time of a run by activity; the record of a run has all of them but the checkpoints, which are the rest."""
+    spent = {name: getattr(seconds, name) or 0.0 for name in ("training", "set_up", "evaluation", "calibration")}
+    rest = max(0.0, (seconds.fit or 0.0) - spent["training"] - spent["evaluation"] - spent["calibration"])
+    return (
+        f"time: {spent['training']:.1f} s of training; besides it {spent['set_up']:.1f} s of set-up, "
+        f"{spent['evaluation']:.1f} s of evaluation, {spent['calibration']:.1f} s of calibration, "
+        f"{rest:.1f} s of checkpoints and the rest"
+    )
