@@ -35,7 +35,7 @@ class Runner:
         notify: called with the runner and a run, when the run begins and when it has ended.
 
     Raises:
-        ValueError: a run was stopped under another recipe, or the file holds no run records.
+        ValueError: a run was started with another recipe or length, or the file holds no run records.
     """
 
     def __init__(self, runs: Sequence[SuiteRun], file: Path, notify: Callable[[Runner, SuiteRun], None]) -> None:
@@ -50,7 +50,7 @@ class Runner:
             if record is not None:
                 self._keep(run, record)
             else:
-                find_start(run.recipe, run.folder, run.ranks)
+                _check_length(run, find_start(run.recipe, run.folder, run.ranks).length_before)
 
     @property
     def pending(self) -> list[SuiteRun]:
@@ -88,6 +88,16 @@ class Runner:
 
     def _keep(self, run: SuiteRun, record: RunRecord) -> None:
         self.records[run.name] = record.model_copy(update={"suite": run.suite, "label": run.label})
+
+
+def _check_length(run: SuiteRun, before: str | None) -> None:
+    """A run that goes on with another length may have had another learning rate up to there."""
+    length = run.recipe.max_duration
+    if before not in (None, length):
+        raise ValueError(
+            f"{run.folder} holds a run of max_duration {before}, the suite asks for {length} from the start; give "
+            "another --folder"
+        )
 
 
 def launch(run: SuiteRun) -> str | None:

@@ -239,7 +239,12 @@ def _write(source: Source, out: Path, encoding: Encoding, options: _Options) -> 
     if isinstance(source, FolderSource):
         for line in source.passed_over:
             print(line, file=sys.stderr)
-    info, broken = write_beton(source, out, encoding, **vars(options))
+    try:
+        info, broken = write_beton(source, out, encoding, **vars(options))
+    except KeyboardInterrupt:
+        older = "; the older file stays" if out.exists() else ""
+        print(f"{out}: not written, and nothing of it is left{older}", file=sys.stderr)
+        raise
     for name, reason in list(broken.items())[:_LISTED]:
         print(f"{out}: left out {name}: {reason}", file=sys.stderr)
     if len(broken) > _LISTED:

@@ -33,6 +33,8 @@ from mixsize.system.files import in_one_piece
 
 #: Images that a worker encodes at a time.
 CHUNK = 16
+#: Bytes after which the file is brought to disk.
+_SYNC_BYTES = 64 << 20
 _LISTED = 20
 
 
@@ -100,13 +102,14 @@ def write_beton(
     order = np.arange(total) if shuffle is None else np.random.default_rng(shuffle).permutation(total)
     broken: dict[str, str] = {}
     try:
-        with _new_file(out, overwrite) as file:
+        with (
+            tqdm(total=total, unit="img", desc=out.name, file=sys.stderr, disable=not progress) as bar,
+            _new_file(out, overwrite) as file,
+        ):
             pages = PageWriter(file, total, encoding.levels)
             histogram = np.zeros((3, 256), np.int64)
-            with (
-                closing(_encoded(source, order, encoding, workers)) as chunks,
-                tqdm(total=total, unit="img", desc=out.name, file=sys.stderr, disable=not progress) as bar,
-            ):
+            synced = 0
+            with closing(_encoded(source, order, encoding, workers)) as chunks:
                 for samples, chunk in chunks:
                     for sample, result in zip(samples.tolist(), chunk.results, strict=True):
                         if isinstance(result, str):
@@ -115,7 +118,13 @@ def write_beton(
                             pages.add(result, int(source.labels[sample]))
                     histogram += chunk.histogram
                     bar.update(len(chunk.results))
+                    if file.tell() - synced >= _SYNC_BYTES:
+                        # Else all of it waits for the end, minutes on a slow disk after the bar has reached its own.
+                        file.flush()
+                        os.fdatasync(file.fileno())
+                        synced = file.tell()
             _refuse_broken(broken, total, skip_broken)
+            bar.set_description(f"{out.name}, to disk")
             pages.end_page()
             info = _info(source, pages, histogram, tuple(broken))
             pages.finish(info)

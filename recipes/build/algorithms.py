@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from composer.core import Algorithm
@@ -20,6 +22,7 @@ from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.recipes.build.data import build_calibration_loader
 from mixsize.recipes.build.optimisation import build_epoch_schedule
+from mixsize.recipes.callbacks.progress import passing_bar
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.regimes import ProgressiveRegime
 
@@ -72,12 +75,15 @@ def _build_smoothing(config: schema.Smoothing | None) -> GradSmoothing | None:
 def _build_calibration(recipe: schema.Recipe, train: Beton, device: torch.device) -> BNCalibrate | None:
     if recipe.calibration is None:
         return None
-    batch_size = recipe.evaluation.batch_size
-    return BNCalibrate(
-        lambda size_px: build_calibration_loader(recipe, train, size_px, batch_size, device),
-        num_batches=recipe.calibration.batches,
-        when=recipe.calibration.when,
-    )
+    batch_size, num_batches = recipe.evaluation.batch_size, recipe.calibration.batches
+
+    def loader_for(size_px: int) -> Iterable[Any]:
+        loader = build_calibration_loader(recipe, train, size_px, batch_size, device)
+        if not recipe.progress_bar:
+            return loader
+        return passing_bar(f"calibrating at {size_px}px", min(num_batches, len(loader)), loader)
+
+    return BNCalibrate(loader_for, num_batches=num_batches, when=recipe.calibration.when)
 
 
 def _build_preflight(recipe: schema.Recipe, device: torch.device) -> Preflight | None:

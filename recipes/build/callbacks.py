@@ -18,7 +18,8 @@ from mixsize.recipes.callbacks.checkpoints import Checkpoints
 from mixsize.recipes.callbacks.finite_loss import FiniteLoss
 from mixsize.recipes.callbacks.gradient_norms import GradientNorms
 from mixsize.recipes.callbacks.learning_curve import LearningCurve
-from mixsize.recipes.callbacks.progress import Progress
+from mixsize.recipes.callbacks.lengths import Lengths
+from mixsize.recipes.callbacks.progress import EvaluationProgress, Progress
 from mixsize.recipes.callbacks.shared_statistics import SharedStatistics
 from mixsize.recipes.callbacks.time_budget import TimeBudget
 from mixsize.recipes.callbacks.times import Times
@@ -40,6 +41,7 @@ class Measurements:
     times: Times
     curve: LearningCurve
     gradient_norms: GradientNorms
+    lengths: Lengths
 
 
 def build_measurements(
@@ -47,11 +49,13 @@ def build_measurements(
 ) -> Measurements:
     """The callbacks that measure; ``began`` is ``time.perf_counter()`` at the start of the set-up."""
     labels = {evaluator_label(size_px): size_px for size_px in recipe.evaluation.sizes}
+    follows_length = isinstance(recipe.schedule, schema.Cosine | schema.OneCycle)
     return Measurements(
         clock=clock,
         times=Times(algorithms.sampling, algorithms.calibration, began),
         curve=LearningCurve(algorithms.sampling, clock, ACCURACY, labels),
         gradient_norms=GradientNorms(algorithms.sampling, algorithms.smoothing),
+        lengths=Lengths(recipe.max_duration, recipe.schedule.name if follows_length else None),
     )
 
 
@@ -64,12 +68,13 @@ def build_callbacks(
     is_timed = unit == "sec"
     patience_steps = _MAX_OVERFLOWS if recipe.precision == "amp_fp16" else 1
     callbacks: list[Callback] = [clock, measurements.times, measurements.curve, measurements.gradient_norms]
-    callbacks += [SharedStatistics(), FiniteLoss(algorithms.sampling, patience_steps)]
+    callbacks += [measurements.lengths, SharedStatistics(), FiniteLoss(algorithms.sampling, patience_steps)]
     if is_timed:
         callbacks.append(TimeBudget(length, clock))
     if recipe.progress_bar:
         elapsed = elapsed_fraction(length, clock) if is_timed else None
-        callbacks.append(Progress(algorithms.sampling, ACCURACY, elapsed, algorithms.calibration))
+        bar = Progress(algorithms.sampling, ACCURACY, elapsed, algorithms.calibration)
+        callbacks += [bar, EvaluationProgress()]
     if output.log_batches:
         callbacks.append(BatchLog(folder))
     if output.save_every != "never":

@@ -1,4 +1,4 @@
-"""Where a run starts: anew, or from the last checkpoint of a stopped run of the same name."""
+"""Where a run starts: anew, or from the last checkpoint of the run of the same name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from composer.utils import dist
 
 from mixsize.algorithms.regime.progression import Progression
@@ -17,6 +18,7 @@ from mixsize.ffcv_loaders.pipeline.planned import differences
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose, to_yaml
 from mixsize.recipes.config.regimes import ProgressiveRegime
+from mixsize.recipes.models.weights import running_nothing
 from mixsize.recipes.records.run_folder import (
     BATCH_LOGS,
     CHECKPOINT_FOLDER,
@@ -33,11 +35,12 @@ from mixsize.recipes.records.run_folder import (
 from mixsize.recipes.records.run_record import RunRecord, read_record
 from mixsize.system.files import remove_partial, write_text
 
-#: Keys that may change while a run is stopped, because neither batches nor weights depend on them.
-_FREE_SECTIONS = ("output", "loader", "evaluation", "execution")
-_FREE_KEYS = ("name", "device", "progress_bar", "data.train", "data.eval", "data.train_images", "data.classes")
-#: Schedules that do not depend on the length of the run, so that it may be extended.
-_OPEN_ENDED = ("multistep", "constant")
+#: Keys that may change from one start to the next, because neither batches nor weights depend on them.
+_FREE = ("name", "device", "progress_bar", "output", "loader", "evaluation", "calibration", "execution")
+_FREE_DATA = ("train", "eval", "train_images", "classes", "eval_transform")
+#: Those of them that change what is measured of the weights.
+_MEASURING, _MEASURING_DATA = ("evaluation", "calibration"), ("eval", "eval_transform")
+_OTHER_NAME = "another name (name=...)"
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,16 @@ class Start:
     Attributes:
         recipe: with ``regime.batch_multiple`` filled in.
         checkpoint: the training state to continue from; None for a new run.
+        length_before: the run's ``max_duration`` at its last start; None for a new run.
     """
 
     recipe: schema.Recipe
     checkpoint: Path | None
+    length_before: str | None = None
 
 
 def find_start(recipe: schema.Recipe, folder: Path, ranks: int) -> Start:
-    """Look for a stopped run.
+    """Look for a run that was stopped, or that has ended and goes on.
 
     Args:
         recipe: the recipe of this start.
@@ -62,21 +67,25 @@ def find_start(recipe: schema.Recipe, folder: Path, ranks: int) -> Start:
         ranks: number of processes of this start.
 
     Raises:
-        ValueError: the folder holds checkpoints of another recipe; the message names the keys that differ.
+        ValueError: the folder holds a run of another recipe, or one that cannot go on; the message names the keys that
+            differ, or the reason.
     """
     checkpoint = None if recipe.output.restart else latest_checkpoint(folder / CHECKPOINT_FOLDER)
     if checkpoint is None:
+        if not recipe.output.restart:
+            _check_not_ended(recipe, folder)
         return Start(_with_batch_multiple(recipe, ranks), None)
     saved = compose([str(folder / RECIPE_FILE)])
     # By default batches stay multiples of the ranks that the run began with.
     recipe = _with_batch_multiple(recipe, saved.regime.batch_multiple or ranks)
-    changed = _changes(saved, recipe)
+    before, now = _deciding(saved.model_dump(mode="json")), _deciding(recipe.model_dump(mode="json"))
+    before["max_duration"] = now["max_duration"]
+    changed = differences(before, now)
     if changed:
-        raise ValueError(
-            f"{folder} holds a stopped run of another recipe: {'; '.join(changed)}. Give another name, or "
-            "output.restart=true to remove its checkpoints and start anew"
-        )
-    return Start(recipe, checkpoint)
+        raise ValueError(f"{folder} holds a run of another recipe: {'; '.join(changed)}; give {_OTHER_NAME}")
+    if recipe.max_duration != saved.max_duration:
+        _check_length(saved, recipe, folder, checkpoint)
+    return Start(recipe, checkpoint, saved.max_duration)
 
 
 def find_shared_start(recipe: schema.Recipe, folder: Path) -> Start:
@@ -96,7 +105,7 @@ def find_shared_start(recipe: schema.Recipe, folder: Path) -> Start:
 
 
 def check_ranks(start: Start, regime: Regime | Progression, ranks: int) -> None:
-    """Refuse to resume on ranks that do not divide the batches of the stopped run.
+    """Refuse to resume on ranks that do not divide the batches of the run.
 
     Raises:
         ValueError: the message names the first such batch, and numbers of ranks that divide all of them.
@@ -107,8 +116,8 @@ def check_ranks(start: Start, regime: Regime | Progression, ranks: int) -> None:
         common = math.gcd(*batches)
         fitting = ", ".join(str(number) for number in range(1, min(common, 64) + 1) if common % number == 0)
         raise ValueError(
-            f"the stopped run has batches of {uneven[0]} images, which {ranks} ranks cannot share evenly; go on with "
-            f"{fitting} ranks, or give another name"
+            f"the run has batches of {uneven[0]} images, which {ranks} ranks cannot share evenly; go on with {fitting} "
+            f"ranks, or {_OTHER_NAME}"
         )
 
 
@@ -123,7 +132,7 @@ def check_data(start: Start, folder: Path, loader: MixSizeLoader) -> None:
     saved = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
     changed = differences(saved, loader.dataset.identity())
     if changed:
-        raise ValueError(f"{folder} holds a stopped run on other data: {'; '.join(changed)}")
+        raise ValueError(f"{folder} holds a run on other data: {'; '.join(changed)}; give {_OTHER_NAME}")
 
 
 def prepare_folder(start: Start, folder: Path, loader: MixSizeLoader) -> None:
@@ -131,7 +140,9 @@ def prepare_folder(start: Start, folder: Path, loader: MixSizeLoader) -> None:
     dist.barrier()  # All ranks have accepted the recipe.
     if dist.get_global_rank() == 0:
         if start.checkpoint is None:
-            _clear(folder)
+            removed = _clear(folder)
+            if removed and start.recipe.output.restart:
+                print(f"output.restart: removed from {folder}: {', '.join(removed)}", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
         remove_partial(folder / CHECKPOINT_FOLDER)
@@ -141,23 +152,74 @@ def prepare_folder(start: Start, folder: Path, loader: MixSizeLoader) -> None:
 
 
 def finished_record(recipe: schema.Recipe, folder: Path) -> RunRecord | None:
-    """The record of a run that has already ended under this recipe, or None.
+    """The record of a run that has ended under this recipe, with this evaluation and calibration; else None.
 
     Raises:
         ValueError: the file of the record holds something else.
     """
-    file = folder / RECORD_FILE
-    if recipe.output.restart or not file.exists():
+    if recipe.output.restart:
         return None
-    record = read_record(file)
-    trained, asked = dict(record.recipe), recipe.model_dump(mode="json")
-    # A recipe may leave open what a record always says.
-    if asked["regime"]["batch_multiple"] is None:
-        asked["regime"]["batch_multiple"] = trained["regime"].get("batch_multiple")
-    for values in (asked, trained):
-        for key in ("output", "execution", "progress_bar"):
-            values.pop(key, None)
-    return None if differences(trained, asked) else record
+    record = _ended(folder)
+    if record is None:
+        return None
+    trained, asked = record.recipe, _asked_of(recipe, record)
+    changed = differences(_deciding(trained), _deciding(asked)) or differences(_measuring(trained), _measuring(asked))
+    return None if changed else record
+
+
+def _ended(folder: Path) -> RunRecord | None:
+    file = folder / RECORD_FILE
+    return read_record(file) if file.exists() else None
+
+
+def _asked_of(recipe: schema.Recipe, record: RunRecord) -> dict[str, Any]:
+    """The recipe in plain values; it may leave open what a record always says."""
+    multiple = record.recipe["regime"].get("batch_multiple")
+    return (_with_batch_multiple(recipe, multiple) if multiple else recipe).model_dump(mode="json")
+
+
+def _check_not_ended(recipe: schema.Recipe, folder: Path) -> None:
+    """Refuse to overwrite a run that has ended and left no checkpoint."""
+    record = _ended(folder)
+    if record is None:
+        return
+    before, now = _deciding(record.recipe), _deciding(_asked_of(recipe, record))
+    length, asked = before.pop("max_duration"), now.pop("max_duration")
+    changed = differences(before, now)
+    if changed:
+        raise ValueError(f"{folder} holds a run of another recipe: {'; '.join(changed)}; give {_OTHER_NAME}")
+    never = record.recipe["output"]["save_every"] == "never"
+    why = "output.save_every was never" if never else f"{folder / CHECKPOINT_FOLDER} holds none"
+    if length != asked:
+        raise ValueError(
+            f"max_duration is {asked}, but {folder} ended after {length} and cannot go on: that takes a checkpoint, "
+            f"and {why}; to train from the start, give {_OTHER_NAME}"
+        )
+    raise ValueError(
+        f"{folder} has ended and cannot be evaluated anew here: that takes a checkpoint, and {why}; "
+        f"mixsize eval {folder} evaluates its weights"
+    )
+
+
+def _check_length(saved: schema.Recipe, asked: schema.Recipe, folder: Path, checkpoint: Path) -> None:
+    """Refuse a length that the run has passed, or that would have made its first epochs others."""
+    if isinstance(saved.regime, ProgressiveRegime) and saved.regime.follows_duration:
+        raise ValueError(
+            f"max_duration was {saved.max_duration}, is {asked.max_duration}: regime.phases are fractions of it, so "
+            f"epochs that {folder} has trained would have had other sizes; give {_OTHER_NAME}"
+        )
+    with running_nothing(checkpoint):
+        state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["state"]
+    time = state["timestamp"]["Timestamp"]
+    epoch, steps = int(time["epoch"]), int(time["batch"])
+    seconds = state["callbacks"]["TrainingClock"]["seconds"]
+    least = {"ep": epoch + (int(time["batch_in_epoch"]) > 0), "ba": steps, "sec": seconds}
+    length, unit = asked.duration
+    if length < least[unit]:
+        raise ValueError(
+            f"max_duration is {asked.max_duration}, and {folder} is beyond it: at epoch {epoch}, step {steps}, after "
+            f"{seconds:.1f} s of training; give at least {math.ceil(least[unit])}{unit}, or {_OTHER_NAME}"
+        )
 
 
 def _with_batch_multiple(recipe: schema.Recipe, multiple: int) -> schema.Recipe:
@@ -167,35 +229,24 @@ def _with_batch_multiple(recipe: schema.Recipe, multiple: int) -> schema.Recipe:
     return recipe.model_copy(update={"regime": regime})
 
 
-def _changes(saved: schema.Recipe, asked: schema.Recipe) -> list[str]:
-    before, now = _deciding(saved), _deciding(asked)
-    is_longer = asked.duration[1] == saved.duration[1] and asked.duration[0] >= saved.duration[0]
-    follows = isinstance(saved.regime, ProgressiveRegime) and saved.regime.follows_duration
-    if saved.schedule.name in _OPEN_ENDED and is_longer and not follows:
-        before["max_duration"] = now["max_duration"]
-    return differences(before, now)
+def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The keys that batches or weights depend on, of a recipe in plain values."""
+    values = {key: value for key, value in recipe.items() if key not in _FREE}
+    return {**values, "data": {key: value for key, value in recipe["data"].items() if key not in _FREE_DATA}}
 
 
-def _deciding(recipe: schema.Recipe) -> dict[str, Any]:
-    """The keys that batches or weights depend on."""
-    values = recipe.model_dump(mode="json")
-    for section in _FREE_SECTIONS:
-        values.pop(section)
-    for key in _FREE_KEYS:
-        *path, last = key.split(".")
-        place = values
-        for part in path:
-            place = place[part]
-        place.pop(last)
-    return values
+def _measuring(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The keys that accuracies depend on besides the weights, of a recipe in plain values."""
+    data = {key: recipe["data"].get(key) for key in _MEASURING_DATA}
+    return {**{key: recipe.get(key) for key in _MEASURING}, "data": data}
 
 
-def _clear(folder: Path) -> None:
-    """Remove the files of an earlier run, and no others."""
-    logs = folder.glob(BATCH_LOGS)
-    files = [
-        folder / name
-        for name in (RECORD_FILE, WEIGHTS_FILE, CONFIG_FILE, STATISTICS_FILE, DATA_FILE, RECIPE_FILE, WANDB_ID_FILE)
-    ]
-    for path in (*saved_checkpoints(folder / CHECKPOINT_FOLDER), *logs, *files):
-        path.unlink(missing_ok=True)
+def _clear(folder: Path) -> list[str]:
+    """Remove the files of an earlier run, and no others; returns their names."""
+    names = (RECORD_FILE, WEIGHTS_FILE, CONFIG_FILE, STATISTICS_FILE, DATA_FILE, RECIPE_FILE, WANDB_ID_FILE)
+    files = [folder / name for name in names]
+    files += [*saved_checkpoints(folder / CHECKPOINT_FOLDER), *sorted(folder.glob(BATCH_LOGS))]
+    removed = [path for path in files if path.exists()]
+    for path in removed:
+        path.unlink()
+    return [str(path.relative_to(folder)) for path in removed]

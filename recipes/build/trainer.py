@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +33,7 @@ from mixsize.recipes.build.preparation import preparation_of, with_preparation
 from mixsize.recipes.build.resume import Start, check_data, check_ranks, find_shared_start, prepare_folder
 from mixsize.recipes.callbacks.gradient_norms import GradientNorms
 from mixsize.recipes.callbacks.learning_curve import LearningCurve
+from mixsize.recipes.callbacks.lengths import Lengths
 from mixsize.recipes.callbacks.time_budget import NO_END
 from mixsize.recipes.callbacks.times import Times
 from mixsize.recipes.config import schema
@@ -66,6 +68,7 @@ class Run:
     times: Times
     curve: LearningCurve
     gradient_norms: GradientNorms
+    lengths: Lengths
 
     @property
     def regime(self) -> Regime | Progression:
@@ -74,10 +77,10 @@ class Run:
 
 
 def build(recipe: schema.Recipe) -> Run:
-    """Build the Trainer of a recipe; it continues a stopped run of the same name.
+    """Build the Trainer of a recipe; it continues the run of the same name.
 
     Raises:
-        ValueError: the recipe does not fit the data, the network, the number of ranks or the stopped run.
+        ValueError: the recipe does not fit the data, the network, the number of ranks or that run.
         OSError: a file cannot be read or written.
     """
     began = time.perf_counter()
@@ -131,6 +134,7 @@ def build(recipe: schema.Recipe) -> Run:
         times=measurements.times,
         curve=measurements.curve,
         gradient_norms=measurements.gradient_norms,
+        lengths=measurements.lengths,
     )
 
 
@@ -156,7 +160,9 @@ def _build_trainer(
     loggers: list[LoggerDestination],
 ) -> Trainer:
     recipe = start.recipe
-    with running_nothing(start.checkpoint):
+    with running_nothing(start.checkpoint), warnings.catch_warnings():
+        # Of parts that the run began without, such as a calibration.
+        warnings.filterwarnings("ignore", message=".* is not in the state_dict")
         return Trainer(
             model=model,
             train_dataloader=loader.data_spec(),

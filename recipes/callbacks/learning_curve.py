@@ -65,6 +65,11 @@ class LearningCurve(Callback):
             self.points.append(point)
         self._loss_sum, self._loss_steps = 0.0, 0
 
+    def continue_from(self, points: list[CurvePoint]) -> None:
+        """Take the points of a record of the run; what follows begins after them."""
+        self.points = list(points)
+        self._loss_sum, self._loss_steps = 0.0, 0
+
     def replace_last_accuracy(self, accuracy: dict[str, float]) -> None:
         """Replace the accuracies of the last point."""
         self.points[-1] = self.points[-1].model_copy(update={"accuracy": accuracy})

@@ -55,6 +55,7 @@ def make_record(
         recipe=run.recipe.model_dump(mode="json"),
         train_images=images,
         eval_images=run.eval_images,
+        earlier_lengths=run.lengths.earlier,
         regime_digest=run.regime.digest(),
         plan_digest=plan_digest(run.regime, images, run.recipe.seed),
         sequence_crc=_agreed(run.sampling.sequence_crc),

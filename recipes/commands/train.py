@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from composer.core import State
@@ -24,14 +27,27 @@ from mixsize.recipes.commands.recording import accuracies, make_record
 from mixsize.recipes.config.schema import Recipe
 from mixsize.recipes.models.weights import save_weights
 from mixsize.recipes.records.environment import source_version
-from mixsize.recipes.records.run_folder import RECORD_FILE, STATISTICS_FILE, WEIGHTS_FILE, run_folder
-from mixsize.recipes.records.run_record import CALIBRATED, OWN, RunRecord
+from mixsize.recipes.records.run_folder import (
+    CHECKPOINT_FOLDER,
+    RECORD_FILE,
+    STATISTICS_FILE,
+    WEIGHTS_FILE,
+    epoch_and_step,
+    latest_checkpoint,
+    run_folder,
+)
+from mixsize.recipes.records.run_record import CALIBRATED, OWN, RunRecord, Seconds, read_record
 from mixsize.system.files import write_text
 from mixsize.system.ranks import share_cores
 
 
-def prepare(recipe: Recipe) -> Callable[[], int]:
-    """Build the run; the function returned trains it."""
+def prepare(recipe: Recipe, arguments: Sequence[str] = ()) -> Callable[[], int]:
+    """Build the run; the function returned trains it.
+
+    Args:
+        recipe: the recipe.
+        arguments: of ``mixsize train``, for the command that goes on after a stop.
+    """
     record = finished_record(recipe, run_folder(recipe))
     if record is not None:
         return lambda: _show_finished(record, run_folder(recipe))
@@ -39,7 +55,14 @@ def prepare(recipe: Recipe) -> Callable[[], int]:
     run = build(recipe)
 
     def train() -> int:
-        fit(run)
+        try:
+            fit(run)
+        except (KeyboardInterrupt, SystemExit) as stop:  # Composer makes SIGINT a SystemExit, as mixsize does SIGTERM.
+            if dist.get_global_rank() == 0:
+                print(_how_to_go_on(run, arguments), file=sys.stderr)
+            if isinstance(stop, SystemExit):
+                raise
+            return 128 + signal.SIGINT
         return 0
 
     return train
@@ -90,16 +113,28 @@ def _train_and_record(run: Run) -> RunRecord:
 
 def _train(run: Run) -> None:
     state = run.trainer.state
+    has_ended = _has_ended(state)
     if run.resumed is not None and dist.get_global_rank() == 0:
-        now = state.timestamp
-        print(f"going on from {run.resumed}: epoch {int(now.epoch)}, step {int(now.batch)}", flush=True)
-    if _has_ended(state):
-        # The run was stopped between its last checkpoint and its record.
+        now, then = state.timestamp, "; no step is left, it is evaluated" if has_ended else ""
+        print(f"going on from {run.resumed}: epoch {int(now.epoch)}, step {int(now.batch)}{then}", flush=True)
+    if has_ended:
+        # The run was stopped between its last checkpoint and its record, or is evaluated with other settings.
         run.times.end_set_up()
         run.trainer.eval()
         run.curve.note(state)
     else:
+        _restore_curve(run)
         run.trainer.fit()
+
+
+def _restore_curve(run: Run) -> None:
+    """Give a run that goes on after its end the evaluation there, which its checkpoint lacks or has as calibrated."""
+    file = run.folder / RECORD_FILE
+    if run.resumed is None or not file.exists():
+        return
+    ended = read_record(file)
+    if ended.steps == int(run.trainer.state.timestamp.batch):
+        run.curve.continue_from(ended.curve)
 
 
 def _has_ended(state: State) -> bool:
@@ -123,15 +158,28 @@ def _evaluate_without(calibration: BNCalibrate, run: Run) -> dict[str, float]:
     return calibrated
 
 
+def _how_to_go_on(run: Run, arguments: Sequence[str]) -> str:
+    """What is saved of a run that was stopped, and the command that goes on with it."""
+    checkpoint = latest_checkpoint(run.folder / CHECKPOINT_FOLDER)
+    if checkpoint is None:
+        saved = f"nothing is saved (output.save_every is {run.recipe.output.save_every}), so it begins anew"
+    else:
+        epoch, step = epoch_and_step(checkpoint)
+        saved = f"{checkpoint} is saved: epoch {epoch}, step {step}"
+    kept = ["output.restart=false"] if run.recipe.output.restart else []
+    launcher = " through the launcher" if dist.get_world_size() > 1 else ""
+    return f"stopped; {saved}. To go on{launcher}: {shlex.join(['mixsize', 'train', *arguments, *kept])}"
+
+
 def _show_finished(record: RunRecord, folder: Path) -> int:
     if int(os.environ.get("RANK", 0)) == 0:
         print_record(record, plain_console())
-        print(f"{folder} ended before; this is its record. output.restart=true trains anew")
+        print(f"{folder} ended before; this is its record. A longer max_duration goes on, another name begins anew")
     return 0
 
 
 def print_record(record: RunRecord, console: Console) -> None:
-    """Print what was drawn, and the accuracy at each size."""
+    """Print what was drawn, the accuracy at each size, and where the time went."""
     drawn = Table(title=f"{record.name}: what was drawn in {record.steps:,} steps")
     for column in ("size px", "batch", "duplicates", "steps", "images seen"):
         drawn.add_column(column, justify="right")
@@ -152,3 +200,15 @@ def print_record(record: RunRecord, console: Console) -> None:
         cells = [f"{100 * value:.2f}", *([f"{100 * calibrated[size]:.2f}"] if calibrated else [])]
         accuracy.add_row(size, *cells, "not finite" if loss is None else f"{loss:.4f}")
     console.print(accuracy)
+    console.print(time_line(record.seconds), highlight=False, soft_wrap=True)
+
+
+def time_line(seconds: Seconds) -> str:
+    """The time of a run by activity; the record of a run has all of them but the checkpoints, which are the rest."""
+    spent = {name: getattr(seconds, name) or 0.0 for name in ("training", "set_up", "evaluation", "calibration")}
+    rest = max(0.0, (seconds.fit or 0.0) - spent["training"] - spent["evaluation"] - spent["calibration"])
+    return (
+        f"time: {spent['training']:.1f} s of training; besides it {spent['set_up']:.1f} s of set-up, "
+        f"{spent['evaluation']:.1f} s of evaluation, {spent['calibration']:.1f} s of calibration, "
+        f"{rest:.1f} s of checkpoints and the rest"
+    )

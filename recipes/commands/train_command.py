@@ -22,4 +22,5 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     # These imports take seconds, which a mistake in the recipe need not wait for.
     from mixsize.recipes.commands import train
 
-    return train.prepare(recipe)
+    imports = [part for name in args.imports for part in ("--import", name)]
+    return train.prepare(recipe, [*args.items, *imports])

@@ -33,8 +33,15 @@ def run_folder(recipe: Recipe) -> Path:
 
 def saved_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in the order of their steps."""
-    names = [match for path in folder.glob("ep*-ba*.pt") if (match := _NAME.fullmatch(path.name))]
-    return [folder / match[0] for match in sorted(names, key=lambda match: (int(match[2]), int(match[1])))]
+    found = [path for path in folder.glob("ep*-ba*.pt") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: epoch_and_step(path)[::-1])
+
+
+def epoch_and_step(checkpoint: Path) -> tuple[int, int]:
+    """Return the whole epochs and the steps after which a checkpoint was saved, by its name."""
+    match = _NAME.fullmatch(checkpoint.name)
+    assert match is not None
+    return int(match[1]), int(match[2])
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

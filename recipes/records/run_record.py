@@ -120,6 +120,18 @@ class CurvePoint(_Part):
     accuracy: dict[str, float]
 
 
+class EarlierLength(_Part):
+    """A ``max_duration`` that the run had before it went on with another.
+
+    Attributes:
+        max_duration: as in a recipe. Up to ``steps``, a schedule that depends on the length followed this one.
+        steps: completed when it changed.
+    """
+
+    max_duration: str
+    steps: int
+
+
 class GradientNormRow(_Part):
     """L2 norm of the whole network's gradient at one image side.
 
@@ -170,6 +182,7 @@ class RunRecord(_Part):
         recipe: the resolved recipe, every key of it.
         train_images: in the training data; None in records of earlier versions.
         eval_images: in the evaluation data; None in records of earlier versions.
+        earlier_lengths: the lengths of a run that went on with another, in order; empty for other runs.
         regime_digest: identifies the regime.
         plan_digest: identifies the drawn batches: regime, number of images, seed, and the way of drawing; the same for
             any number of ranks.
@@ -203,6 +216,7 @@ class RunRecord(_Part):
     recipe: dict[str, Any]
     train_images: int | None = None
     eval_images: int | None = None
+    earlier_lengths: list[EarlierLength] = []
     regime_digest: str | None = None
     plan_digest: str | None = None
     sequence_crc: int | None = None

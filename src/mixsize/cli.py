@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import faulthandler
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -58,7 +59,7 @@ _BENCHES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code.
 
-    A user's mistake ends in one line on standard error and code 2. A bug ends in a traceback.
+    A user's mistake ends in one line on standard error and code 2, Ctrl-C in code 130. A bug ends in a traceback.
     """
     # wandb, which timm imports, reports its own errors to its makers unless this is set before the import.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -73,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             except (ValueError, OSError) as error:
                 return _mistake(str(error))
             return remaining()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except ImportError as error:
         words = explain(error)
         if words is None:

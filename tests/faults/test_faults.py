@@ -154,7 +154,7 @@ def test_a_step_that_does_not_fit_into_memory_is_named(run, training, words):
 def test_an_output_folder_that_is_a_file_is_refused_in_one_line(digits, tmp_path, capsys):
     (tmp_path / "runs").touch()
     assert main(["train", *items(digits, tmp_path)]) == 2
-    assert capsys.readouterr().err == f"error: [Errno 20] Not a directory: '{tmp_path}/runs/demo/record.json'\n"
+    assert capsys.readouterr().err == f"error: [Errno 20] Not a directory: '{tmp_path}/runs/demo'\n"
 
 
 def test_a_missing_evaluation_file_is_refused_before_anything_is_written(digits, tmp_path, capsys):

@@ -22,7 +22,7 @@ from mixsize.bench.pages.tables import RECORD_TABLES
 from mixsize.bench.regimes import runner as runner_module
 from mixsize.bench.regimes.regimes import tell
 from mixsize.bench.regimes.runner import Runner, last_lines, launch
-from mixsize.bench.regimes.suite import load_suite
+from mixsize.bench.regimes.suite import Budget, load_suite
 from mixsize.bench.regimes.suite_runs import runs_of
 from mixsize.bench.result_files import write_result
 from mixsize.cli import main
@@ -247,8 +247,11 @@ def test_a_stopped_run_of_another_recipe_is_told_before_anything_starts(stopped,
     launches = Launches(monkeypatch)
     suite = load_suite(stopped.argv[2])
     other = runs_of(suite, tmp_path / "runs", 1, ["optimizer.lr=0.01"])
-    with pytest.raises(ValueError, match=r"holds a stopped run of another recipe: optimizer\.lr was 0\.05, is 0\.01"):
+    with pytest.raises(ValueError, match=r"holds a run of another recipe: optimizer\.lr was 0\.05, is 0\.01"):
         Runner(other, tmp_path / "runs.jsonl", lambda runner, run: None)
+    longer = runs_of(suite.model_copy(update={"budget": Budget(epochs=3)}), tmp_path / "runs", 1)
+    with pytest.raises(ValueError, match=r"max_duration \d+ba, the suite asks for 3ep from the start; give"):
+        Runner(longer, tmp_path / "runs.jsonl", lambda runner, run: None)
     assert launches.started == []
     # Asked to, it begins anew.
     anew = runs_of(suite, tmp_path / "runs", 1, ["optimizer.lr=0.01", "output.restart=true"])

@@ -20,6 +20,7 @@ import torch
 import torchvision
 from PIL import Image, ImageCms
 
+from mixsize.cli import main
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.conversion import encode, writer
 from mixsize.ffcv_loaders.conversion.convert import add_arguments, convert, convert_splits, prepare
@@ -449,6 +450,33 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, workers):
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.parametrize("older", [True, False])
+def test_an_interrupted_command_says_that_nothing_is_written(folder, tmp_path, monkeypatch, capsys, older):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out.beton"
+    if older:
+        out.write_bytes(b"old")
+    monkeypatch.setattr(writer, "encode_chunk", interrupt)
+    argv = ["convert", str(folder), str(out), "--workers", "1", "--no-progress", "--overwrite"]
+    assert main(argv) == 128 + signal.SIGINT
+    kept = "; the older file stays" if older else ""
+    assert capsys.readouterr().err == f"{out}: not written, and nothing of it is left{kept}\ninterrupted\n"
+    assert leftovers(tmp_path) == (["out.beton"] if older else [])
+
+
+def test_a_file_goes_to_disk_while_it_is_written(tmp_path, quiet, monkeypatch):
+    """At the end all but the last page and the images beside it is there already."""
+    synced = []
+    monkeypatch.setattr(writer, "_SYNC_BYTES", 1)
+    monkeypatch.setattr(writer.os, "fdatasync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    source = array_source([picture(400, 400, index) for index in range(64)])  # 480,000 bytes each, 17 to a page
+    write_beton(source, tmp_path / "out.beton", Encoding("raw"), **quiet)
+    # Pages begin at multiples of 8 MiB, the first after the index; a chunk of 16 images can end one.
+    assert [size // (8 << 20) for size in synced] == [1, 2, 3]
+
+
 def test_a_file_system_that_refuses_to_write_is_one_error(tmp_path, quiet):
     """A limit on the size of files stands for a full disk: both are an OSError in the middle of writing."""
     source = array_source([picture(200, 200, index) for index in range(20)])
@@ -497,7 +525,7 @@ def wait_until(condition, seconds=60):
         pytest.param(signal.SIGKILL, -signal.SIGKILL, False, id="SIGKILL"),
         pytest.param(signal.SIGTERM, 128 + signal.SIGTERM, True, id="SIGTERM"),
         # Another test sends it to the writing process.
-        pytest.param(signal.SIGINT, -signal.SIGINT, True, marks=pytest.mark.soak, id="SIGINT"),
+        pytest.param(signal.SIGINT, 128 + signal.SIGINT, True, marks=pytest.mark.soak, id="SIGINT"),
     ],
 )
 def test_a_stopped_conversion_leaves_no_file_and_no_process(tmp_path, quiet, number, code, clears_up):
