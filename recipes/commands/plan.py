@@ -168,7 +168,7 @@ def _totals(plan: Plan, data: KnownData, timed: bool) -> dict[str, str]:
     base, given = plan.base, plan.recipe.data
     images = f"{given.train_images:,}"
     lines = {
-        "images": f"{images} by data.train_images; no file {given.train}"
+        "images": f"{images} by the recipe; no file {given.train}"
         if data.train is None
         else f"{images} in {data.train.num_classes} classes of {given.train}",
         "evaluation images": f"not known; no file {given.eval}"

@@ -152,7 +152,7 @@ def test_the_network_has_the_classes_of_the_file(capsys, photos):
 
 def test_without_the_file_the_images_are_the_recipes(capsys):
     out = printed(capsys, "demo")
-    assert "images  1,437 by data.train_images; no file data/digits/train.beton" in out
+    assert "images  1,437 by the recipe; no file data/digits/train.beton" in out
     assert main(["plan", "demo", "data.train_images=null"]) == 2
     assert "no file data/digits/train.beton, and data.train_images is not given" in capsys.readouterr().err
 
