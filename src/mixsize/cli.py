@@ -21,6 +21,10 @@ from mixsize.system.packages import explain
 from mixsize.system.signals import ending_on_sigterm
 
 _COMMANDS = {
+    "start": (
+        "mixsize.recipes.commands.start",
+        "choose a recipe for a folder of images and a timm model; train it",
+    ),
     "convert": ("mixsize.ffcv_loaders.conversion.convert", "write an image folder, CIFAR or digits as .beton files"),
     "plan": ("mixsize.recipes.commands.plan", "print the steps and costs of a recipe's regime before training"),
     "train": ("mixsize.recipes.commands.train_command", "train a recipe"),

@@ -65,7 +65,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_checkpoint_is_sound
     words = r"the loss of step 6, in epoch 0, at \d+ px x \d+ x 1 is nan: training has diverged. The learning rate was"
     with pytest.raises(FloatingPointError, match=words):
         fit(run)
-    assert left(tmp_path) == {"recipe.yaml", "data.json", "checkpoints/ep0-ba4.pt"}
+    assert left(tmp_path) == {"recipe.yaml", "data.json", "config.json", "checkpoints/ep0-ba4.pt"}
     fit(build(compose(items(digits, tmp_path))))
     assert (tmp_path / "runs/demo/model.safetensors").read_bytes() == whole
 
@@ -104,7 +104,7 @@ def test_weights_that_are_not_finite_are_not_written(digits, tmp_path, monkeypat
     monkeypatch.setattr(FiniteLoss, "batch_end", spoil)
     with pytest.raises(FloatingPointError, match=words):
         fit(run)
-    assert left(tmp_path) == {"recipe.yaml", "data.json"}
+    assert left(tmp_path) == {"recipe.yaml", "data.json", "config.json"}
 
 
 def test_a_disk_that_fills_up_during_a_checkpoint_leaves_the_one_before(digits, tmp_path, run, whole, monkeypatch):
@@ -118,7 +118,7 @@ def test_a_disk_that_fills_up_during_a_checkpoint_leaves_the_one_before(digits, 
         patch.setattr(checkpoints, "save_checkpoint", saving)
         with pytest.raises(OSError, match=r"ep0-ba8\.pt: the checkpoint is not saved, the one before stays: "):
             fit(run)
-    assert left(tmp_path) == {"recipe.yaml", "data.json", "checkpoints/ep0-ba4.pt"}
+    assert left(tmp_path) == {"recipe.yaml", "data.json", "config.json", "checkpoints/ep0-ba4.pt"}
     fit(build(compose(items(digits, tmp_path))))
     assert (tmp_path / "runs/demo/model.safetensors").read_bytes() == whole
 

@@ -132,8 +132,8 @@ def test_recipes_name_the_same_policies():
 
 
 def test_recipes_name_the_same_filters():
-    for section in (schema.Loader, schema.Evaluation):
-        assert section.model_fields["interpolation"].annotation == Interpolation
+    assert schema.Loader.model_fields["interpolation"].annotation == Interpolation
+    assert schema.Evaluation.model_fields["interpolation"].annotation == Interpolation | None
 
 
 def test_no_policy_and_no_cutout_leave_views_as_they_are_cut():

@@ -161,7 +161,7 @@ def test_restart_removes_what_was_there_and_says_so(digits, tmp_path, capsys):
     run = build(recipe(digits, tmp_path, "seed=18", "max_duration=30ba", "output.restart=true"))
     assert run.resumed is None
     assert not list((tmp_path / "runs/demo/checkpoints").glob("*"))
-    removed = f"removed from {tmp_path}/runs/demo: data.json, recipe.yaml, checkpoints/ep0-ba10.pt\n"
+    removed = f"removed from {tmp_path}/runs/demo: config.json, data.json, recipe.yaml, checkpoints/ep0-ba10.pt\n"
     assert capsys.readouterr().out == f"output.restart: {removed}"
     run.trainer.close()
 
