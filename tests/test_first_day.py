@@ -55,7 +55,9 @@ def test_a_first_day(images, capsys):
         shutil.copytree(images / split / classes[1], Path("other", split, "c"))
     run("convert", "other", "data/other", "--no-progress")
     data = ["data.train=data/other/train.beton", "data.eval=data/other/test.beton", "name=other"]
-    run("train", "mine.yaml", *QUICK, *data, "model.checkpoint=runs/mine/model.safetensors")
+    run(
+        "train", "mine.yaml", *QUICK, *data, "model.checkpoint=runs/mine/model.safetensors", "regime.base.batch_size=16"
+    )
     names = json.loads(Path("runs/other/config.json").read_text())["label_names"]
     assert names == ["a", "b", "c"]
 

@@ -76,9 +76,9 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
 
 def write_onnx(network: torch.nn.Module, size_px: int, path: Path) -> None:
-    """Write a network for images ``(N, 3, S, S)`` of any number N as ONNX: input ``images``, output ``logits``."""
+    """Write a network as ONNX, from ``images`` ``(N, 3, S, S)``, N up to 65,536, to ``logits`` ``(N, classes)``."""
     images = torch.zeros(2, 3, size_px, size_px)
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", max=2**16)  # Without a bound, some networks' slices cannot be exported.
     with in_one_piece(path) as partial:
         program = torch.onnx.export(
             network.eval(), (images,), input_names=["images"], output_names=["logits"],

@@ -14,6 +14,38 @@ TESTED: tuple[dict[str, str], ...] = (
         "python": "3.11", "torch": "2.15", "torchvision": "0.29", "timm": "1.0", "numpy": "2.4", "mosaicml": "0.32",
         "wandb": "0.31",
     },
+    {
+        "python": "3.10", "torch": "2.6", "torchvision": "0.21", "timm": "1.0", "numpy": "2.2", "mosaicml": "0.32",
+        "wandb": "0.31",
+    },
+    {
+        "python": "3.10", "torch": "2.7", "torchvision": "0.22", "timm": "1.0", "numpy": "2.2", "mosaicml": "0.32",
+        "wandb": "0.31",
+    },
+    {
+        "python": "3.10", "torch": "2.11", "torchvision": "0.26", "timm": "1.0", "numpy": "2.2", "mosaicml": "0.32",
+        "wandb": "0.31",
+    },
+    {
+        "python": "3.10", "torch": "2.14", "torchvision": "0.29", "timm": "1.0", "numpy": "2.2", "mosaicml": "0.32",
+        "wandb": "0.31",
+    },
+    {
+        "python": "3.13", "torch": "2.6", "torchvision": "0.21", "timm": "1.0", "numpy": "2.2", "mosaicml": "0.32",
+        "wandb": "0.31",
+    },
+    {
+        "python": "3.13", "torch": "2.7", "torchvision": "0.22", "timm": "1.0", "numpy": "2.2", "mosaicml": "0.32",
+        "wandb": "0.31",
+    },
+    {
+        "python": "3.14", "torch": "2.11", "torchvision": "0.26", "timm": "1.0", "numpy": "2.5", "mosaicml": "0.32",
+        "wandb": "0.31",
+    },
+    {
+        "python": "3.14", "torch": "2.15", "torchvision": "0.29", "timm": "1.0", "numpy": "2.5", "mosaicml": "0.32",
+        "wandb": "0.31",
+    },
 )  # fmt: skip
 #: The versions that tell combinations apart; the others are compared with the newest that was tested.
 _TOLD_APART = ("python", "torch", "mosaicml")
