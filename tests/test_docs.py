@@ -30,7 +30,7 @@ from mixsize.cli import _parser, main
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.recipes.build.preparation import preparation_of, with_preparation
 from mixsize.recipes.config import yamltext
-from mixsize.recipes.config.compose import compose, packaged_recipes
+from mixsize.recipes.config.compose import compose, packaged_recipes, to_yaml
 from mixsize.recipes.models import networks
 from mixsize.recipes.models.hub_config import config_text
 from mixsize.recipes.models.weights import save_weights
@@ -250,6 +250,8 @@ def write_yaml_files() -> None:
     for block in of_kind("yaml"):
         if not is_suite(block) and block.page == "docs/your-model.md":
             Path("mine.yaml").write_text(block.text)
+    # The recipe that `mixsize start path/to/images` writes.
+    Path("images.yaml").write_text(to_yaml(compose(["cifar10/resnet20"])))
 
 
 def check_arguments(argv: list[str]) -> None:
