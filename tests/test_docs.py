@@ -251,7 +251,7 @@ def write_yaml_files() -> None:
         if not is_suite(block) and block.page == "docs/your-model.md":
             Path("mine.yaml").write_text(block.text)
     # The recipe that `mixsize start path/to/images` writes.
-    Path("images.yaml").write_text(to_yaml(compose(["cifar10/resnet20"])))
+    Path("images.yaml").write_text(to_yaml(compose(["demo"])))
 
 
 def check_arguments(argv: list[str]) -> None:
