@@ -25,6 +25,16 @@ def torch_device(name: str) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
+def check_precision(device: torch.device, precision: str) -> None:
+    """Refuse mixed precision on a CPU, which Composer does not train in.
+
+    Raises:
+        ValueError: the message says what to give instead.
+    """
+    if device.type == "cpu" and precision != "fp32":
+        raise ValueError(f"precision: {precision} needs a GPU, and this runs on the CPU; give precision=fp32")
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """A context in which a network runs in a recipe's ``precision``."""
     dtype = {"fp32": None, "amp_bf16": torch.bfloat16, "amp_fp16": torch.float16}[precision]

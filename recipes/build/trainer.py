@@ -25,7 +25,7 @@ from mixsize.ffcv_loaders.loader import MixSizeLoader
 from mixsize.recipes.build.algorithms import build_algorithms
 from mixsize.recipes.build.callbacks import build_callbacks, build_loggers, build_measurements
 from mixsize.recipes.build.data import build_augment, build_loader, count_classes, open_data, sizes_drawn
-from mixsize.recipes.build.devices import join_ranks, torch_device
+from mixsize.recipes.build.devices import check_precision, join_ranks, torch_device
 from mixsize.recipes.build.evaluators import build_evaluators
 from mixsize.recipes.build.model import build_model, set_engine
 from mixsize.recipes.build.optimisation import build_optimizer
@@ -87,6 +87,7 @@ def build(recipe: schema.Recipe) -> Run:
     if recipe.output.wandb is not None:
         import_module("wandb")  # Where it is missing, the run ends before a file changes.
     device = torch_device(recipe.device)
+    check_precision(device, recipe.precision)
     join_ranks(device)
     folder = run_folder(recipe)
     start = find_shared_start(recipe, folder)

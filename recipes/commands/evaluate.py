@@ -29,7 +29,7 @@ from mixsize.recipes.build.data import (
     open_data,
     sizes_drawn,
 )
-from mixsize.recipes.build.devices import autocast, join_ranks, torch_device
+from mixsize.recipes.build.devices import autocast, check_precision, join_ranks, torch_device
 from mixsize.recipes.build.preparation import with_preparation
 from mixsize.recipes.commands import eval_report
 from mixsize.recipes.commands.eval_report import Accuracy, EvalRecord, SizeRow
@@ -137,8 +137,7 @@ def build_job(
     weights = find_weights(checkpoint)
     recipe = recipe_for(weights, items)
     device = torch_device(recipe.device)
-    if device.type == "cpu" and recipe.precision != "fp32":
-        raise ValueError(f"precision: {recipe.precision} needs a GPU, and this runs on the CPU; give precision=fp32")
+    check_precision(device, recipe.precision)
     train, images = _open(recipe.data, calibrate)
     network = trained_network(recipe, weights, count_classes(recipe, *([train] if train else []), images))
     recipe = with_preparation(recipe, network, train)

@@ -44,9 +44,9 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
                 unreadable.append(f"{path}: cannot be read as an image: {error}")
                 continue
             values, indices = probabilities(network, picture[None])[0].topk(count)
-            pairs = zip(values, indices, strict=True)
-            rows.append([str(path), *(f"{names[index]} {100 * value:.1f} %" for value, index in pairs)])
-        print_table(plain_console(), ["image", *(f"{place + 1}." for place in range(count))], rows, notes=unreadable)
+            for place, (value, index) in enumerate(zip(values, indices, strict=True)):
+                rows.append([str(path) if place == 0 else "", names[index], f"{100 * value:.1f}"])
+        print_table(plain_console(), ["image", "class", "probability %"], rows, notes=unreadable)
         return 1 if unreadable else 0
 
     return predict

@@ -125,7 +125,8 @@ def test_predictions_are_printed_and_an_unreadable_image_is_named(exported, phot
     for index in (0, 20):
         best = probabilities(network, transform(images[index])[None])[0]
         row = next(line for line in out.splitlines() if f"{index}.png" in line and "cannot" not in line)
-        assert f"{['china', 'flower'][int(best.argmax())]} {100 * best.max():.1f} %" in row
+        assert f" {['china', 'flower'][int(best.argmax())]} │" in row
+        assert f" {100 * best.max():.1f} │" in row
     assert "broken.png: cannot be read as an image" in out
     assert main(["predict", str(exported), "0.png", "--size", "128"]) == 0
     assert "no batch-norm statistics of 128 px" in capsys.readouterr().out
