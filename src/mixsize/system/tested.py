@@ -5,47 +5,21 @@ from __future__ import annotations
 import re
 
 #: Distribution -> version, and Python's, of each environment that the tests ran in. Two numbers of a version count.
-TESTED: tuple[dict[str, str], ...] = (
-    {
-        "python": "3.11", "torch": "2.7", "torchvision": "0.22", "timm": "1.0", "numpy": "2.2", "mosaicml": "0.32",
-        "wandb": "0.18",
-    },
-    {
-        "python": "3.11", "torch": "2.15", "torchvision": "0.29", "timm": "1.0", "numpy": "2.4", "mosaicml": "0.32",
-        "wandb": "0.31",
-    },
-    {
-        "python": "3.10", "torch": "2.6", "torchvision": "0.21", "timm": "1.0", "numpy": "2.2", "mosaicml": "0.32",
-        "wandb": "0.31",
-    },
-    {
-        "python": "3.10", "torch": "2.7", "torchvision": "0.22", "timm": "1.0", "numpy": "2.2", "mosaicml": "0.32",
-        "wandb": "0.31",
-    },
-    {
-        "python": "3.10", "torch": "2.11", "torchvision": "0.26", "timm": "1.0", "numpy": "2.2", "mosaicml": "0.32",
-        "wandb": "0.31",
-    },
-    {
-        "python": "3.10", "torch": "2.14", "torchvision": "0.29", "timm": "1.0", "numpy": "2.2", "mosaicml": "0.32",
-        "wandb": "0.31",
-    },
-    {
-        "python": "3.13", "torch": "2.6", "torchvision": "0.21", "timm": "1.0", "numpy": "2.2", "mosaicml": "0.32",
-        "wandb": "0.31",
-    },
-    {
-        "python": "3.13", "torch": "2.7", "torchvision": "0.22", "timm": "1.0", "numpy": "2.2", "mosaicml": "0.32",
-        "wandb": "0.31",
-    },
-    {
-        "python": "3.14", "torch": "2.11", "torchvision": "0.26", "timm": "1.0", "numpy": "2.5", "mosaicml": "0.32",
-        "wandb": "0.31",
-    },
-    {
-        "python": "3.14", "torch": "2.15", "torchvision": "0.29", "timm": "1.0", "numpy": "2.5", "mosaicml": "0.32",
-        "wandb": "0.31",
-    },
+TESTED: tuple[dict[str, str], ...] = tuple(
+    {"timm": "1.0", "mosaicml": "0.32", "python": python, "torch": torch, "torchvision": vision, "numpy": numpy,
+     "wandb": wandb}
+    for python, torch, vision, numpy, wandb in (
+        ("3.10", "2.6", "0.21", "2.2", "0.31"),
+        ("3.10", "2.7", "0.22", "2.2", "0.31"),
+        ("3.10", "2.11", "0.26", "2.2", "0.31"),
+        ("3.10", "2.14", "0.29", "2.2", "0.31"),
+        ("3.11", "2.7", "0.22", "2.2", "0.18"),
+        ("3.11", "2.15", "0.29", "2.4", "0.31"),
+        ("3.13", "2.6", "0.21", "2.2", "0.31"),
+        ("3.13", "2.7", "0.22", "2.2", "0.31"),
+        ("3.14", "2.11", "0.26", "2.5", "0.31"),
+        ("3.14", "2.15", "0.29", "2.5", "0.31"),
+    )
 )  # fmt: skip
 #: The versions that tell combinations apart; the others are compared with the newest that was tested.
 _TOLD_APART = ("python", "torch", "mosaicml")
