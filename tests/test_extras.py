@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
 from safetensors.torch import save_file
 
 from mixsize import algorithms
@@ -16,7 +17,17 @@ from mixsize.recipes.models.network import create_network
 
 ROOT = Path(__file__).parent.parent
 #: Modules of the extras, and those that Composer alone brings.
-EXTRAS = ["composer", "torchmetrics", "torch_optimizer", "mcli", "matplotlib", "scipy", "wandb", "wandb_workspaces"]
+EXTRAS = [
+    "onnxscript",
+    "composer",
+    "torchmetrics",
+    "torch_optimizer",
+    "mcli",
+    "matplotlib",
+    "scipy",
+    "wandb",
+    "wandb_workspaces",
+]
 PEERS = ["ffcv", "numba", "cv2", "simplejpeg"]
 CLASSES = {
     "BNCalibrate", "EpochSchedule", "GradSmoothing", "MixSizeSampling", "Preflight", "ProgressiveResize", "StepSeed",
@@ -85,20 +96,26 @@ def test_a_folder_is_converted_and_weights_are_evaluated_without_the_extras(digi
     data = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton", "loader.num_workers=1"]
     argv = ["eval", "weights.safetensors", "demo", *data, "--sizes", "8,16", "--calibration-batches", "2"]
     source = str(photos.parent / "source")
+    export = ["export", "weights.safetensors", "demo", *data, "calibration.batches=2"]
+    Image.new("RGB", (8, 8)).save(tmp_path / "digit.png")
     code = f"""
 print("convert", main(["convert", {source!r}, "photos.beton", "--no-progress"]))
 print("eval", main({argv!r}))
+print("export", main([*{export!r}, "--sizes", "8", "--out", "out"]))
+print("predict", main(["predict", "out", "digit.png", "--size", "8"]))
+print("onnx", main([*{export!r}, "--onnx", "8", "--out", "other"]))
 print("compare", main([*{argv!r}, "--compare", "eval/weights/weights.json"]))
 """
     lines = python_without([*EXTRAS, *PEERS, "sklearn"], START + code)
     assert (tmp_path / "photos.beton").is_file()
-    assert {"convert 0", "eval 0", "compare 2"} <= set(lines)
+    assert {"convert 0", "eval 0", "export 0", "predict 0", "onnx 2", "compare 2"} <= set(lines)
+    assert any('get it with: pip install "mixsize[onnx]"' in line for line in lines)
     record = json.loads((tmp_path / "eval/weights/weights.json").read_text())
     assert [row["size_px"] for row in record["sizes"]] == [8, 16]
     assert record["environment"]["composer"] is not None  # Of the distribution, which is installed.
     matplotlib = 'Matplotlib is not installed; get it with: pip install "mixsize[report]"'
     assert f"plot: not drawn; {matplotlib}" in lines
-    assert lines[-3] == "eval 0"  # Nothing is measured before the error.
+    assert lines[-3] == "onnx 2"  # Nothing is measured before the error.
     assert lines[-2].startswith(f"error: {matplotlib}")
 
 

@@ -13,7 +13,7 @@ from timm.data import create_transform, resolve_model_data_config
 
 from mixsize.cli import main
 from mixsize.recipes.commands.eval_report import read_record
-from mixsize.recipes.models.inference import probabilities
+from mixsize.recipes.models.inference import load_at_size, probabilities
 
 QUICK = ["progress_bar=false", "loader.num_workers=1"]
 
@@ -74,6 +74,10 @@ def test_a_first_day(images, capsys):
     assert hits == round(found.sizes[0].own.top1 * found.images)
 
     capsys.readouterr()
-    run("predict", "out", next((images / "test" / classes[0]).iterdir()), "--size", "24", "--top", "1")
+    path = next((images / "test" / classes[0]).iterdir())
+    run("predict", "out", path, "--size", "24", "--top", "1")
     out = capsys.readouterr().out
-    assert any(f" {name} │" in out for name in classes)
+    network, transform = load_at_size("out", 24)
+    with Image.open(path) as image:
+        best = int(probabilities(network, transform(image.convert("RGB"))[None]).argmax())
+    assert f" {classes[best]} │" in out

@@ -14,6 +14,7 @@ from composer.utils import dist
 from rich.console import Console
 from rich.table import Table
 
+from mixsize.algorithms.batchnorm.bank import StatisticsBank
 from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
 from mixsize.algorithms.execution.composer_model import network_of
 from mixsize.display.console import plain_console
@@ -102,8 +103,7 @@ def _train_and_record(run: Run) -> RunRecord:
     check_finite(network, run.folder / WEIGHTS_FILE)
     if dist.get_global_rank() == 0:
         save_weights(network, run.folder / WEIGHTS_FILE)
-        if run.calibration is not None:
-            run.calibration.bank.save(run.folder / STATISTICS_FILE)
+        _save_statistics(run)
         write_text(run.folder / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
         for destination in run.trainer.logger.destinations:
             if isinstance(destination, LenientWandBLogger):
@@ -156,6 +156,19 @@ def _evaluate_without(calibration: BNCalibrate, run: Run) -> dict[str, float]:
         # All other points of the curve have the accuracy of the network's own statistics.
         run.curve.replace_last_accuracy(accuracies(run))
     return calibrated
+
+
+def _save_statistics(run: Run) -> None:
+    """Write the batch-norm statistics of these weights; those of the weights before go."""
+    file = run.folder / STATISTICS_FILE
+    if run.calibration is None:
+        file.unlink(missing_ok=True)
+        return
+    # A run that went on may have calibrated other sizes, for earlier weights.
+    sizes = run.calibration.bank.state_dict()["sizes"]
+    bank = StatisticsBank()
+    bank.load_state_dict({"sizes": {key: sizes[key] for key in map(str, run.recipe.evaluation.sizes) if key in sizes}})
+    bank.save(file)
 
 
 def _how_to_go_on(run: Run, arguments: Sequence[str]) -> str:

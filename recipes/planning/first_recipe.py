@@ -84,11 +84,15 @@ def _sizes(network: nn.Module, name: str, images: Images) -> tuple[list[int], st
     """Sides in pixels, the base first, and the reason for the base."""
     config: Any = network.pretrained_cfg
     own, stride = config["input_size"][-1], network_stride(network)
-    least = min(own, 2 * stride)
+    # Some networks' own size is no multiple of their stride: 176 px of resnet10t.
+    most = max(1, round(own / stride)) * stride
+    least = min(most, 2 * stride)
     rounded = -(-images.median_px // stride) * stride
-    base = max(least, min(own, rounded))
-    if base == own:
-        reason = f"{name}'s own size"
+    base = max(least, min(most, rounded))
+    if base == most:
+        reason = f"{name}'s own size" + (
+            "" if most == own else f" of {own} px, to a multiple of its stride of {stride}"
+        )
     elif base == rounded:
         reason = f"the images' median shorter side is {images.median_px} px, the network's stride {stride}"
     else:

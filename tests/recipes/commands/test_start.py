@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mixsize.cli import main
+from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.recipes.commands.start import make_recipe, parse_length
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.config.schema import Model
@@ -33,6 +35,7 @@ def values(name, images, *, on_gpu=False, pretrained=False):
         # Two steps of a stride of 32, where images are smaller.
         ("resnet18", CIFAR, 64, {64: 0.5, 32: 0.5}),
         ("cifar_resnet20", CIFAR, 32, {32: 0.3334, 24: 0.3333, 16: 0.3333}),
+        ("resnet10t", FEW, 192, {192: 0.3334, 128: 0.3333, 96: 0.3333}),
         ("vit_tiny_patch16_224", FEW, 224, None),
         ("cifar_resnet20", Images(127, 32, one_size=True), 32, None),
     ],
@@ -89,7 +92,10 @@ def test_a_folder_is_converted_and_trained_and_nothing_is_overwritten(photos, ca
     argv = ["start", "flowers", "--model", "resnet10t", "--for", "1ep"]
     assert main(argv) == 0
     out = capsys.readouterr().out
-    assert "size_px: 192  # resnet10t's own size" in out or "  # the images' median shorter side is" in out
+    beton = Beton.open("data/flowers/train.beton")
+    median_px = int(np.median(np.minimum(beton.heights, beton.widths)))
+    # Its own 176 px are nearest to 6 strides of 32 px.
+    assert f"    size_px: {min(192, -(-median_px // 32) * 32)}  # " in out
     assert "recipe: flowers.yaml" in out
     assert Path("runs/flowers/model.safetensors").is_file()
     assert main(argv) == 2
