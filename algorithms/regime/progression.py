@@ -164,6 +164,10 @@ class Progression:
         """Areas of the random resized crops in an epoch, or None for the loader's own."""
         return self.phases[self.phase_at(epoch)].crop_scale
 
+    def strength_at(self, name: str, epoch: int) -> float | None:
+        """The value of a training setting in an epoch, or None where the phase leaves it as it is."""
+        return None
+
     def lr_factor(self, position: float) -> float:
         """Factor of the learning rate at a position in epochs: the phase's, after its warm-up."""
         index = self.phase_at(position)

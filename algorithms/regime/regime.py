@@ -252,6 +252,10 @@ class Regime:
         """None: a regime leaves crops to the loader."""
         return None
 
+    def strength_at(self, name: str, epoch: int) -> float | None:
+        """None: a regime leaves the strength of the training's settings as they are; see :class:`Progression`."""
+        return None
+
     @property
     def max_images(self) -> int:
         """Images in the largest step, duplicates counted, over all ranks."""
