@@ -275,8 +275,6 @@ def _check_range(name: str, bounds: tuple[float, float], most: float) -> None:
 
 
 def _check_changes(augment: TrainingAugment) -> None:
-    if augment.policy == "cifar10" and not isinstance(augment, PadCrop):
-        raise ValueError("policy is 'cifar10', which works at the stored size and needs PadCrop")
     policy = view_policy_of(augment)
     if augment.magnitude is not None:
         _check_magnitude(augment.magnitude, augment.policy, policy)

@@ -21,7 +21,7 @@ _MAX_LAYERS = 16
 
 _NAMES = (
     "none; rand with timm's options, such as rand-m9-mstd0.5-inc1; original, originalr, v0 or v0r, perhaps with "
-    "-mstd0.5; trivial; or, with PadCrop, cifar10"
+    "-mstd0.5; trivial; or, with pad_crop, cifar10"
 )
 
 

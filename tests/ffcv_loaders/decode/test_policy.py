@@ -258,7 +258,7 @@ def test_a_cutout_larger_than_the_images_is_refused():
     [
         (
             lambda: PadCrop(policy="cifar"),
-            "policy is 'cifar'; it must be none; rand with .*; or, with PadCrop, cifar10",
+            "policy is 'cifar'; it must be none; rand with .*; or, with pad_crop, cifar10",
         ),
         (lambda: PadCrop(cutout_px=-1), "cutout_px is -1; it must be at least 0 px"),
     ],

@@ -460,7 +460,7 @@ def test_a_string_with_a_faulty_part_is_refused_by_its_name(text, words):
     [
         (
             lambda: RandomResizedCrop(policy="cifar10"),
-            "policy is 'cifar10', which works at the stored size",
+            "policy is 'cifar10'; .*or, with pad_crop, cifar10",
         ),
         (lambda: Resize(magnitude=3), "magnitude is 3, which applies to a policy rand-..., not to none"),
         (lambda: PadCrop(policy="cifar10", magnitude=3), "applies to a policy rand-..., not to cifar10"),
