@@ -64,7 +64,9 @@ static void stretch_contrast(uint8_t *pixels, int64_t count) {
         }
         if (high <= low) continue;
         double scale = 255.0 / (high - low), offset = -low * scale;
-        for (int64_t i = c; i < 3 * count; i += 3) pixels[i] = clip((int32_t)(pixels[i] * scale + offset));
+        uint8_t to[256];
+        for (int value = low; value <= high; value++) to[value] = clip((int32_t)(value * scale + offset));
+        for (int64_t i = c; i < 3 * count; i += 3) pixels[i] = to[pixels[i]];
     }
 }
 
