@@ -4,7 +4,19 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-_SOURCES = ("batch", "jpeg", "jpegwrite", "memory", "normalize", "policy", "processor", "resize", "sources", "windows")
+_SOURCES = (
+    "batch",
+    "jpeg",
+    "jpegwrite",
+    "memory",
+    "normalize",
+    "policy",
+    "processor",
+    "resize",
+    "sources",
+    "views",
+    "windows",
+)
 
 
 class BuildLibrary(build_ext):

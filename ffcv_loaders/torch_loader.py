@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -29,7 +30,20 @@ from mixsize.ffcv_loaders.decode.augment import (
     draw_windows,
     resample_of,
 )
-from mixsize.ffcv_loaders.engine.native import FLIP, FRAME_HEIGHT, FRAME_WIDTH, HEIGHT, LEFT, TOP, WIDTH
+from mixsize.ffcv_loaders.decode.policy import check_one_size, make_policy
+from mixsize.ffcv_loaders.decode.views import open_changes
+from mixsize.ffcv_loaders.engine.native import (
+    FLIP,
+    FRAME_HEIGHT,
+    FRAME_WIDTH,
+    HEIGHT,
+    LEFT,
+    TOP,
+    WIDTH,
+    Policy,
+    apply_policy,
+    change_view,
+)
 from mixsize.ffcv_loaders.pipeline.planned import PlannedDataset, PlannedLoader
 from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD, Stager
 
@@ -69,8 +83,8 @@ class TorchMixSizeLoader(PlannedLoader):
         world_size: as for ``rank``.
 
     Raises:
-        ValueError: a regime that this many images or ranks cannot serve, an augmentation with a policy or a cutout, or
-            a data set whose first sample is something else than an image and its label.
+        ValueError: a regime that this many images or ranks cannot serve, or a data set whose first sample is something
+            else than an image and its label.
 
     Example:
         >>> regime = Regime.from_sizes({32: 0.5, 16: 0.5}, Base(size_px=32, batch_size=2), "D+")
@@ -98,10 +112,6 @@ class TorchMixSizeLoader(PlannedLoader):
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         stager = Stager(mean, std, device, dtype, channels_last)
         augment = RandomResizedCrop() if augment is None else augment
-        if isinstance(augment, PadCrop) and augment.changes_pixels:
-            raise ValueError(
-                f"{augment} has a policy or a cutout, which MixSizeLoader supports and TorchMixSizeLoader does not"
-            )
         resample_of(interpolation)
         _check_data_set(data)
         images = (data, augment, interpolation, stager, num_workers)
@@ -138,7 +148,7 @@ class _MapStyleImages(PlannedDataset):
 
     def serve(self, plan: EpochPlan, first_step: int) -> Iterator[tuple[Step, torch.Tensor, torch.Tensor]]:
         augment = augment_at(self._augment, self.regime, plan.epoch)
-        views = _Views(self._data, augment, self._interpolation, self.seed, plan.epoch)
+        views = _Views(self._data, augment, self._interpolation, self._stager.mean, self.seed, plan.epoch)
         steps = [plan[index] for index in range(first_step, len(plan))]
         loader = DataLoader(
             views,
@@ -156,20 +166,56 @@ class _Views(Dataset):
     """A sample's D views at the size asked for: uint8, shape ``(D, S, S, 3)``, and its label."""
 
     def __init__(
-        self, data: ImageDataset, augment: Augment, interpolation: Interpolation, seed: int, epoch: int
+        self,
+        data: ImageDataset,
+        augment: Augment,
+        interpolation: Interpolation,
+        mean: Sequence[float],
+        seed: int,
+        epoch: int,
     ) -> None:
         self._data = data
         self._augment = augment
         self._interpolation: Interpolation = interpolation
-        self._seed = seed
-        self._epoch = epoch
+        self._mean, self._seed, self._epoch = mean, seed, epoch
+        self._changes = open_changes(augment, mean, seed, epoch)
 
     def __getitem__(self, item: tuple[int, int, int]) -> tuple[np.ndarray, int]:
         sample, duplicates, size_px = item
         image, label = read_sample(self._data, sample)
         height, width, index = np.array([[image.height], [image.width], [sample]])
         windows = draw_windows(self._augment, height, width, index, duplicates, size_px, self._seed, self._epoch)
-        return np.stack([cut_with_pillow(image, window, size_px, self._interpolation) for window in windows]), label
+        if self._policy is not None:
+            self._check_size(image, sample)
+        views = np.stack([self._cut(image, window, size_px, sample, d) for d, window in enumerate(windows)])
+        if self._changes is not None:
+            for duplicate, view in enumerate(views):
+                change_view(view, self._changes.at(size_px), sample, duplicate)
+        return views, label
+
+    def _cut(self, image: Image.Image, window: np.ndarray, size_px: int, sample: int, duplicate: int) -> np.ndarray:
+        if self._policy is not None:
+            view = np.array(_crop(image, window, mirror=bool(window[FLIP])))
+            apply_policy(view, self._policy, sample, duplicate)
+            image, window = Image.fromarray(view), np.array([0, 0, *view.shape[:2], 0, 0, 0])
+        return cut_with_pillow(image, window, size_px, self._interpolation)
+
+    # Made where it is used: what holds addresses cannot be sent to a worker.
+    @cached_property
+    def _policy(self) -> Policy | None:
+        if not (isinstance(self._augment, PadCrop) and self._augment.changes_pixels):
+            return None
+        return make_policy(self._augment, *self._first_size, self._mean, self._seed, self._epoch)
+
+    @cached_property
+    def _first_size(self) -> tuple[int, int]:
+        image, _ = read_sample(self._data, 0)
+        return image.height, image.width
+
+    def _check_size(self, image: Image.Image, sample: int) -> None:
+        assert isinstance(self._augment, PadCrop)
+        sizes = np.array([self._first_size, (image.height, image.width)])
+        check_one_size(self._augment, f"sample {sample}", sizes[:, 0], sizes[:, 1])
 
 
 def cut_with_pillow(image: Image.Image, window: np.ndarray, size_px: int, interpolation: Interpolation) -> np.ndarray:
@@ -177,11 +223,17 @@ def cut_with_pillow(image: Image.Image, window: np.ndarray, size_px: int, interp
     resample = Image.Resampling[interpolation.upper()]
     if window[FRAME_HEIGHT]:
         image = image.resize((int(window[FRAME_WIDTH]), int(window[FRAME_HEIGHT])), resample)
-    top, left, height, width = (int(window[column]) for column in (TOP, LEFT, HEIGHT, WIDTH))
-    view = image.crop((left, top, left + width, top + height))  # Black beyond the border.
+    view = _crop(image, window)
     if view.size != (size_px, size_px):
         view = view.resize((size_px, size_px), resample)
     return np.asarray(ImageOps.mirror(view) if window[FLIP] else view)
+
+
+def _crop(image: Image.Image, window: np.ndarray, mirror: bool = False) -> Image.Image:
+    """A window's pixels, black beyond the border."""
+    top, left, height, width = (int(window[column]) for column in (TOP, LEFT, HEIGHT, WIDTH))
+    view = image.crop((left, top, left + width, top + height))
+    return ImageOps.mirror(view) if mirror else view
 
 
 def read_sample(data: ImageDataset, index: int) -> tuple[Image.Image, int]:

@@ -99,12 +99,14 @@ def torchvision_augment(config: schema.Augment, size_px: int, train: Beton) -> v
         ValueError: an augmentation that torchvision lacks, or pad-and-crop of images that differ in size.
     """
     parts: list[v2.Transform]
+    if not isinstance(config, schema.CenterCrop) and (config.policy != "none" or config.color_jitter or config.erasing):
+        raise ValueError("data.augment: the peers are given crops without policy, color_jitter and erasing")
     resize = v2.Resize((size_px, size_px), antialias=True)
     if isinstance(config, schema.RandomResizedCrop):
         parts = [v2.RandomResizedCrop((size_px, size_px), config.scale, config.ratio, antialias=True)]
     elif isinstance(config, schema.Resize):
         parts = [resize]
-    elif isinstance(config, schema.PadCrop) and config.policy == "none" and config.cutout_px == 0:
+    elif isinstance(config, schema.PadCrop) and config.cutout_px == 0:
         sides = {*train.heights.tolist(), *train.widths.tolist()}
         if len(sides) > 1:
             raise ValueError(
@@ -116,7 +118,5 @@ def torchvision_augment(config: schema.Augment, size_px: int, train: Beton) -> v
         if side != size_px:
             parts.append(resize)
     else:
-        raise ValueError(
-            "data.augment: the peers are given random_resized_crop, resize, or pad_crop without policy and cutout"
-        )
+        raise ValueError("data.augment: the peers are given random_resized_crop, resize, or pad_crop without cutout")
     return v2.Compose([*parts, v2.RandomHorizontalFlip()] if config.flip else parts)

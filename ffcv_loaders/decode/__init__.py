@@ -1,4 +1,4 @@
-"""From stored bytes to pixels: views, choice of copy, decoding, resizing, colour policies.
+"""From stored bytes to pixels: views, choice of copy, decoding, resizing, augmentation.
 
 Imports ``beton`` and the regime.
 """

@@ -1,4 +1,4 @@
-"""Where each view of an image is cut from, and whether it is mirrored.
+"""Where each view of an image is cut from, whether it is mirrored, and the names of what else changes it.
 
 A view is a window ``(top, left, height, width)`` of the stored frame, resized to the step's side and
 perhaps mirrored. Where a frame size is given as well, the frame is resized to it first, and the window
@@ -11,13 +11,16 @@ draws.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
+from mixsize.algorithms.regime.checks import MAX_SIZE_PX, check_count, is_number
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
+from mixsize.ffcv_loaders.decode.view_policies import RandAugment, ViewPolicy, parse_policy
 from mixsize.ffcv_loaders.engine import native
 
 # As windows.c numbers them.
@@ -27,31 +30,51 @@ _RANDOM_RESIZED, _PADDED, _CENTRAL = range(3)
 Interpolation = Literal["bilinear", "bicubic"]
 _RESAMPLE: dict[Interpolation, int] = {"bilinear": native.BILINEAR, "bicubic": native.BICUBIC}
 
-#: Policies that change a view beyond its crop; see :mod:`mixsize.ffcv_loaders.decode.policy`.
-Policy = Literal["none", "cifar10"]
+#: A magnitude of RandAugment, or one for some sides in pixels.
+Magnitude = float | Mapping[int, float]
+#: Greatest changes of brightness, contrast and saturation: one for all three, or each, perhaps with that of hue.
+ColorJitter = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
     """A random part of the frame, stretched to the target (Szegedy et al. 2015), as torchvision's.
 
+    The last four arguments change the view at its target side, in their order, on the CPU;
+    :mod:`mixsize.ffcv_loaders.decode.views` does them.
+
     Args:
         scale: least and greatest area, as fractions of the frame's area.
         ratio: least and greatest width / height.
         flip: mirror half of the views left to right.
+        policy: RandAugment by timm's option string, such as ``rand-m9-mstd0.5-inc1``; AutoAugment's for ImageNet,
+            ``original`` or ``v0``; torchvision's TrivialAugmentWide, ``trivial``; or ``none``.
+        magnitude: of RandAugment, in place of the string's ``m``. A mapping gives it for some target sides in pixels;
+            between them it is interpolated linearly, beyond them it is that of the nearest.
+        color_jitter: greatest changes x of brightness, contrast and saturation, whose factors are drawn from
+            [max(0, 1 - x), 1 + x] and applied in random order: one x for all three, or one each; a fourth, at most 0.5,
+            turns hues.
+        erasing: probability that a rectangle of 1/50 to 1/3 of the view gets the mean colour, as timm's
+            ``RandomErasing`` with mode const.
 
     Example:
-        >>> RandomResizedCrop(scale=(0.25, 1.0))
-        RandomResizedCrop(scale=(0.25, 1.0), ratio=(0.75, 1.3333333333333333), flip=True)
+        >>> crop = RandomResizedCrop(scale=(0.25, 1.0), policy="rand-m9-mstd0.5-inc1", magnitude={128: 5, 224: 9})
+        >>> magnitude_at(crop.magnitude, 176)
+        7.0
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
+    policy: str = "none"
+    magnitude: Magnitude | None = None
+    color_jitter: ColorJitter | None = None
+    erasing: float = 0.0
 
     def __post_init__(self) -> None:
         _check_range("scale", self.scale, 1.0)
         _check_range("ratio", self.ratio, math.inf)
+        _check_changes(self)
 
     def _draw(self) -> tuple[int, tuple[float, ...], bool]:
         return _RANDOM_RESIZED, (*self.scale, math.log(self.ratio[0]), math.log(self.ratio[1])), self.flip
@@ -61,16 +84,17 @@ class RandomResizedCrop:
 class PadCrop:
     """The frame shifted at random, black beyond its border, then resized (He et al. 2016 for CIFAR).
 
-    A policy and a cutout, with which the MixSize paper trains WRN-28-10, change the view between its crop and its
-    resize; :mod:`mixsize.ffcv_loaders.decode.policy` does them. They need images of one stored size, and the FFCV
-    loader.
+    The policy ``cifar10`` and a cutout, with which the MixSize paper trains WRN-28-10, change the view between its crop
+    and its resize; :mod:`mixsize.ffcv_loaders.decode.policy` does them. They need images of one stored size. Other
+    policies work at the target side.
 
     Args:
         padding: greatest shift, in pixels of the stored image.
         flip: mirror half of the views left to right.
-        policy: ``cifar10`` is AutoAugment's (Cubuk et al. 2019).
+        policy: ``cifar10``, AutoAugment's (Cubuk et al. 2019); or one of :class:`RandomResizedCrop`.
         cutout_px: side of the square about a random pixel that is filled with the mean colour (DeVries and Taylor
             2017), in pixels of the stored image; 0 for none.
+        magnitude, color_jitter, erasing: see :class:`RandomResizedCrop`.
 
     Example:
         >>> PadCrop(policy="cifar10", cutout_px=16).changes_pixels
@@ -79,21 +103,23 @@ class PadCrop:
 
     padding: int = 4
     flip: bool = True
-    policy: Policy = "none"
+    policy: str = "none"
     cutout_px: int = 0
+    magnitude: Magnitude | None = None
+    color_jitter: ColorJitter | None = None
+    erasing: float = 0.0
 
     def __post_init__(self) -> None:
         if self.padding < 0:
             raise ValueError(f"padding is {self.padding}; it must be at least 0 px")
-        if self.policy not in get_args(Policy):
-            raise ValueError(f"policy is {self.policy!r}; it must be one of {', '.join(get_args(Policy))}")
         if self.cutout_px < 0:
             raise ValueError(f"cutout_px is {self.cutout_px}; it must be at least 0 px")
+        _check_changes(self)
 
     @property
     def changes_pixels(self) -> bool:
-        """Whether views are changed beyond their crop, so that they are cut at the stored size first."""
-        return self.policy != "none" or self.cutout_px > 0
+        """Whether views are changed before their resize, so that they are cut at the stored size first."""
+        return self.policy == "cifar10" or self.cutout_px > 0
 
     def _draw(self) -> tuple[int, tuple[float, ...], bool]:
         return _PADDED, (self.padding,), self.flip
@@ -105,13 +131,21 @@ class Resize:
 
     Args:
         flip: mirror half of the views left to right.
+        policy, magnitude, color_jitter, erasing: see :class:`RandomResizedCrop`.
 
     Example:
-        >>> Resize()
-        Resize(flip=False)
+        >>> Resize().flip
+        False
     """
 
     flip: bool = False
+    policy: str = "none"
+    magnitude: Magnitude | None = None
+    color_jitter: ColorJitter | None = None
+    erasing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_changes(self)
 
     def _draw(self) -> tuple[int, tuple[float, ...], bool]:
         return _PADDED, (0,), self.flip
@@ -141,7 +175,8 @@ class CenterCrop:
         return _CENTRAL, (self.fraction,), False
 
 
-Augment = RandomResizedCrop | PadCrop | Resize | CenterCrop
+TrainingAugment = RandomResizedCrop | PadCrop | Resize
+Augment = TrainingAugment | CenterCrop
 
 
 def resample_of(interpolation: Interpolation) -> int:
@@ -156,17 +191,46 @@ def resample_of(interpolation: Interpolation) -> int:
 
 
 def augment_at(augment: Augment, regime: Regime | Progression, epoch: int) -> Augment:
-    """How views are cut in an epoch: a phase may set the areas of random resized crops.
+    """How views are cut and changed in an epoch.
+
+    A phase may set the areas of random resized crops, and the magnitude of RandAugment.
 
     Raises:
-        ValueError: the regime sets them and ``augment`` is of another kind.
+        ValueError: the regime sets one of them and ``augment`` is of another kind.
     """
-    scale = regime.crop_scale_at(epoch)
-    if scale is None:
-        return augment
-    if not isinstance(augment, RandomResizedCrop):
-        raise ValueError(f"a phase sets crop_scale {scale}, which applies to RandomResizedCrop, not to {augment}")
-    return replace(augment, scale=scale)
+    scale, magnitude = regime.crop_scale_at(epoch), regime.strength_at("magnitude", epoch)
+    if scale is not None:
+        if not isinstance(augment, RandomResizedCrop):
+            raise ValueError(f"a phase sets crop_scale {scale}, which applies to RandomResizedCrop, not to {augment}")
+        augment = replace(augment, scale=scale)
+    if magnitude is not None:
+        if isinstance(augment, CenterCrop) or not isinstance(view_policy_of(augment), RandAugment):
+            raise ValueError(
+                f"a phase sets magnitude {magnitude:g}, which applies to a policy rand-..., not to {augment}"
+            )
+        augment = replace(augment, magnitude=magnitude)
+    return augment
+
+
+def view_policy_of(augment: TrainingAugment) -> ViewPolicy | None:
+    """The policy that changes views at their target side, without the magnitude that takes the place of its own."""
+    at_stored_size = isinstance(augment, PadCrop) and augment.policy == "cifar10"
+    return None if at_stored_size else parse_policy(augment.policy)
+
+
+def magnitude_at(magnitude: Magnitude, size_px: int) -> float:
+    """The magnitude at a side."""
+    if not isinstance(magnitude, Mapping):
+        return float(magnitude)
+    sizes = sorted(magnitude)
+    return float(np.interp(size_px, sizes, [magnitude[size] for size in sizes]))
+
+
+def jitter_of(color_jitter: ColorJitter | None) -> tuple[float, float, float, float]:
+    """Greatest changes of brightness, contrast, saturation and hue; 0 where there is none."""
+    parts = color_jitter or 0.0
+    brightness, contrast, saturation, *hue = parts if isinstance(parts, (tuple, list)) else (parts,) * 3
+    return brightness, contrast, saturation, hue[0] if hue else 0.0
 
 
 def check_crops(augment: Augment, regime: Regime | Progression) -> None:
@@ -208,3 +272,39 @@ def _check_range(name: str, bounds: tuple[float, float], most: float) -> None:
     if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= most:
         limit = f"at most {most:g}" if most < math.inf else "finite"
         raise ValueError(f"{name} is {tuple(bounds)}; it must be two rising numbers above 0, {limit}")
+
+
+def _check_changes(augment: TrainingAugment) -> None:
+    policy = view_policy_of(augment)
+    if augment.magnitude is not None:
+        _check_magnitude(augment.magnitude, augment.policy, policy)
+    if augment.color_jitter is not None:
+        _check_jitter(augment.color_jitter)
+    if not is_number(augment.erasing) or not 0 <= augment.erasing <= 1:
+        raise ValueError(f"erasing is {augment.erasing!r}; it must be a probability in [0, 1]")
+
+
+def _check_magnitude(magnitude: Magnitude, name: str, policy: ViewPolicy | None) -> None:
+    if not isinstance(policy, RandAugment):
+        raise ValueError(f"magnitude is {magnitude!r}, which applies to a policy rand-..., not to {name}")
+    if isinstance(magnitude, Mapping):
+        if not magnitude:
+            raise ValueError("magnitude is {}; it must give a magnitude for at least one side")
+        for size in magnitude:
+            check_count("a side of magnitude", size, MAX_SIZE_PX)
+    for value in magnitude.values() if isinstance(magnitude, Mapping) else (magnitude,):
+        if not is_number(value) or not 0 <= value <= policy.magnitude_max:
+            raise ValueError(
+                f"magnitude is {value!r}; with policy {name} it must be in [0, {policy.magnitude_max:g}], which -mmax20"
+                " would raise to 20"
+            )
+
+
+def _check_jitter(jitter: ColorJitter) -> None:
+    parts = jitter if isinstance(jitter, (tuple, list)) else (jitter,) * 3
+    within = all(is_number(part) and 0 <= part < math.inf for part in parts)
+    if len(parts) not in (3, 4) or not within or (len(parts) == 4 and parts[3] > 0.5):
+        raise ValueError(
+            f"color_jitter is {jitter!r}; it must be a number of at least 0, three for brightness, contrast and "
+            "saturation, or four, the last for hue in [0, 0.5]"
+        )

@@ -15,7 +15,7 @@ import numpy as np
 
 from mixsize.ffcv_loaders.beton.reader import Beton, BetonError
 from mixsize.ffcv_loaders.decode.augment import Interpolation, resample_of
-from mixsize.ffcv_loaders.engine.native import UNREADABLE, Batch, Policy, Workspace, explain
+from mixsize.ffcv_loaders.engine.native import UNREADABLE, Batch, Policy, ViewChanges, Workspace, explain
 
 #: Default of ``min_oversampling`` for training, by `mixsize bench fidelity`: 35 dB or more on average at every size.
 MIN_OVERSAMPLING = 0.8
@@ -62,7 +62,13 @@ class Decoder:
             self._workspaces.put(Workspace())
 
     def decode(
-        self, samples: np.ndarray, duplicates: int, windows: np.ndarray, out: np.ndarray, policy: Policy | None = None
+        self,
+        samples: np.ndarray,
+        duplicates: int,
+        windows: np.ndarray,
+        out: np.ndarray,
+        policy: Policy | None = None,
+        changes: ViewChanges | None = None,
     ) -> None:
         """Fill a batch.
 
@@ -71,15 +77,23 @@ class Decoder:
             duplicates: views D of each image.
             windows: shape ``(B * D, 7)``, from :func:`~mixsize.ffcv_loaders.decode.augment.draw_windows`.
             out: destination, uint8, C-contiguous, shape ``(B * D, S, S, 3)``, RGB.
-            policy: what changes the views, from :func:`~mixsize.ffcv_loaders.decode.policy.open_policy`.
+            policy: what changes the views before their resize, from
+                :func:`~mixsize.ffcv_loaders.decode.policy.open_policy`.
+            changes: what changes them after it, from :meth:`~mixsize.ffcv_loaders.decode.views.ViewChanges.at`.
 
         Raises:
             BetonError: an image that does not decode, named by its index.
         """
-        self.submit(samples, duplicates, windows, out, policy)()
+        self.submit(samples, duplicates, windows, out, policy, changes)()
 
     def submit(
-        self, samples: np.ndarray, duplicates: int, windows: np.ndarray, out: np.ndarray, policy: Policy | None = None
+        self,
+        samples: np.ndarray,
+        duplicates: int,
+        windows: np.ndarray,
+        out: np.ndarray,
+        policy: Policy | None = None,
+        changes: ViewChanges | None = None,
     ) -> Callable[[], None]:
         """Begin to fill a batch, queued after earlier batches, so no thread idles.
 
@@ -88,9 +102,18 @@ class Decoder:
         Returns:
             A function that waits until the batch is filled; raises as :meth:`decode` does.
         """
-        file, side = self._file.descriptor, out.shape[1]
         batch = Batch(
-            file, self._levels, samples, duplicates, windows, side, self._min_oversampling, out, self._resample, policy
+            self._file.descriptor,
+            self._levels,
+            samples,
+            duplicates,
+            windows,
+            out.shape[1],
+            self._min_oversampling,
+            out,
+            self._resample,
+            policy,
+            changes,
         )
 
         def work() -> None:

@@ -18,11 +18,20 @@ import numpy as np
 
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.ffcv_loaders.decode.augment import Augment, PadCrop
-from mixsize.ffcv_loaders.decode.augment import Policy as PolicyName
-from mixsize.ffcv_loaders.engine.native import Policy
+from mixsize.ffcv_loaders.engine.native import (
+    AFFINE,
+    AUTO_CONTRAST,
+    BRIGHTNESS,
+    COLOUR,
+    CONTRAST,
+    EQUALIZE,
+    INVERT,
+    POSTERIZE,
+    SHARPNESS,
+    SOLARIZE,
+    Policy,
+)
 
-#: Kinds of change to the pixels, as policy.c numbers them.
-(AFFINE, AUTO_CONTRAST, BRIGHTNESS, COLOUR, CONTRAST, EQUALIZE, INVERT, POSTERIZE, SHARPNESS, SOLARIZE) = range(10)
 #: Operations that move pixels by a matrix; all are AFFINE.
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 #: Numbers that an operation takes: the six entries of a matrix, or one strength.
@@ -59,7 +68,6 @@ CIFAR10: tuple[SubPolicy, ...] = (
     (("Equalize", 0.8, 8), ("Invert", 0.1, 3)),
     (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 1)),
 )
-_POLICIES: dict[PolicyName, tuple[SubPolicy, ...]] = {"none": (), "cifar10": CIFAR10}
 #: AutoAugment's name of an operation -> its kind of change to the pixels.
 KINDS = {
     **dict.fromkeys(GEOMETRIC, AFFINE),
@@ -165,19 +173,27 @@ def policy_table(policy: Sequence[SubPolicy], height: int, width: int) -> np.nda
 
 
 def check_stored_sizes(augment: Augment, beton: Beton) -> None:
-    """Refuse a policy or a cutout on images that are not all of one stored size.
+    """Refuse a policy at the stored size, or a cutout, on images that are not all of one.
 
     Raises:
         ValueError: several stored sizes, or a cutout larger than the images.
     """
-    if not (isinstance(augment, PadCrop) and augment.changes_pixels):
-        return
-    heights, widths = beton.heights, beton.widths
+    if isinstance(augment, PadCrop) and augment.changes_pixels:
+        check_one_size(augment, beton.path, beton.heights, beton.widths)
+
+
+def check_one_size(augment: PadCrop, where: object, heights: np.ndarray, widths: np.ndarray) -> None:
+    """Refuse images, which ``where`` names, that are not all of one size, or smaller than the cutout.
+
+    Raises:
+        ValueError: see :func:`check_stored_sizes`.
+    """
     if heights.min() != heights.max() or widths.min() != widths.max():
+        policy = "cifar10" if augment.policy == "cifar10" else "none"
         raise ValueError(
-            f"{beton.path}: policy {augment.policy!r} and cutout of {augment.cutout_px} px need images of one stored "
+            f"{where}: policy {policy!r} and cutout of {augment.cutout_px} px need images of one stored "
             f"size; these are {heights.min()} to {heights.max()} px high and {widths.min()} to {widths.max()} px wide: "
-            "set policy to none and cutout_px to 0"
+            f"set {'policy to none and ' if policy == 'cifar10' else ''}cutout_px to 0"
         )
     if augment.cutout_px > min(heights[0], widths[0]):
         raise ValueError(
@@ -187,13 +203,12 @@ def check_stored_sizes(augment: Augment, beton: Beton) -> None:
 
 
 def open_policy(augment: Augment, beton: Beton, mean: Sequence[float], seed: int, epoch: int) -> Policy | None:
-    """What changes views beyond their crop, or None where they go from it straight to the step's size.
+    """What changes views between their crop and their resize, or None where they go straight to the step's size.
 
     Args:
         augment: names the policy and the cutout's side.
         beton: the data set, all of one stored size.
-        mean: of each channel on the 0..1 scale. Rounded to 8 bits it fills the pixels that a policy moves in from
-            outside and those that cutout removes, as where cutout follows normalisation (the paper's released code).
+        mean: see :func:`make_policy`.
         seed: the run's seed.
         epoch: from 0.
 
@@ -203,6 +218,25 @@ def open_policy(augment: Augment, beton: Beton, mean: Sequence[float], seed: int
     if not (isinstance(augment, PadCrop) and augment.changes_pixels):
         return None
     check_stored_sizes(augment, beton)
-    table = policy_table(_POLICIES[augment.policy], int(beton.heights[0]), int(beton.widths[0]))
-    fill = np.rint(255 * np.asarray(mean, dtype=np.float64)).astype(np.uint8)
-    return Policy(table, augment.cutout_px, fill, seed, epoch)
+    return make_policy(augment, int(beton.heights[0]), int(beton.widths[0]), mean, seed, epoch)
+
+
+def make_policy(augment: PadCrop, height: int, width: int, mean: Sequence[float], seed: int, epoch: int) -> Policy:
+    """What changes views between their crop and their resize.
+
+    Args:
+        augment: names the policy and the cutout's side.
+        height: of the stored images in pixels.
+        width: of the stored images in pixels.
+        mean: of each channel on the 0..1 scale. Rounded to 8 bits it fills the pixels that a policy moves in from
+            outside and those that cutout removes, as where cutout follows normalisation (the paper's released code).
+        seed: the run's seed.
+        epoch: from 0.
+    """
+    table = policy_table(CIFAR10 if augment.policy == "cifar10" else (), height, width)
+    return Policy(table, augment.cutout_px, mean_colour(mean), seed, epoch)
+
+
+def mean_colour(mean: Sequence[float]) -> np.ndarray:
+    """The mean of each channel, on the 0..1 scale, in 8 bits: uint8, shape ``(3,)``."""
+    return np.rint(255 * np.asarray(mean, dtype=np.float64)).astype(np.uint8)

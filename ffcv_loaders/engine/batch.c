@@ -1,4 +1,4 @@
-/* A batch: read, decode, cut, resize and mirror its views, straight into their places. */
+/* A batch: read, decode, cut, resize, mirror and change its views, straight in their places. */
 
 #include "engine.h"
 
@@ -109,7 +109,7 @@ static int32_t cut_changed(
     uint8_t *view = reserve(&w->canvas, 2 * bytes + SLACK);
     if (!view) return NO_ROOM;
     copy_window(p, window[TOP], window[LEFT], height, width, window[FLIP] != 0, view);
-    apply_policy(b->policy, (uint64_t)sample, (uint64_t)duplicate, height, width, view, view + bytes + SLACK);
+    mixsize_apply_policy(b->policy, (uint64_t)sample, (uint64_t)duplicate, height, width, view, view + bytes + SLACK);
     part whole = {view, width, 0, 0, height, width};
     int64_t all[WINDOW] = {[HEIGHT] = height, [WIDTH] = width};
     return cut_full(w, &whole, height, width, all, b->side, (int)b->filter, out);
@@ -191,6 +191,15 @@ static int is_window(const int64_t *window, int64_t side) {
     return 1 <= window[HEIGHT] && window[HEIGHT] <= MAX_SIDE && 1 <= window[WIDTH] && window[WIDTH] <= MAX_SIDE;
 }
 
+static int32_t change_views(workspace *w, const batch *b, int64_t i, uint8_t *out) {
+    int64_t bytes = b->side * b->side * 3;
+    uint8_t *scratch = reserve(&w->canvas, (size_t)bytes);
+    if (!scratch) return NO_ROOM;
+    for (int64_t d = 0; d < b->duplicates; d++)
+        mixsize_change_view(b->changes, (uint64_t)b->samples[i], (uint64_t)d, b->side, out + d * bytes, scratch);
+    return DONE;
+}
+
 static int32_t fill_image(workspace *w, batch *b, int64_t i, char *message) {
     image im = image_at(b, b->samples[i]);
     uint8_t *out = b->out + i * b->duplicates * b->side * b->side * 3;
@@ -199,7 +208,8 @@ static int32_t fill_image(workspace *w, batch *b, int64_t i, char *message) {
             return BAD_CALL;
     for (int64_t d = 0; d < b->duplicates; d++)
         if (!is_window(b->windows + (i * b->duplicates + d) * WINDOW, b->side)) return BAD_CALL;
-    return im.is_jpeg[0] ? fill_jpeg(w, b, &im, i, out, message) : fill_raw(w, b, &im, i, out);
+    int32_t code = im.is_jpeg[0] ? fill_jpeg(w, b, &im, i, out, message) : fill_raw(w, b, &im, i, out);
+    return code || !b->changes ? code : change_views(w, b, i, out);
 }
 
 void mixsize_fill(batch *b, workspace *w) {

@@ -9,8 +9,9 @@
  *   resize.c    resize with Pillow's antialiased filters
  *   windows.c   where each view is cut from: the random draws
  *   sources.c   which stored copy each view is read from, and which views share a decode
- *   policy.c    AutoAugment's operations, and cutout
- *   batch.c     a piece of a batch: read, decode, cut, resize, mirror
+ *   policy.c    AutoAugment's operations; a policy and cutout at the stored size
+ *   views.c     policies, colour jitter and random erasing of a view at its side
+ *   batch.c     a piece of a batch: read, decode, cut, resize, mirror, change
  *   normalize.c bytes to normalised floats
  *
  * native.py binds the exported functions through ctypes; nothing here knows of Python.
@@ -162,7 +163,13 @@ enum { TOP, LEFT, HEIGHT, WIDTH, FLIP, FRAME_HEIGHT, FRAME_WIDTH, WINDOW };
 
 /* The key that all draws of a view derive from. */
 uint64_t view_key(uint64_t seed, uint64_t epoch, uint64_t sample, uint64_t duplicate);
-/* The draw-th number in [0, 1) of a view. */
+/* The draw-th number in [0, 1) of a view. Each number belongs to one use:
+ *   0           mirroring (windows.c)
+ *   1 to 40     the crop (windows.c)
+ *   64 to 70    policy and cutout at the stored size (policy.c)
+ *   72 to 78    colour jitter (views.c)
+ *   80 to 120   random erasing (views.c)
+ *   from 128    policy of the view at its side, 16 for each layer (views.c) */
 double uniform(uint64_t key, uint64_t draw);
 
 /* ------------------------------------------------------------------------------------------------------- sources.c */
@@ -210,6 +217,23 @@ int32_t group_views(
 
 /* -------------------------------------------------------------------------------------------------------- policy.c */
 
+/* Changes of an image's pixels. Those from SHEAR_X on are moves by a matrix that views.c makes of one number. */
+enum {
+    AFFINE, AUTO_CONTRAST, BRIGHTNESS, COLOUR, CONTRAST, EQUALIZE, INVERT, POSTERIZE, SHARPNESS, SOLARIZE, SOLARIZE_ADD,
+    HUE, IDENTITY, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE
+};
+
+/* Change height x width pixels in place.
+ *
+ * kind: AFFINE to IDENTITY. parameters: six; the matrix of AFFINE, else the first alone: the factor of BRIGHTNESS, COLOUR,
+ * CONTRAST and SHARPNESS (1 changes nothing), the bits that POSTERIZE keeps, the value that SOLARIZE inverts from, what
+ * SOLARIZE_ADD adds to values below 128, the part of the circle that HUE turns by.
+ * fill: the colour that AFFINE moves in from outside. scratch: as many bytes as there are pixels'. */
+EXPORT void mixsize_operate(
+    uint8_t *pixels, int64_t height, int64_t width, int64_t kind, const double *parameters, const uint8_t *fill,
+    uint8_t *scratch
+);
+
 /* What changes a view between its crop and its resize.
  *
  * table: (sub_policies, 2 operations, 2 signs, 8) doubles: kind, probability, six parameters. */
@@ -221,9 +245,32 @@ typedef struct {
 } policy;
 
 /* Changes height x width RGB pixels in place; scratch has as many. */
-void apply_policy(
+EXPORT void mixsize_apply_policy(
     const policy *p, uint64_t sample, uint64_t duplicate, int64_t height, int64_t width, uint8_t *pixels,
     uint8_t *scratch
+);
+
+/* --------------------------------------------------------------------------------------------------------- views.c */
+
+/* What changes a view after its resize, in this order: a policy, colour jitter, random erasing.
+ *
+ * table: (choices, length, columns of views.c). A policy draws one of `choices` in each of `layers`, and its `length`
+ * operations follow each other. weights: of the choices, none of which is then drawn twice, or NULL: all alike.
+ * magnitude_std: of the normal distribution about an operation's magnitude; infinite: uniform from 0 to it. Then it is
+ * cut to [0, magnitude_max].
+ * jitter: greatest change of brightness, contrast, saturation and hue; 0 where there is none.
+ * erasing: the probability. fill: the colour of erased pixels and of those moved in from outside. */
+typedef struct {
+    const double *table, *weights;
+    int64_t layers, choices, length;
+    double magnitude_std, magnitude_max, jitter[4], erasing;
+    uint64_t seed, epoch;
+    uint8_t fill[4];
+} view_changes;
+
+/* Changes side x side RGB pixels in place; scratch has as many. */
+EXPORT void mixsize_change_view(
+    const view_changes *changes, uint64_t sample, uint64_t duplicate, int64_t side, uint8_t *pixels, uint8_t *scratch
 );
 
 /* --------------------------------------------------------------------------------------------------------- batch.c */
@@ -242,6 +289,8 @@ typedef struct {
     uint8_t *out;
     /* NULL where views go from their crop straight to their size. */
     const policy *policy;
+    /* NULL where views stay as they were resized. */
+    const view_changes *changes;
     /* The next image to take; the first that failed, or -1, and why. */
     int64_t next, failed;
     int32_t code;

@@ -25,6 +25,27 @@ DONE, BROKEN, OTHER_SIZE, UNSUPPORTED, NO_ROOM, BAD_CALL, UNREADABLE = range(7)
 BILINEAR, BICUBIC, AREA = range(3)
 #: Columns of a window.
 TOP, LEFT, HEIGHT, WIDTH, FLIP, FRAME_HEIGHT, FRAME_WIDTH = range(7)
+#: Changes of an image's pixels, as the engine numbers them.
+(
+    AFFINE,
+    AUTO_CONTRAST,
+    BRIGHTNESS,
+    COLOUR,
+    CONTRAST,
+    EQUALIZE,
+    INVERT,
+    POSTERIZE,
+    SHARPNESS,
+    SOLARIZE,
+    SOLARIZE_ADD,
+    HUE,
+    IDENTITY,
+    SHEAR_X,
+    SHEAR_Y,
+    TRANSLATE_X,
+    TRANSLATE_Y,
+    ROTATE,
+) = range(18)
 _MESSAGE_BYTES = 200
 
 _pointer, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
@@ -41,6 +62,21 @@ class _Policy(ctypes.Structure):
     )
 
 
+class _ViewChanges(ctypes.Structure):
+    _fields_ = (
+        ("table", _pointer),
+        ("weights", _pointer),
+        *((name, _int) for name in ("layers", "choices", "length")),
+        ("magnitude_std", _double),
+        ("magnitude_max", _double),
+        ("jitter", _double * 4),
+        ("erasing", _double),
+        ("seed", ctypes.c_uint64),
+        ("epoch", ctypes.c_uint64),
+        ("fill", ctypes.c_uint8 * 4),
+    )
+
+
 class _Batch(ctypes.Structure):
     _fields_ = (
         *((name, _int) for name in ("file", "levels", "images")),
@@ -49,6 +85,7 @@ class _Batch(ctypes.Structure):
         ("min_oversampling", _double),
         ("out", _pointer),
         ("policy", ctypes.POINTER(_Policy)),
+        ("changes", ctypes.POINTER(_ViewChanges)),
         ("next", _int),
         ("failed", _int),
         ("code", ctypes.c_int32),
@@ -70,6 +107,12 @@ _draw_windows = _function(
     "draw_windows", None, _int, _pointer, _int, *[_pointer] * 3, *[_int] * 3, *[ctypes.c_uint64] * 2, _pointer
 )
 _operate = _function("operate", None, _pointer, *[_int] * 3, *[_pointer] * 3)
+_apply_policy = _function(
+    "apply_policy", None, ctypes.POINTER(_Policy), *[ctypes.c_uint64] * 2, *[_int] * 2, *[_pointer] * 2
+)
+_change_view = _function(
+    "change_view", None, ctypes.POINTER(_ViewChanges), *[ctypes.c_uint64] * 2, _int, *[_pointer] * 2
+)
 _normalize = _function("normalize", None, _pointer, _int, _int, _pointer, _pointer, _int, _pointer)
 _resize = _function("resize", ctypes.c_int32, _pointer, *[_int] * 2, *[_double] * 5, *[_int] * 4, _pointer)
 _jpeg_crop = _function(
@@ -120,6 +163,56 @@ class Policy:
         )
 
 
+class ViewChanges:
+    """What changes views after their resize; ``engine.h`` explains each argument.
+
+    Args:
+        table: float64, shape ``(choices, length, 9)``; None for no policy.
+        weights: float64, shape ``(choices,)``; None for choices that are all alike.
+        layers: choices that are drawn for a view; with weights at most as many as there are.
+        magnitude_std: may be infinite.
+        magnitude_max: greatest magnitude.
+        jitter: greatest changes of brightness, contrast, saturation and hue.
+        erasing: probability.
+        fill: uint8, shape ``(3,)``.
+        seed: the run's seed.
+        epoch: from 0.
+    """
+
+    def __init__(
+        self,
+        table: np.ndarray | None,
+        weights: np.ndarray | None,
+        layers: int,
+        magnitude_std: float,
+        magnitude_max: float,
+        jitter: Sequence[float],
+        erasing: float,
+        fill: np.ndarray,
+        seed: int,
+        epoch: int,
+    ) -> None:
+        for values in (table, weights):
+            assert values is None or (values.dtype == np.float64 and values.flags.c_contiguous)
+        assert weights is None or layers <= len(weights) <= 64
+        self._held = (table, weights)
+        choices, length = (0, 0) if table is None else table.shape[:2]
+        self.struct = _ViewChanges(
+            None if table is None else table.ctypes.data,
+            None if weights is None else weights.ctypes.data,
+            0 if table is None else layers,
+            choices,
+            length,
+            magnitude_std,
+            magnitude_max,
+            (_double * 4)(*jitter),
+            erasing,
+            seed,
+            epoch,
+            (ctypes.c_uint8 * 4)(*fill.tolist()),
+        )
+
+
 class Batch:
     """A batch to fill; any number of threads may work on it.
 
@@ -133,7 +226,8 @@ class Batch:
         min_oversampling: see :class:`~mixsize.ffcv_loaders.decode.decode.Decoder`.
         out: uint8, C-contiguous, shape ``(B * D, S, S, 3)``, or None where nothing is to be filled.
         resample: BILINEAR or BICUBIC.
-        policy: what changes the views.
+        policy: what changes the views before their resize.
+        changes: what changes them after it.
     """
 
     def __init__(
@@ -148,6 +242,7 @@ class Batch:
         out: np.ndarray | None = None,
         resample: int = BILINEAR,
         policy: Policy | None = None,
+        changes: ViewChanges | None = None,
     ) -> None:
         heights, widths, is_jpeg, data_ptr, data_size = levels
         samples = np.ascontiguousarray(samples, np.int64)
@@ -157,7 +252,7 @@ class Batch:
         assert len(samples) == 0 or (samples.min() >= 0 and samples.max() < heights.shape[1])
         addresses = [values.ctypes.data for values in (heights, widths, is_jpeg, data_ptr, data_size, samples, windows)]
         # The addresses are those of arrays that live as long as this object.
-        self._held = (levels, samples, windows, out, policy)
+        self._held = (levels, samples, windows, out, policy, changes)
         self._struct = _Batch(
             file,
             *heights.shape,
@@ -169,6 +264,7 @@ class Batch:
             min_oversampling,
             None if out is None else out.ctypes.data,
             None if policy is None else ctypes.pointer(policy.struct),
+            None if changes is None else ctypes.pointer(changes.struct),
             0,
             -1,
         )
@@ -225,12 +321,29 @@ def draw_windows(
 
 
 def operate(image: np.ndarray, kind: int, parameters: Sequence[float], fill: np.ndarray) -> None:
-    """Change a uint8 image ``(H, W, 3)`` in place by one of AutoAugment's operations; see ``policy.c``."""
+    """Change a uint8 image ``(H, W, 3)`` in place by one operation; see ``engine.h``."""
     assert image.dtype == np.uint8
     assert image.flags.c_contiguous
     values, scratch = np.array(parameters, np.float64), np.empty_like(image)
     addresses = (values.ctypes.data, fill.ctypes.data, scratch.ctypes.data)
     _operate(image.ctypes.data, *image.shape[:2], kind, *addresses)
+
+
+def apply_policy(view: np.ndarray, policy: Policy, sample: int, duplicate: int) -> None:
+    """Change a view at its stored size, uint8 ``(H, W, 3)``, in place, as :class:`Batch` does before the resize."""
+    assert view.dtype == np.uint8
+    assert view.flags.c_contiguous
+    scratch = np.empty_like(view)
+    _apply_policy(policy.struct, sample, duplicate, *view.shape[:2], view.ctypes.data, scratch.ctypes.data)
+
+
+def change_view(view: np.ndarray, changes: ViewChanges, sample: int, duplicate: int) -> None:
+    """Change a view, uint8 ``(S, S, 3)``, in place, as :class:`Batch` changes that of the sample and duplicate."""
+    assert view.dtype == np.uint8
+    assert view.flags.c_contiguous
+    assert view.shape == (len(view), len(view), 3)
+    scratch = np.empty_like(view)
+    _change_view(changes.struct, sample, duplicate, len(view), view.ctypes.data, scratch.ctypes.data)
 
 
 def normalize(pixels: np.ndarray, mean: np.ndarray, scale: np.ndarray, channels_last: bool, out_address: int) -> None:

@@ -6,13 +6,11 @@
 
 #include "engine.h"
 
+#include <math.h>
 #include <string.h>
-
-enum { AFFINE, AUTO_CONTRAST, BRIGHTNESS, COLOUR, CONTRAST, EQUALIZE, INVERT, POSTERIZE, SHARPNESS, SOLARIZE };
 
 /* Columns of a policy's table. */
 enum { KIND, PROBABILITY, PARAMETERS, COLUMNS = 8 };
-/* Draws of a view's key that are not those of its crop. */
 enum { SUB_POLICY = 64, APPLIED = 65, SIGN = 67, CUTOUT_Y = 69, CUTOUT_X = 70 };
 
 static uint8_t clip(int32_t value) {
@@ -50,8 +48,10 @@ static void map_values(uint8_t *pixels, int64_t count, int kind, double strength
     int mask = kind == POSTERIZE ? ~((1 << (8 - (int)strength)) - 1) & 0xFF : 0xFF;
     double inverted_from = kind == INVERT ? 0 : kind == SOLARIZE ? strength : 256;
     uint8_t to[256];
-    for (int value = 0; value < 256; value++)
-        to[value] = (uint8_t)((value < inverted_from ? value : 255 - value) & mask);
+    for (int value = 0; value < 256; value++) {
+        int added = kind == SOLARIZE_ADD && value < 128 ? (int)strength : 0;
+        to[value] = (uint8_t)(clip((value < inverted_from ? value : 255 - value) + added) & mask);
+    }
     for (int64_t i = 0; i < 3 * count; i++) pixels[i] = to[pixels[i]];
 }
 
@@ -64,7 +64,9 @@ static void stretch_contrast(uint8_t *pixels, int64_t count) {
         }
         if (high <= low) continue;
         double scale = 255.0 / (high - low), offset = -low * scale;
-        for (int64_t i = c; i < 3 * count; i += 3) pixels[i] = clip((int32_t)(pixels[i] * scale + offset));
+        uint8_t to[256];
+        for (int value = low; value <= high; value++) to[value] = clip((int32_t)(value * scale + offset));
+        for (int64_t i = c; i < 3 * count; i += 3) pixels[i] = to[pixels[i]];
     }
 }
 
@@ -112,12 +114,45 @@ static void sharpen(uint8_t *pixels, int64_t height, int64_t width, float factor
         }
 }
 
-/* Change height x width pixels in place.
- *
- * kind: AFFINE and so on. parameters: six; the matrix of AFFINE, else the first alone: the factor of BRIGHTNESS, COLOUR,
- * CONTRAST and SHARPNESS (1 changes nothing), the bits that POSTERIZE keeps, the value that SOLARIZE inverts from.
- * fill: the colour that AFFINE moves in from outside. scratch: as many bytes as there are pixels' . */
-EXPORT void mixsize_operate(
+/* The place on the circle of hues in 256 steps, after Smith 1978; in Pillow's precision. */
+static uint8_t hue_of(const uint8_t *pixel, uint8_t most, uint8_t least) {
+    float range = (float)(most - least), place;
+    float r = (float)(most - pixel[0]) / range, g = (float)(most - pixel[1]) / range, b = (float)(most - pixel[2]) / range;
+    if (pixel[0] == most)
+        place = b - g;
+    else if (pixel[1] == most)
+        place = (float)(2.0 + r - b);
+    else
+        place = (float)(4.0 + g - r);
+    place = (float)fmod(place / 6.0 + 1.0, 1.0);
+    return clip((int32_t)(place * 255.0));
+}
+
+/* Turn the hues and leave saturation and value, all rounded to 8 bits in between, as Pillow's mode HSV is. */
+static void turn_hues(uint8_t *pixels, int64_t count, double turn) {
+    uint8_t steps = (uint8_t)(int32_t)(turn * 255);
+    for (int64_t i = 0; i < count; i++) {
+        uint8_t *pixel = pixels + 3 * i;
+        uint8_t most = pixel[0] > pixel[1] ? pixel[0] : pixel[1], least = pixel[0] < pixel[1] ? pixel[0] : pixel[1];
+        most = pixel[2] > most ? pixel[2] : most;
+        least = pixel[2] < least ? pixel[2] : least;
+        uint8_t saturation = most ? clip((int32_t)((float)(most - least) / (float)most * 255.0)) : 0;
+        if (saturation == 0) {
+            memset(pixel, most, 3);
+            continue;
+        }
+        uint8_t hue = (uint8_t)(hue_of(pixel, most, least) + steps);
+        int sector = (int)((float)hue * 6.0 / 255.0);
+        float within = (float)((float)hue * 6.0 / 255.0 - (float)sector), share = (float)((float)saturation / 255.0);
+        uint8_t p = clip((int32_t)round((float)most * (1.0 - share)));
+        uint8_t q = clip((int32_t)round((float)most * (1.0 - share * within)));
+        uint8_t t = clip((int32_t)round((float)most * (1.0 - share * (1.0 - within))));
+        const uint8_t colours[6][3] = {{most, t, p}, {q, most, p}, {p, most, t}, {p, q, most}, {t, p, most}, {most, p, q}};
+        memcpy(pixel, colours[sector % 6], 3);
+    }
+}
+
+void mixsize_operate(
     uint8_t *pixels, int64_t height, int64_t width, int64_t kind, const double *parameters, const uint8_t *fill,
     uint8_t *scratch
 ) {
@@ -130,6 +165,8 @@ EXPORT void mixsize_operate(
         case COLOUR:
         case CONTRAST: blend_with_grey(pixels, count, (int)kind, factor); break;
         case EQUALIZE: equalize(pixels, count); break;
+        case HUE: turn_hues(pixels, count, parameters[0]); break;
+        case IDENTITY: break;
         case SHARPNESS: sharpen(pixels, height, width, factor, scratch); break;
         default: map_values(pixels, count, (int)kind, parameters[0]);
     }
@@ -145,7 +182,7 @@ static void cut_out(
             memcpy(pixels + (row * width + column) * 3, fill, 3);
 }
 
-void apply_policy(
+void mixsize_apply_policy(
     const policy *p, uint64_t sample, uint64_t duplicate, int64_t height, int64_t width, uint8_t *pixels,
     uint8_t *scratch
 ) {

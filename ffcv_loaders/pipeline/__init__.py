@@ -12,9 +12,10 @@ A sample's way from file to batch, one sentence a step:
 8. ``group_views`` chooses for each image the stored copy, the ratio, and which views share a decode.
 9. ``read_copy`` copies the stored bytes into the thread's memory with ``pread``.
 10. ``mixsize_jpeg_crop`` decodes the part that the views show; raw pixels skip this step.
-11. ``apply_policy`` changes a view that has a policy or a cutout, at its stored size.
+11. ``mixsize_apply_policy`` changes a view that has the policy ``cifar10`` or a cutout, at its stored size.
 12. ``resize`` brings each view to its side, mirrored or not, in its place in the buffer.
-13. ``_Producer._publish`` waits for the batch, checks that the file is unchanged, and queues the batch.
-14. ``_staged`` takes the batch, and ``Stager.stage`` copies it to the device, normalised, in the format asked for.
-15. ``PlannedDataset.__iter__`` notes the step and yields ``(images, labels)``, which ``DataLoader`` passes on as it is.
+13. ``mixsize_change_view`` changes it there by any other policy, by colour jitter and by random erasing.
+14. ``_Producer._publish`` waits for the batch, checks that the file is unchanged, and queues the batch.
+15. ``_staged`` takes the batch, and ``Stager.stage`` copies it to the device, normalised, in the format asked for.
+16. ``PlannedDataset.__iter__`` notes the step and yields ``(images, labels)``, which ``DataLoader`` passes on as it is.
 """

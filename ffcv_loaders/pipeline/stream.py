@@ -19,6 +19,7 @@ from mixsize.ffcv_loaders.beton.reader import Beton, BetonError
 from mixsize.ffcv_loaders.decode.augment import Augment, Interpolation, draw_windows, resample_of
 from mixsize.ffcv_loaders.decode.decode import MIN_OVERSAMPLING, Decoder
 from mixsize.ffcv_loaders.decode.policy import open_policy
+from mixsize.ffcv_loaders.decode.views import open_changes
 from mixsize.ffcv_loaders.pipeline.readahead import open_readahead
 from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD, Staged, Stager
 from mixsize.system.ranks import default_threads
@@ -155,6 +156,7 @@ class _Producer:
         self._beton, self._file = source.beton, source.beton.file
         self._plan, self._augment, self._seed, self._first_step = plan, augment, seed, first_step
         self._policy = open_policy(augment, source.beton, source.stager.mean, seed, plan.epoch)
+        self._changes = open_changes(augment, source.stager.mean, seed, plan.epoch)
         self._decoder = Decoder(source.beton, source.num_workers, source.min_oversampling, source.interpolation)
         self._readahead = open_readahead(source.beton, plan, quasi_random, source.min_oversampling)
         self._ready: queue.SimpleQueue[_Batch | BaseException | None] = queue.SimpleQueue()
@@ -243,8 +245,9 @@ class _Producer:
     def _begin(self, step: Step, windows: np.ndarray, slot: _Slot) -> _Batch:
         shape = (step.num_images, step.size_px, step.size_px, 3)
         pixels = slot.memory[: int(np.prod(shape))].view(shape)
-        views = (step.samples, step.duplicates, windows, pixels.numpy(), self._policy)
-        return _Batch(step, slot, pixels, self._decoder.submit(*views))
+        views = (step.samples, step.duplicates, windows, pixels.numpy())
+        changes = None if self._changes is None else self._changes.at(step.size_px)
+        return _Batch(step, slot, pixels, self._decoder.submit(*views, self._policy, changes))
 
     def _publish(self, batch: _Batch) -> None:
         batch.wait()

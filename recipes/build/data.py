@@ -63,11 +63,11 @@ def sizes_drawn(regime: Regime | Progression) -> list[int]:
 def build_augment(config: schema.Augment | schema.EvalTransform) -> Augment:
     """The augmentation or evaluation transform of a recipe."""
     if isinstance(config, schema.PadCrop):
-        return augment.PadCrop(config.padding, config.flip, config.policy, config.cutout_px)
+        return augment.PadCrop(config.padding, config.flip, config.policy, config.cutout_px, *_changes(config))
     if isinstance(config, schema.RandomResizedCrop):
-        return augment.RandomResizedCrop(config.scale, config.ratio, config.flip)
+        return augment.RandomResizedCrop(config.scale, config.ratio, config.flip, config.policy, *_changes(config))
     if isinstance(config, schema.Resize):
-        return augment.Resize(config.flip)
+        return augment.Resize(config.flip, config.policy, *_changes(config))
     if isinstance(config, schema.EvalResize):
         return augment.Resize()
     assert isinstance(config, schema.CenterCrop)
@@ -101,7 +101,8 @@ def build_calibration_loader(
     """Training images at one size, in random order, one view of each, the same at every call.
 
     Under ``calibration.transform: train`` they are cropped and mirrored as in training, in a progression as in its last
-    phase, but without policy and cutout, as in the paper's released code.
+    phase, but without policy, colour jitter, erasing and cutout: the paper's released code leaves out what it has of
+    them.
 
     Args:
         recipe: with a calibration.
@@ -159,13 +160,22 @@ def build_eval_loader(
     )
 
 
+def _changes(
+    config: schema.PadCrop | schema.RandomResizedCrop | schema.Resize,
+) -> tuple[augment.Magnitude | None, augment.ColorJitter | None, float]:
+    return config.magnitude, config.color_jitter, config.erasing
+
+
 def _crops_and_flips(recipe: schema.Recipe) -> schema.Augment:
     config, regime = recipe.data.augment, recipe.regime
+    if isinstance(config, schema.CenterCrop):
+        return config
+    plain = {"policy": "none", "magnitude": None, "color_jitter": None, "erasing": 0.0}
     if isinstance(config, schema.PadCrop):
-        return config.model_copy(update={"policy": "none", "cutout_px": 0})
+        return config.model_copy(update={**plain, "cutout_px": 0})
     if isinstance(config, schema.RandomResizedCrop) and isinstance(regime, ProgressiveRegime) and regime.phases:
-        return config.model_copy(update={"scale": regime.phases[-1].crop_scale or config.scale})
-    return config
+        return config.model_copy(update={**plain, "scale": regime.phases[-1].crop_scale or config.scale})
+    return config.model_copy(update=plain)
 
 
 def filled(value: T | None) -> T:

@@ -14,6 +14,7 @@ from mixsize.recipes.config.keys import (
     DEFAULT_VARIANTS,
     LEAF_MAPPINGS,
     RENAMED,
+    TAGGED_VALUES,
     VARIANT_KEYS,
     all_keys,
     keys_at,
@@ -111,7 +112,7 @@ def _place(details: ErrorDetails) -> tuple[Path, bool]:
     keys = iter(details["loc"])
     for key in keys:
         path = (*path, key)
-        if path in VARIANT_KEYS or path == ("regime", "sizes"):
+        if path in VARIANT_KEYS or path in TAGGED_VALUES:
             next(keys, None)
     # An unknown key may have that very name.
     is_key = path[-1:] == ("[key]",) and len(path) > 2 and details["type"] != "extra_forbidden"

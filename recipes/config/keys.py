@@ -18,7 +18,11 @@ VARIANT_KEYS: dict[Path, str] = {
 # The variant of a section that names none.
 DEFAULT_VARIANTS: dict[Path, str] = {("regime",): "fixed"}
 # Mappings from free keys to scalars; a file replaces them as a whole.
-LEAF_MAPPINGS: frozenset[Path] = frozenset({("model", "kwargs"), ("regime", "sizes")})
+LEAF_MAPPINGS: frozenset[Path] = frozenset({("model", "kwargs"), ("regime", "sizes"), ("data", "augment", "magnitude")})
+# Values of several kinds, whose errors name the kind that was tried.
+TAGGED_VALUES: frozenset[Path] = frozenset(
+    {("regime", "sizes"), ("data", "augment", "magnitude"), ("data", "augment", "color_jitter")}
+)
 # Old dotted key -> its name today.
 RENAMED: dict[Path, Path] = {
     ("loader", "threads"): ("loader", "num_workers"),

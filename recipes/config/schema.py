@@ -30,6 +30,7 @@ from mixsize.recipes.config.section import (
     check_distinct,
     fault,
 )
+from mixsize.recipes.config.views import ColorJitter, Erasing, Magnitude, StoredPolicy, ViewPolicy, check_magnitude
 
 # timm arguments that have a key of their own in the recipe, or return a network that cannot be trained.
 RESERVED_KWARGS = {
@@ -70,13 +71,13 @@ class PadCrop(Section):
     name: Literal["pad_crop"] = Field(description="variant")
     padding: NaturalInt = Field(4, description="zero pixels added on each side of the stored image")
     flip: bool = Field(True, description="mirror horizontally with probability 0.5")
-    policy: Literal["none", "cifar10"] = Field(
-        "none",
-        description="AutoAugment policy, applied after the flip and before the resize; needs images of one stored size",
-    )
+    policy: StoredPolicy = "none"
     cutout_px: NaturalInt = Field(
         0, description="side in stored pixels of the cutout square, filled with the mean colour; 0: no cutout"
     )
+    magnitude: Magnitude = None
+    color_jitter: ColorJitter = None
+    erasing: Erasing = 0.0
 
 
 class RandomResizedCrop(Section):
@@ -90,6 +91,10 @@ class RandomResizedCrop(Section):
         (0.75, 1.3333), description="lowest and highest width / height of the crop"
     )
     flip: bool = Field(True, description="mirror horizontally with probability 0.5")
+    policy: ViewPolicy = "none"
+    magnitude: Magnitude = None
+    color_jitter: ColorJitter = None
+    erasing: Erasing = 0.0
 
     @model_validator(mode="after")
     def _ordered(self) -> "RandomResizedCrop":
@@ -105,6 +110,10 @@ class Resize(Section):
 
     name: Literal["resize"] = Field(description="variant")
     flip: bool = Field(False, description="mirror horizontally with probability 0.5")
+    policy: ViewPolicy = "none"
+    magnitude: Magnitude = None
+    color_jitter: ColorJitter = None
+    erasing: Erasing = 0.0
 
 
 class EvalResize(Section):
@@ -152,6 +161,12 @@ class Data(Section):
         description="mean and std that are null; network: those of the weights that training starts from, else of the"
         " network's timm configuration, which are ImageNet's for most; file: those of the training file",
     )
+
+    @model_validator(mode="after")
+    def _policy_has_magnitude(self) -> "Data":
+        if not isinstance(self.augment, CenterCrop):
+            check_magnitude(self.augment.magnitude, self.augment.policy, ("augment", "magnitude"))
+        return self
 
 
 class Smoothing(Section):

@@ -85,6 +85,17 @@ def test_memory_format_and_dtype_are_what_was_asked_for(digits):
     torch.testing.assert_close(images.float(), next(iter(make(digits / "train.beton")))[0], atol=0.02, rtol=0.01)
 
 
+STRONG = RandomResizedCrop(policy="rand-m9-mstd0.5-inc1", magnitude={8: 4, 20: 9}, color_jitter=0.4, erasing=0.25)
+
+
+def test_changed_batches_are_the_same_byte_for_byte_for_any_number_of_threads(photos):
+    regime = Regime.from_sizes(MIX, Base(16, 6), "D+")
+    one = batches(make(photos, regime, augment=STRONG))
+    for threads in (2, 3):
+        assert_same(batches(make(photos, regime, augment=STRONG, num_workers=threads)), one)
+    assert not torch.equal(batches(make(photos, regime, augment=RandomResizedCrop()))[0][0], one[0][0])
+
+
 @pytest.mark.parametrize("regime", [B_PLUS, D_PLUS], ids=["B+", "D+"])
 def test_batches_are_the_same_byte_for_byte_for_any_number_of_threads(photos, digits, regime):
     one = batches(make(digits / "train.beton", regime))

@@ -92,6 +92,102 @@ def test_its_pixels_are_the_ffcv_loaders_to_within_one_level(tmp_path, augment, 
     assert Beton.open(tmp_path / "photos.beton").num_samples == 4
 
 
+class StoredDigits(Digits):
+    """Those of ``train.beton``, in its order."""
+
+    def __init__(self, digits):
+        with Beton.open(digits / "train.beton") as beton:
+            self.images = [np.frombuffer(beton.stored(i), np.uint8).reshape(8, 8, 3) for i in range(beton.num_samples)]
+            self.targets = beton.labels.tolist()
+
+
+STRONG = {"color_jitter": (0.4, 0.4, 0.4, 0.1), "erasing": 0.5}
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        PadCrop(1, policy="rand-m6-n3-mstd0.5-inc1", magnitude={8: 9, 16: 4}, **STRONG),
+        PadCrop(1, policy="trivial"),
+        PadCrop(1, policy="cifar10", cutout_px=4, **STRONG),
+    ],
+    ids=["rand", "trivial", "cifar10"],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_both_loaders_change_views_alike(digits, augment, workers):
+    """At the stored size, where neither resizes, bit for bit."""
+    regime = Regime.from_choices(Base(8, 100), [Choice(8, 100, 3, 1.0)])
+    options = {"augment": augment, "mean": (0.4, 0.5, 0.6), "std": (1, 1, 1), "seed": 3, "device": "cpu"}
+    ours = TorchMixSizeLoader(StoredDigits(digits), regime, num_workers=workers, **options)
+    ffcvs = batches(MixSizeLoader(digits / "train.beton", regime, num_workers=workers + 1, **options))
+    assert len(ffcvs) == 14
+    for (images, _), (expected, _) in zip(ours, ffcvs, strict=True):
+        assert torch.equal(images, expected)
+        views = images.view(100, 3, -1)
+        assert (views[:, 0] == views[:, 1]).all(dim=1).float().mean() < 0.1
+    plain = MixSizeLoader(digits / "train.beton", regime, **{**options, "augment": PadCrop(1)})
+    assert (next(iter(plain))[0] == ffcvs[0][0]).flatten(1).all(dim=1).float().mean() < 0.3
+
+
+def test_both_loaders_erase_the_same_rectangles_after_any_resize(digits):
+    options = {"augment": RandomResizedCrop(erasing=0.5), "mean": (0.4, 0.5, 0.6), "seed": 3, "device": "cpu"}
+    ours = batches(TorchMixSizeLoader(StoredDigits(digits), D_PLUS, **options))
+    ffcvs = batches(MixSizeLoader(digits / "train.beton", D_PLUS, num_workers=1, **options))
+    found = 0
+    for (images, _), (expected, _) in zip(ours, ffcvs, strict=True):
+        # Digits are grey, the mean colour is not: it is a normalised zero in all channels alone where it was erased.
+        erased = (images.abs() < 0.01).all(dim=1)
+        assert torch.equal(erased, (expected.abs() < 0.01).all(dim=1))
+        found += int(erased.any(dim=(1, 2)).sum())
+    views = sum(len(images) for images, _ in ours)
+    assert 0.4 * views < found < 0.6 * views
+
+
+def test_a_policy_at_the_stored_size_needs_images_of_one():
+    data = Digits()
+    data.images = [*data.images[:30], data.images[30][:6]]
+    data.targets = data.targets[:31]
+    loader = TorchMixSizeLoader(data, Regime.fixed(Base(8, 31)), augment=PadCrop(policy="cifar10"), device="cpu")
+    with pytest.raises(ValueError, match=r"sample 30: policy 'cifar10' and .* need images of one stored size"):
+        next(iter(loader))
+
+
+def train(loader, duration, load_path=None):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    model = ComposerClassifier(module, num_classes=10)
+    trainer = Trainer(
+        model=model,
+        train_dataloader=loader.data_spec(),
+        optimizers=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        algorithms=[MixSizeSampling()],
+        max_duration=duration,
+        device="cpu",
+        progress_bar=False,
+        auto_log_hparams=False,
+        load_path=load_path,
+    )
+    trainer.fit()
+    return trainer
+
+
+def test_training_with_strong_augmentation_goes_on_bit_for_bit(tmp_path):
+    augment = RandomResizedCrop(policy="rand-m9-mstd0.5-inc1", magnitude={8: 3, 20: 9}, **STRONG)
+
+    def loader():
+        return TorchMixSizeLoader(Digits(), D_PLUS, augment=augment, seed=7, device="cpu")
+
+    whole = train(loader(), "30ba")
+    stopped = train(loader(), "13ba")
+    stopped.save_checkpoint(str(tmp_path / "checkpoint.pt"))
+    resumed = train(loader(), "30ba", str(tmp_path / "checkpoint.pt"))
+    assert int(resumed.state.timestamp.batch) == 30
+    for left, right in zip(whole.state.model.parameters(), resumed.state.model.parameters(), strict=True):
+        assert torch.equal(left, right)
+    for trainer in (whole, stopped, resumed):
+        trainer.close()
+
+
 def test_it_resumes_inside_an_epoch_without_touching_what_came_before():
     data = Digits()
     whole = batches(TorchMixSizeLoader(data, D_PLUS, augment=PadCrop(1), seed=7, device="cpu"))
@@ -116,19 +212,7 @@ def test_another_interpolation_is_another_run():
 
 def test_the_same_algorithm_attaches_to_it():
     loader = TorchMixSizeLoader(Digits(), D_PLUS, augment=PadCrop(1), seed=7, device="cpu")
-    module = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
-    model = ComposerClassifier(module, num_classes=10)
-    trainer = Trainer(
-        model=model,
-        train_dataloader=loader.data_spec(),
-        optimizers=torch.optim.SGD(model.parameters(), lr=0.1),
-        algorithms=[MixSizeSampling()],
-        max_duration="1ep",
-        device="cpu",
-        progress_bar=False,
-        auto_log_hparams=False,
-    )
-    trainer.fit()
+    trainer = train(loader, "1ep")
     assert int(trainer.state.timestamp.sample) == 32 * len(loader)
     trainer.close()
 

@@ -3,7 +3,7 @@
  * An input is a JPEG file, whose last bytes are also the arguments of the calls, so that any JPEG file is an input.
  * Buffers have exactly the size that is declared, for AddressSanitizer to watch. One call in four decodes a part of the
  * JPEG; the others fill a batch: several images, stored as JPEG or raw, with smaller copies or without, in any window,
- * size, filter and number of duplicates, with a policy or without. Besides, three properties are checked: a crop has the
+ * size, filter and number of duplicates, with a policy and changes of the views or without. Besides, three properties are checked: a crop has the
  * pixels of the same crop of the whole image, a view has the same pixels alone as among others, and what is announced to
  * be read is among what is stored. */
 
@@ -206,7 +206,7 @@ static void try_batch(const uint8_t *data, size_t size, arguments *a) {
         if (windows[v * WINDOW + HEIGHT] > 2000 || windows[v * WINDOW + WIDTH] > 2000) goto end;
 
     double table[2 * 2 * 2 * 8] = {0};
-    policy changes = {table, 2, below(a, 9), take(a, 2), take(a, 1), {9, 99, 200, 0}};
+    policy stored = {table, 2, below(a, 9), take(a, 2), take(a, 1), {9, 99, 200, 0}};
     for (int k = 0; k < 8; k++) {
         double *row = table + 8 * k;
         row[0] = (double)below(a, 10);
@@ -215,12 +215,27 @@ static void try_batch(const uint8_t *data, size_t size, arguments *a) {
         if (row[0] == 0)
             for (int m = 3; m < 8; m++) row[m] = (double)((int32_t)take(a, 3) - (1 << 23));
     }
+    /* Columns of a row: kind, probability, magnitude, base, scale, signed, whole, least, most. */
+    double rows[4 * 2 * 9], weights[4] = {1, 0.5, 0, 3}, stds[] = {0, 0.5, 30, INFINITY};
+    for (int k = 0; k < 8; k++) {
+        double *row = rows + 9 * k, kind_of = (double)(1 + below(a, ROTATE));
+        double most = kind_of == POSTERIZE ? 8 : kind_of == HUE ? 0.5 : 256, scale = (double)below(a, 500) - 250;
+        double values[9] = {kind_of, (double)below(a, 3) / 2, (double)below(a, 20), (double)below(a, 256),
+                            kind_of == HUE ? scale / 500 : scale, (double)below(a, 2), (double)below(a, 2),
+                            kind_of == HUE ? -0.5 : kind_of >= SHEAR_X ? -256 : 0, most};
+        memcpy(row, values, sizeof values);
+    }
+    view_changes changes = {
+        .table = rows, .weights = odd & 8 ? weights : NULL, .layers = below(a, 5), .choices = 4, .length = 2,
+        .magnitude_std = stds[below(a, 4)], .magnitude_max = 20, .jitter = {0.4, (double)below(a, 3), 0, 0.5},
+        .erasing = (double)below(a, 3) / 2, .seed = take(a, 2), .fill = {9, 99, 200, 0},
+    };
     double least[] = {INFINITY, 1, 0.5, 2};
     batch b = {
         .file = file_of_all, .levels = levels, .images = images, .heights = t.heights, .widths = t.widths,
         .is_jpeg = t.is_jpeg, .ptr = t.ptr, .size = t.size, .samples = samples, .windows = windows, .count = images,
         .duplicates = duplicates, .side = side, .filter = below(a, 2), .min_oversampling = least[below(a, 4)],
-        .out = out, .policy = kind == 1 && odd & 32 ? &changes : NULL, .failed = -1,
+        .out = out, .policy = kind == 1 && odd & 32 ? &stored : NULL, .changes = odd & 64 ? &changes : NULL, .failed = -1,
     };
     batch announced = b;
     mixsize_fill(&b, memory);
@@ -235,7 +250,7 @@ static void try_batch(const uint8_t *data, size_t size, arguments *a) {
             require(known);
         }
     }
-    if (b.failed < 0 && isinf(b.min_oversampling) && !b.policy) {
+    if (b.failed < 0 && isinf(b.min_oversampling) && !b.policy && !b.changes) {
         int64_t view = below(a, views);
         batch one = b;
         one.samples = samples + view / duplicates;

@@ -156,6 +156,8 @@ def test_the_recipes_augmentation_becomes_torchvisions(train):
     [
         schema.PadCrop(name="pad_crop", cutout_px=2),
         schema.PadCrop(name="pad_crop", policy="cifar10"),
+        schema.RandomResizedCrop(name="random_resized_crop", policy="rand-m9"),
+        schema.Resize(name="resize", erasing=0.1),
         schema.CenterCrop(name="center_crop"),
     ],
 )

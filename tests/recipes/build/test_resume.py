@@ -47,12 +47,13 @@ def weights(path):
     return path.read_bytes()
 
 
-# Dropout, stochastic depth, momentum, smoothing and batches of two sizes; an epoch has 18 steps.
+# Strong augmentation, dropout, stochastic depth, momentum, smoothing and batches of two sizes; an epoch has 18 steps.
 EVERYTHING = [
     *DROPOUT, "model.name=mobilenetv3_small_050", "model.kwargs={drop_rate: 0.3, drop_path_rate: 0.3}",
     "regime.mode=B+", "regime.sizes={32: 0.5, 64: 0.5}", "regime.base.batch_size=192", "max_duration=26ba",
     "evaluation.sizes=[32]", "evaluation.every_epochs=1", "smoothing={}", "output.save_every=4ba",
-    "output.log_batches=true",
+    "output.log_batches=true", "data.augment.policy=rand-m5-mstd0.5-inc1", "data.augment.magnitude={32: 3, 64: 6.5}",
+    "data.augment.color_jitter=[0.3, 0.3, 0.3, 0.1]", "data.augment.erasing=0.25",
 ]  # fmt: skip
 
 

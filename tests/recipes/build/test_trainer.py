@@ -81,6 +81,7 @@ PHASES = "[{size_px: 8, epochs: 1, crop_scale: [0.5, 1.0]}, {size_px: 16, epochs
         ([], PadCrop(padding=1, flip=False)),
         # The released code calibrates without AutoAugment and cutout, also where it trains with them.
         (["data.augment={padding: 2, policy: cifar10, cutout_px: 4}"], PadCrop(padding=2, flip=False)),
+        (["data.augment={policy: rand-m9, magnitude: 5, color_jitter: 0.4, erasing: 0.5}"], PadCrop(1, flip=False)),
         (["data.augment={name: random_resized_crop, flip: true}"], RandomResizedCrop((0.08, 1.0), (0.75, 1.3333))),
         (
             [

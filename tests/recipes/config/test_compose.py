@@ -169,6 +169,7 @@ ROUND_TRIPS = [
     (RESNET, "optimizer.name=adamw", "schedule={name: one_cycle}", "data.mean=[0.1, 0.2, 0.3]"),
     (RESNET, "regime.mode=table", "regime.choices=[{size_px: 8, batch_size: 4, share: 1}]"),
     (RESNET, "output.wandb={project: 'off', tags: ['1e-4', 'no', '010', 'é']}", "name='null'"),
+    (RESNET, "data.augment={policy: rand-m9, magnitude: {32: 9, 16: 3.5}, color_jitter: [0.4, 0, 1, 0.1], erasing: 1}"),
     (RESNET, "model.kwargs={a: 1, b: 1.0, c: true, d: 'true', e: '1e3'}", r'data.train="a\x85b.beton"'),
 ]
 
@@ -232,6 +233,19 @@ def test_the_digest_follows_the_recipe_not_the_items():
         ("data.mean=[0, 0, 0, 0]", "data.mean: must have at most 3 entries, got [0, 0, 0, 0]"),
         ("data.std=[0, 0.2, 0.2]", "data.std.0: must be in (0, 1], got 0"),
         ("data.augment.flip=yes", 'data.augment.flip: must be true or false, got "yes"'),
+        ("data.augment.policy=3", "data.augment.policy: must be text, got 3"),
+        ("data.augment.magnitude=x", 'data.augment.magnitude: must be a number, got "x"'),
+        ("data.augment.magnitude={16: -1}", "data.augment.magnitude.16: must be at least 0, got -1"),
+        ("data.augment.magnitude={0: 1}", "data.augment.magnitude.0: the key must be in [1, 65535]"),
+        ("data.augment.magnitude={}", "data.augment.magnitude: must not be empty, got {}"),
+        ("data.augment.magnitude=5",
+         "data.augment.magnitude: has no effect with policy none, only with rand-..., got 5"),
+        ("data.augment.color_jitter=-1", "data.augment.color_jitter: must be at least 0, got -1"),
+        ("data.augment.color_jitter=[1, 1, x]", 'data.augment.color_jitter.2: must be a number, got "x"'),
+        ("data.augment.color_jitter=[0, 0, 0, 0.6]", "data.augment.color_jitter: must be a number of at least 0, a list"
+         " of three for brightness, contrast and saturation, or of four, the last for hue in [0, 0.5], got [0, 0, 0,"
+         " 0.6]"),
+        ("data.augment.erasing=2", "data.augment.erasing: must be in [0, 1], got 2"),
         ("data.train=''", 'data.train: must not be empty, got ""'),
         ("data.train=", "data.train: no value after '='"),
         ("name=5", "name: must be text, got 5"),
@@ -325,6 +339,12 @@ def test_faulty_rows_of_a_table_are_named_by_their_position():
          "optimizer.nesterov: needs optimizer.momentum above 0, got true"),
         (["model.pretrained=true", "model.checkpoint=x.pt"],
          "model.checkpoint: give either model.pretrained: true or a checkpoint, not both, got \"x.pt\""),
+        (["data.augment.policy=rand-m9-x3"], "data.augment.policy: policy is 'rand-m9-x3', of which 'x3' is not known"),
+        (["data.augment={name: resize, policy: cifar10}"], "data.augment.policy: policy is 'cifar10'; it must be"),
+        (["data.augment={policy: rand-m9, magnitude: {32: 11}}"],
+         "data.augment.magnitude: must be at most 10 with policy"
+         " rand-m9; mmax in the policy's string, such as -mmax20, raises it, got {\"32\": 11}"),
+        (["data.augment={policy: trivial, magnitude: 3}"], "data.augment.magnitude: has no effect with policy trivial"),
         (["data.augment={name: random_resized_crop, scale: [0.5, 0.1]}"],
          "data.augment.scale: must be [lowest, highest], got [0.5, 0.1]"),
         (["optimizer.train=head_and_batch_norm"], "optimizer.train: leaves random weights as they are: give"
