@@ -22,6 +22,7 @@ from mixsize.recipes.config.schema import Recipe
 from mixsize.recipes.models.network import planned_network
 from mixsize.recipes.planning.first_recipe import Chosen, Images, choose
 from mixsize.system.files import write_text
+from mixsize.system.machine import bfloat16_instructions
 
 _FOR = re.compile(r"([1-9]\d{0,8})(min|h|sec|ep)")
 _SECONDS = {"sec": 1, "min": 60, "h": 3600}
@@ -111,7 +112,14 @@ def make_recipe(
     ]
     # A network needs a recipe, and the recipe's sizes need the network.
     draft = compose(["demo", f"model.name={model}", "model.kwargs={}", f"model.num_classes={train.num_classes}"])
-    chosen += choose(planned_network(draft), model, images, on_gpu=torch.cuda.is_available(), pretrained=pretrained)
+    chosen += choose(
+        planned_network(draft),
+        model,
+        images,
+        on_gpu=torch.cuda.is_available(),
+        pretrained=pretrained,
+        instructions=bfloat16_instructions(),
+    )
     return compose([f"{one.key}={_flow(one.value)}" for one in chosen]), _yaml(chosen)
 
 

@@ -393,7 +393,9 @@ class Recipe(Section):
     )
     seed: Seed = Field(17, description="seed of the initial weights, the epoch plans and the augmentation")
     precision: Literal["fp32", "amp_bf16", "amp_fp16"] = Field(
-        "fp32", description="floating-point precision of the training step"
+        "fp32",
+        description="precision of the network's passes in training, evaluation and calibration; on a CPU amp_bf16 needs"
+        " bfloat16 instructions, and amp_fp16 is refused",
     )
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: a GPU if there is one")
     channels_last: bool = Field(False, description="keep images and weights in channels-last memory order")

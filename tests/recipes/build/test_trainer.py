@@ -339,9 +339,3 @@ def test_a_run_whose_length_is_a_time_ends_at_the_step_that_reaches_it(digits, t
     assert (second.steps, second.accuracy, second.curve) == (3, record.accuracy, record.curve)
     with pytest.raises(ValueError, match=r"max_duration is 1sec; its number of steps is known only after training"):
         make_plan(run.recipe)
-
-
-def test_mixed_precision_on_a_cpu_is_refused_with_what_to_give(digits, tmp_path):
-    with pytest.raises(ValueError, match=r"precision: amp_bf16 needs a GPU, .* give precision=fp32"):
-        build(recipe(digits, tmp_path, "precision=amp_bf16"))
-    assert not (tmp_path / "runs").exists()
