@@ -375,7 +375,9 @@ class Output(Section):
     save_every: Interval = Field("1ep", description="epochs ('1ep') or steps ('500ba') between checkpoints, or 'never'")
     keep_checkpoints: NaturalInt = Field(1, description="number of newest checkpoints to keep; 0: all")
     restart: bool = Field(
-        False, description="start again if a run of this name exists, and delete its checkpoints and record"
+        False,
+        description="start again if a run of this name exists, and delete its checkpoints and record; a run's own"
+        " recipe.yaml says false",
     )
     log_batches: bool = Field(
         False, description="write a checksum of every batch to batches-rank*.csv, for comparing runs"

@@ -180,6 +180,9 @@ def test_restart_removes_what_was_there_and_says_so(digits, tmp_path, capsys):
     assert not list((tmp_path / "runs/demo/checkpoints").glob("*"))
     removed = f"removed from {tmp_path}/runs/demo: config.json, data.json, recipe.yaml, checkpoints/ep0-ba10.pt\n"
     assert capsys.readouterr().out == f"output.restart: {removed}"
+    # Its own recipe goes on with it.
+    assert run.recipe.output.restart
+    assert not compose([str(tmp_path / "runs/demo/recipe.yaml")]).output.restart
     run.trainer.close()
 
 
