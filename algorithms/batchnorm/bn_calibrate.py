@@ -10,13 +10,13 @@ from contextlib import ExitStack
 from typing import Any, Literal
 
 from composer.algorithms.warnings import NoEffectWarning
-from composer.core import Algorithm, Event, State, TimeUnit, get_precision_context
+from composer.core import Algorithm, Event, State, TimeUnit
 from composer.loggers import Logger
 from torch import Tensor, nn
 
 from mixsize.algorithms.batchnorm.bank import StatisticsBank
 from mixsize.algorithms.batchnorm.layers import batch_norm_layers
-from mixsize.algorithms.execution.composer_model import network_of
+from mixsize.algorithms.execution.composer_model import network_of, training_precision
 
 _SIZE_IN_LABEL = re.compile(r"(?:^|_)(\d+)px$")
 
@@ -147,8 +147,7 @@ class BNCalibrate(Algorithm):
         if size_px is None or (self._when == "last" and not self._is_last) or not batch_norm_layers(network):
             return
         started = time.perf_counter()
-        # As Composer evaluates: FP8 wants batches of special sizes.
-        with get_precision_context(state.precision, state.precision_config, fp8_autocast_enabled=False):
+        with training_precision(state):
             result = self.bank.calibrate(network, size_px, self._loader_for(size_px), max_batches=self._num_batches)
         seconds = time.perf_counter() - started
         self.seconds += seconds

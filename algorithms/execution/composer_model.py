@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from composer.core import State
+import torch
+from composer.core import State, get_precision_context
 from composer.models import ComposerClassifier
 from composer.utils import ensure_tuple
 from torch import Tensor, nn
@@ -17,11 +20,14 @@ class EngineClassifier(ComposerClassifier):
 
     Args:
         module: takes images ``(N, 3, S, S)`` alone.
+        cpu_dtype: autocast the network to this dtype on a CPU, where Composer's Trainer does not; its outputs are cast
+            back to float32, for the loss. None: float32 on a CPU.
         kwargs: see ``ComposerClassifier``.
     """
 
-    def __init__(self, module: nn.Module, **kwargs: Any) -> None:
+    def __init__(self, module: nn.Module, *, cpu_dtype: torch.dtype | None = None, **kwargs: Any) -> None:
         super().__init__(module, **kwargs)
+        self._cpu_dtype = cpu_dtype
         # In a tuple: an attribute that is a module would be saved with the model, a second time.
         self._passes: tuple[Passes] = (module,)
 
@@ -32,7 +38,25 @@ class EngineClassifier(ComposerClassifier):
     def forward(self, batch: tuple[Tensor, Any]) -> Tensor:
         """Outputs for the images of a batch."""
         images, _ = batch
-        return self._passes[0](images) if self.module.training else self.module(images)
+        passes = self._passes[0] if self.module.training else self.module
+        if self._cpu_dtype is None:
+            return passes(images)
+        with self.cpu_autocast():
+            return passes(images).float()
+
+    def cpu_autocast(self) -> AbstractContextManager[object]:
+        """A context in which the network runs as in training on a CPU."""
+        return nullcontext() if self._cpu_dtype is None else torch.autocast("cpu", self._cpu_dtype)
+
+
+@contextmanager
+def training_precision(state: State) -> Iterator[None]:
+    """A context in which the network inside a Trainer's model runs as in training and evaluation."""
+    model = state.model.module if state.is_model_ddp else state.model
+    on_cpu = model.cpu_autocast() if isinstance(model, EngineClassifier) else nullcontext()
+    # FP8 wants batches of special sizes; Composer evaluates without it too.
+    with get_precision_context(state.precision, state.precision_config, fp8_autocast_enabled=False), on_cpu:
+        yield
 
 
 def network_of(state: State) -> nn.Module:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
-from composer.core import Event, State, TimeUnit, get_precision_context
+from composer.core import Event, State, TimeUnit
 from composer.loggers import Logger
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixsize.algorithms.batchnorm.calibration import calibrate_batch_norm
-from mixsize.algorithms.execution.composer_model import network_of
+from mixsize.algorithms.execution.composer_model import network_of, training_precision
 from mixsize.algorithms.regime.planned_loader import PlannedLoader
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.sampling.batches import PlannedBatches
@@ -132,7 +132,7 @@ class ProgressiveResize(MixSizeSampling):
             self._reset_at.add(epoch)
             assert isinstance(self._batches, PlannedBatches)
             ahead = self._batches.loader.dataset.peek()
-            with get_precision_context(state.precision, state.precision_config):
+            with training_precision(state):
                 calibrate_batch_norm(network_of(state), ahead, max_batches=self.reset_batches)
 
     def _start_step(self, state: State, logger: Logger) -> None:

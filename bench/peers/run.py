@@ -35,7 +35,7 @@ from mixsize.bench.loader.torchvision_loader import normalisation, torchvision_l
 from mixsize.bench.peers.loaders import timm_loader, torchvision_augment
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.recipes.build.data import open_data
-from mixsize.recipes.build.devices import torch_device
+from mixsize.recipes.build.devices import check_precision, torch_device, trainer_precision
 from mixsize.recipes.build.evaluators import build_evaluators, evaluator_label
 from mixsize.recipes.build.model import ACCURACY, build_model
 from mixsize.recipes.build.optimisation import build_optimizer, build_schedule
@@ -110,9 +110,10 @@ def train(peer: Peer, items: Sequence[str], images: Path) -> RunRecord:
     """
     recipe = compose(items)
     device = torch_device(recipe.device)
+    check_precision(device, recipe.precision)
     train_images, evaluation = open_data(recipe.data)
     reproducibility.seed_all(recipe.seed)
-    model = build_model(recipe, recipe.model.num_classes or train_images.num_classes)
+    model = build_model(recipe, recipe.model.num_classes or train_images.num_classes, device)
     recipe = with_preparation(recipe, model.module, train_images)
     stride_px = network_stride(model.module)
     base_alone = FixedRegime.model_validate({"mode": "fixed", "base": recipe.regime.base})
@@ -134,7 +135,7 @@ def train(peer: Peer, items: Sequence[str], images: Path) -> RunRecord:
         callbacks=[*(part for part in extras if isinstance(part, Callback)), shapes, clock],
         max_duration=recipe.max_duration,
         seed=recipe.seed,
-        precision=recipe.precision,
+        precision=trainer_precision(device, recipe.precision),
         device={"auto": None, "cpu": "cpu", "gpu": "gpu"}[recipe.device],
         run_name=recipe.name,
         progress_bar=False,

@@ -12,6 +12,7 @@ from mixsize.algorithms.execution.composer_model import EngineClassifier
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.algorithms.regime.shapes import shapes_of
+from mixsize.recipes.build.devices import DTYPES
 from mixsize.recipes.config import schema
 from mixsize.recipes.models.finetuning import train_head_and_batch_norm
 from mixsize.recipes.models.network import create_network
@@ -31,8 +32,14 @@ class MeanCrossEntropy(CrossEntropy):
         self.total_batches += len(targets)
 
 
-def build_model(recipe: schema.Recipe, num_classes: int) -> EngineClassifier:
-    """The network with its loss and metrics."""
+def build_model(recipe: schema.Recipe, num_classes: int, device: torch.device) -> EngineClassifier:
+    """The network with its loss and metrics.
+
+    Args:
+        recipe: the recipe.
+        num_classes: outputs of the network.
+        device: that will train; the model is not moved to it.
+    """
     module = create_network(recipe.model, num_classes)
     if recipe.optimizer.train == "head_and_batch_norm":
         train_head_and_batch_norm(module)
@@ -47,6 +54,7 @@ def build_model(recipe: schema.Recipe, num_classes: int) -> EngineClassifier:
 
     return EngineClassifier(
         module,
+        cpu_dtype=DTYPES[recipe.precision] if device.type == "cpu" else None,
         num_classes=num_classes,
         val_metrics=MetricCollection(
             {LOSS: MeanCrossEntropy(), ACCURACY: MulticlassAccuracy(num_classes=num_classes, average="micro")}

@@ -146,7 +146,9 @@ def prepare_folder(start: Start, folder: Path, loader: MixSizeLoader) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
         remove_partial(folder / CHECKPOINT_FOLDER)
-        write_text(folder / RECIPE_FILE, to_yaml(start.recipe))
+        # A later start with this file goes on with the run.
+        output = start.recipe.output.model_copy(update={"restart": False})
+        write_text(folder / RECIPE_FILE, to_yaml(start.recipe.model_copy(update={"output": output})))
         write_text(folder / DATA_FILE, json.dumps(loader.dataset.identity(), indent=1) + "\n")
     dist.barrier()
 

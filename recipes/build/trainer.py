@@ -25,7 +25,13 @@ from mixsize.ffcv_loaders.loader import MixSizeLoader
 from mixsize.recipes.build.algorithms import build_algorithms
 from mixsize.recipes.build.callbacks import build_callbacks, build_loggers, build_measurements
 from mixsize.recipes.build.data import build_augment, build_loader, count_classes, open_data, sizes_drawn
-from mixsize.recipes.build.devices import check_precision, join_ranks, torch_device
+from mixsize.recipes.build.devices import (
+    check_precision,
+    check_trained_sizes,
+    join_ranks,
+    torch_device,
+    trainer_precision,
+)
 from mixsize.recipes.build.evaluators import build_evaluators
 from mixsize.recipes.build.model import build_model, set_engine
 from mixsize.recipes.build.optimisation import build_optimizer
@@ -94,7 +100,7 @@ def build(recipe: schema.Recipe) -> Run:
     recipe = start.recipe
     train, evaluation = open_data(recipe.data)
     reproducibility.seed_all(recipe.seed)  # For the weights; the Trainer seeds each rank differently.
-    model = build_model(recipe, count_classes(recipe, train, evaluation))
+    model = build_model(recipe, count_classes(recipe, train, evaluation), device)
     prepared = with_preparation(recipe, model.module, train)
     check_stored_sizes(build_augment(prepared.data.augment), train)
     regime = _build_regime(start, model, device)
@@ -114,6 +120,7 @@ def build(recipe: schema.Recipe) -> Run:
         write_text(folder / CONFIG_FILE, config_text(model.module, preparation_of(prepared), classes))
     trainer = _build_trainer(
         start,
+        device,
         model=model,
         loader=loader,
         evaluators=evaluators,
@@ -141,8 +148,9 @@ def build(recipe: schema.Recipe) -> Run:
 
 def _build_regime(start: Start, model: EngineClassifier, device: torch.device) -> Regime | Progression:
     """The regime; ranks, engine and network are checked against its batches and sizes."""
-    recipe = start.recipe
-    regime = build_regime(recipe, network_stride(model.module), process_rank()[1])
+    recipe, stride_px = start.recipe, network_stride(model.module)
+    regime = build_regime(recipe, stride_px, process_rank()[1])
+    check_trained_sizes(device, recipe.precision, sizes_drawn(regime), stride_px)
     check_ranks(start, regime, process_rank()[1])
     set_engine(recipe, model, regime, device)
     check_sizes(model.module, recipe.model.name, [*sizes_drawn(regime), *recipe.evaluation.sizes])
@@ -151,6 +159,7 @@ def _build_regime(start: Start, model: EngineClassifier, device: torch.device) -
 
 def _build_trainer(
     start: Start,
+    device: torch.device,
     *,
     model: EngineClassifier,
     loader: MixSizeLoader,
@@ -173,7 +182,7 @@ def _build_trainer(
             algorithms=algorithms,
             max_duration=NO_END if recipe.duration[1] == "sec" else recipe.max_duration,
             seed=recipe.seed,
-            precision=recipe.precision,
+            precision=trainer_precision(device, recipe.precision),
             device={"auto": None, "cpu": "cpu", "gpu": "gpu"}[recipe.device],
             device_train_microbatch_size=recipe.microbatch_images,
             run_name=recipe.name,

@@ -390,7 +390,9 @@ class Output(Section):
     save_every: Interval = Field("1ep", description="epochs ('1ep') or steps ('500ba') between checkpoints, or 'never'")
     keep_checkpoints: NaturalInt = Field(1, description="number of newest checkpoints to keep; 0: all")
     restart: bool = Field(
-        False, description="start again if a run of this name exists, and delete its checkpoints and record"
+        False,
+        description="start again if a run of this name exists, and delete its checkpoints and record; a run's own"
+        " recipe.yaml says false",
     )
     log_batches: bool = Field(
         False, description="write a checksum of every batch to batches-rank*.csv, for comparing runs"
@@ -408,7 +410,9 @@ class Recipe(Section):
     )
     seed: Seed = Field(17, description="seed of the initial weights, the epoch plans and the augmentation")
     precision: Literal["fp32", "amp_bf16", "amp_fp16"] = Field(
-        "fp32", description="floating-point precision of the training step"
+        "fp32",
+        description="precision of the network's passes in training, evaluation and calibration; on a CPU amp_bf16 needs"
+        " bfloat16 instructions, and amp_fp16 is refused",
     )
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: a GPU if there is one")
     channels_last: bool = Field(False, description="keep images and weights in channels-last memory order")

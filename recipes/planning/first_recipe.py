@@ -5,6 +5,7 @@ The values are the field's common ones, not tuned. They are a start that trains,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,9 @@ class Chosen:
     reason: str = ""
 
 
-def choose(network: nn.Module, name: str, images: Images, *, on_gpu: bool, pretrained: bool) -> list[Chosen]:
+def choose(
+    network: nn.Module, name: str, images: Images, *, on_gpu: bool, pretrained: bool, instructions: Sequence[str] = ()
+) -> list[Chosen]:
     """Values for the keys of a recipe that depend on network, images and device.
 
     Args:
@@ -51,6 +54,7 @@ def choose(network: nn.Module, name: str, images: Images, *, on_gpu: bool, pretr
         images: the training images.
         on_gpu: whether a GPU trains.
         pretrained: whether training starts from timm's weights.
+        instructions: the processor's for bfloat16, see :func:`~mixsize.system.machine.bfloat16_instructions`.
     """
     sizes, reason = _sizes(network, name, images)
     if images.count < _FEW:
@@ -75,9 +79,20 @@ def choose(network: nn.Module, name: str, images: Images, *, on_gpu: bool, pretr
         *regime,
         *_optimizer(network, batch[0], images.count, pretrained),
         Chosen("evaluation.sizes", _evaluation_sizes(network, name, sizes), "trained sizes, and one beyond"),
-        Chosen("precision", "amp_bf16" if on_gpu else "fp32", "a GPU trains" if on_gpu else "a CPU trains"),
+        Chosen("precision", *_precision(network, on_gpu, instructions)),
         Chosen("channels_last", on_gpu, "faster on GPUs" if on_gpu else ""),
     ]
+
+
+def _precision(network: nn.Module, on_gpu: bool, instructions: Sequence[str]) -> tuple[str, str]:
+    if on_gpu:
+        return "amp_bf16", "a GPU trains"
+    if "amx_bf16" not in instructions:
+        return "fp32", "a CPU without amx_bf16 trains"
+    # Depthwise convolutions took longer in bfloat16 than in float32.
+    if any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in network.modules()):
+        return "fp32", "a CPU trains, and the network has grouped convolutions"
+    return "amp_bf16", "the CPU has amx_bf16"
 
 
 def _sizes(network: nn.Module, name: str, images: Images) -> tuple[list[int], str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 import mixsize
-from mixsize.system.machine import core_limit, cores_at_hand, gpus_of_driver
+from mixsize.system.machine import bfloat16_instructions, core_limit, cores_at_hand, gpus_of_driver
 from mixsize.system.memory import bytes_at_hand
 from mixsize.system.packages import EXTENSION, PACKAGES, Package, one_line
 from mixsize.system.tested import TESTED, is_tested, newer, newest, short
@@ -101,6 +101,7 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield combination(installed())
     seen = gpus_of_pytorch()
     yield gpu(gpus_of_driver(), seen)
+    yield Finding("bfloat16", ", ".join(bfloat16_instructions()) or "not by the CPU: precision amp_bf16 needs a GPU")
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or max(1, seen)
     yield threads(cores_at_hand(), core_limit(), ranks)
     yield memory(bytes_at_hand(), ranks)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 
 import pytest
 
@@ -30,6 +32,19 @@ def test_a_block_that_raises_leaves_the_file_before(tmp_path):
         interrupted()
     assert path.read_text() == "1\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_a_file_has_the_umasks_mode_however_its_writer_makes_it(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with in_one_piece(tmp_path / "weights") as partial:
+            # As safetensors does.
+            (tmp_path / "private").touch(mode=0o600)
+            (tmp_path / "private").rename(partial)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "weights").stat().st_mode) == mode
 
 
 def test_the_error_of_a_full_disk_names_the_file(tmp_path):

@@ -1,11 +1,31 @@
-"""The limits of a container."""
+"""The processor, and the limits of a container."""
 
 from __future__ import annotations
 
 import pytest
 
-from mixsize.system.machine import core_limit
+from mixsize.system import machine
+from mixsize.system.machine import bfloat16_instructions, core_limit
 from mixsize.system.memory import bytes_at_hand
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("flags\t\t: fpu avx512_bf16 amx_bf16 amx_tile", ["amx_bf16", "avx512_bf16"]),
+        ("flags\t\t: fpu avx512f avx512_fp16 amx_int8", []),
+        ("Features\t: fp asimd svebf16 bf16", ["bf16"]),
+        ("Features\t: fp asimd svebf16", []),
+        ("model name\t: bf16", []),
+        ("", []),
+    ],
+)
+def test_bfloat16_is_what_the_kernel_lists(tmp_path, monkeypatch, lines, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{lines}\nbugs\t\t: spectre_v1\n")
+    monkeypatch.setattr(machine, "PROCESSOR", tmp_path / "cpuinfo")
+    assert bfloat16_instructions() == expected
+    monkeypatch.setattr(machine, "PROCESSOR", tmp_path / "nowhere")
+    assert bfloat16_instructions() == []
 
 
 def test_a_container_is_given_the_time_of_some_cores(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +15,20 @@ from typing import Any
 def in_one_piece(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; it is renamed to ``path`` when the block ends without an error.
 
+    The file gets the permissions that the umask gives new files, whichever way the block creates it.
+
     Raises:
         OSError: the file cannot be written; a file at ``path`` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        partial.touch()
+        mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
+        partial.chmod(mode)
         partial.replace(path)
     except OSError as error:
         if error.errno is None:

@@ -1,4 +1,4 @@
-"""The cores and the GPUs that a process has. Needs the standard library alone."""
+"""The processor, the cores and the GPUs that a process has. Needs the standard library alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from pathlib import Path
 
 #: Control groups, version 2, which limit a container.
 GROUPS = Path("/sys/fs/cgroup")
+#: The kernel's description of the processor.
+PROCESSOR = Path("/proc/cpuinfo")
+#: Instructions that multiply in bfloat16: matrices and vectors on x86, both on ARM.
+BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 
 
 def cores_at_hand() -> int:
@@ -19,6 +23,15 @@ def core_limit(groups: Path = GROUPS) -> float | None:
     """Cores' worth of time that the container is given; None without a limit."""
     quota, _, period = read_text(groups / "cpu.max").strip().partition(" ")
     return int(quota) / int(period) if quota.isdecimal() else None
+
+
+def bfloat16_instructions() -> list[str]:
+    """Those of ``BFLOAT16`` that the processor has; empty also where the kernel does not tell."""
+    for line in read_text(PROCESSOR).splitlines():
+        key, _, names = line.partition(":")
+        if key.strip() in ("flags", "Features"):  # On x86 and on ARM.
+            return [name for name in BFLOAT16 if name in names.split()]
+    return []
 
 
 def gpus_of_driver() -> list[str]:

@@ -16,6 +16,7 @@ from mixsize.recipes.commands import train
 from mixsize.recipes.commands.train import fit
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.records.run_folder import latest_checkpoint
+from mixsize.system.machine import bfloat16_instructions
 
 DROPOUT = ["model.name=resnet10t", "model.kwargs={drop_rate: 0.3, drop_path_rate: 0.3}", "regime.base.size_px=32"]
 
@@ -84,6 +85,22 @@ def test_a_run_stopped_anywhere_ends_with_the_same_weights_and_batches(digits, t
     expected = (whole_folder / "batches-rank0.csv").read_text().splitlines()
     assert len(expected) == 27
     assert set((folder / "batches-rank0.csv").read_text().splitlines()) == set(expected)
+
+
+@pytest.mark.skipif(not bfloat16_instructions(), reason="the processor has no bfloat16 instructions")
+def test_a_run_in_bfloat16_stopped_in_mid_epoch_ends_with_the_same_weights(digits, tmp_path):
+    items = ["regime.mode=B+", "regime.base={size_px: 16, batch_size: 16}", "regime.sizes={16: 0.5, 8: 0.5}"]
+    items += ["precision=amp_bf16", "channels_last=true", "max_duration=30ba", "output.save_every=8ba"]
+    items += ["calibration.batches=2", "model.kwargs.drop_rate=0.3"]
+    expected = fit(build(recipe(digits, tmp_path, *items, "name=whole")))
+    stop_after(build(recipe(digits, tmp_path, *items)), 18)
+    again = build(recipe(digits, tmp_path, *items))
+    assert int(again.trainer.state.timestamp.batch) == 16
+    record = fit(again)
+    for key in ("steps", "sequence_crc", "loss", "calibrated_accuracy"):
+        assert getattr(record, key) == getattr(expected, key)
+    for name in ("model.safetensors", "batch_norm.pt"):
+        assert weights(tmp_path / "runs/demo" / name) == weights(tmp_path / "runs/whole" / name)
 
 
 def test_going_on_decodes_nothing_that_came_before(digits, tmp_path, monkeypatch):
@@ -164,6 +181,9 @@ def test_restart_removes_what_was_there_and_says_so(digits, tmp_path, capsys):
     assert not list((tmp_path / "runs/demo/checkpoints").glob("*"))
     removed = f"removed from {tmp_path}/runs/demo: config.json, data.json, recipe.yaml, checkpoints/ep0-ba10.pt\n"
     assert capsys.readouterr().out == f"output.restart: {removed}"
+    # Its own recipe goes on with it.
+    assert run.recipe.output.restart
+    assert not compose([str(tmp_path / "runs/demo/recipe.yaml")]).output.restart
     run.trainer.close()
 
 

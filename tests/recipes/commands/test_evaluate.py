@@ -308,7 +308,7 @@ def test_sizes_that_cannot_be_read_are_refused(run, capsys, text, words):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["precision=amp_bf16"], "precision: amp_bf16 needs a GPU"),
+        (["precision=amp_fp16"], "precision: amp_fp16 needs a GPU"),
         (["--sizes", "8", "--no-calibrate", "--calibration-batches", "3"], "has no effect without calibration"),
         (["--calibration-batches", "0"], "--calibration-batches is 0; it must be at least 1"),
         (["model.num_classes=12"], r"trained for 10 classes .* says 12"),

@@ -10,7 +10,8 @@ import pytest
 
 from mixsize.cli import main
 from mixsize.ffcv_loaders.beton.reader import Beton
-from mixsize.recipes.commands.start import make_recipe, parse_length
+from mixsize.recipes.commands.start import make_recipe
+from mixsize.recipes.commands.start_command import parse_length
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.config.schema import Model
 from mixsize.recipes.models.network import create_network
@@ -21,9 +22,9 @@ FEW = Images(10_000, 375, one_size=False)
 CIFAR = Images(50_000, 32, one_size=True)
 
 
-def values(name, images, *, on_gpu=False, pretrained=False):
+def values(name, images, *, on_gpu=False, pretrained=False, instructions=()):
     network = create_network(Model(name=name), 10)
-    chosen = choose(network, name, images, on_gpu=on_gpu, pretrained=pretrained)
+    chosen = choose(network, name, images, on_gpu=on_gpu, pretrained=pretrained, instructions=instructions)
     return {one.key: one.value for one in chosen}
 
 
@@ -54,6 +55,12 @@ def test_batches_optimisers_and_crops_follow_device_network_and_images():
     # 32 x 128² / 224² = 10.4 images on a CPU.
     assert (cpu["regime.base.batch_size"], gpu["regime.base.batch_size"]) == (8, 256)
     assert (cpu["precision"], gpu["precision"]) == ("fp32", "amp_bf16")
+    precisions = [
+        values(name, MANY, instructions=instructions)["precision"]
+        for name in ("resnet18", "mobilenetv3_small_050")
+        for instructions in ([], ["avx512_bf16"], ["amx_bf16", "avx512_bf16"])
+    ]
+    assert precisions == ["fp32", "fp32", "amp_bf16", "fp32", "fp32", "fp32"]
     assert gpu["optimizer"] == {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
     assert values("resnet18", MANY, on_gpu=True, pretrained=True)["optimizer"]["lr"] == pytest.approx(0.01)
     convnext = values("convnext_atto", MANY, on_gpu=True)["optimizer"]
