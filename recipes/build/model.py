@@ -12,6 +12,7 @@ from mixsize.algorithms.execution.composer_model import EngineClassifier
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.algorithms.regime.shapes import shapes_of
+from mixsize.recipes.build.losses import build_loss
 from mixsize.recipes.config import schema
 from mixsize.recipes.models.finetuning import train_head_and_batch_norm
 from mixsize.recipes.models.network import create_network
@@ -38,20 +39,13 @@ def build_model(recipe: schema.Recipe, num_classes: int) -> EngineClassifier:
         train_head_and_batch_norm(module)
     if recipe.channels_last:
         module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    smoothing = recipe.loss.label_smoothing
-
-    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if smoothing:
-            return torch.nn.functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
-        return soft_cross_entropy(outputs, targets)
-
     return EngineClassifier(
         module,
         num_classes=num_classes,
         val_metrics=MetricCollection(
             {LOSS: MeanCrossEntropy(), ACCURACY: MulticlassAccuracy(num_classes=num_classes, average="micro")}
         ),
-        loss_fn=loss,
+        loss_fn=build_loss(recipe.loss),
     )
 
 

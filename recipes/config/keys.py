@@ -13,12 +13,13 @@ VARIANT_KEYS: dict[Path, str] = {
     ("data", "eval_transform"): "name",
     ("regime",): "mode",
     ("optimizer",): "name",
+    ("loss",): "name",
     ("schedule",): "name",
 }
 # The variant of a section that names none.
-DEFAULT_VARIANTS: dict[Path, str] = {("regime",): "fixed"}
+DEFAULT_VARIANTS: dict[Path, str] = {("regime",): "fixed", ("loss",): "cross_entropy"}
 # Mappings from free keys to scalars; a file replaces them as a whole.
-LEAF_MAPPINGS: frozenset[Path] = frozenset({("model", "kwargs"), ("regime", "sizes")})
+LEAF_MAPPINGS: frozenset[Path] = frozenset({("model", "kwargs"), ("optimizer", "kwargs"), ("regime", "sizes")})
 # Old dotted key -> its name today.
 RENAMED: dict[Path, Path] = {
     ("loader", "threads"): ("loader", "num_workers"),
