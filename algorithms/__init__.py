@@ -1,8 +1,8 @@
 """The regime and the algorithms, each usable from a bare PyTorch loop or attached to a Composer Trainer.
 
-Rooms, each importing only those before it: ``regime``, ``training``, ``execution``, ``batchnorm``, ``smoothing``,
-``sampling``, ``measurement``. None of them knows a loader. Names load on first use, so that the regime's arithmetic
-needs neither torch nor Composer.
+Rooms, each importing only those before it: ``regime``, ``training``, ``mixing``, ``execution``, ``batchnorm``,
+``smoothing``, ``sampling``, ``measurement``. None of them knows a loader. Names load on first use, so that the
+regime's arithmetic needs neither torch nor Composer.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from mixsize.algorithms.measurement.gradients import compare_gradients as compare_gradients
     from mixsize.algorithms.measurement.gradients import gradient_vector as gradient_vector
     from mixsize.algorithms.measurement.gradients import spearman as spearman
+    from mixsize.algorithms.mixing.mix_batch import cutmix as cutmix
+    from mixsize.algorithms.mixing.mix_batch import mix_batch as mix_batch
+    from mixsize.algorithms.mixing.mix_batch import mixup as mixup
+    from mixsize.algorithms.mixing.mixing import Mixing as Mixing
     from mixsize.algorithms.regime.plan import EpochPlan as EpochPlan
     from mixsize.algorithms.regime.plan import Step as Step
     from mixsize.algorithms.regime.plan import plan_epoch as plan_epoch
@@ -57,6 +61,8 @@ _MODULES = {
     "execution.visit": ("visit_shapes",),
     "measurement.evaluation": ("Score", "SizeScore", "evaluate", "evaluate_sizes"),
     "measurement.gradients": ("compare_gradients", "gradient_vector", "spearman"),
+    "mixing.mix_batch": ("cutmix", "mix_batch", "mixup"),
+    "mixing.mixing": ("Mixing",),
     "regime.plan": ("EpochPlan", "Step", "plan_epoch"),
     "regime.progression": ("Phase", "Progression"),
     "regime.regime": ("SIZE_DISTRIBUTIONS", "Base", "Choice", "Regime"),

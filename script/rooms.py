@@ -24,6 +24,7 @@ ROOMS = (
     "display",
     "algorithms.regime",
     "algorithms.training",
+    "algorithms.mixing",
     "algorithms.execution",
     "algorithms.batchnorm",
     "algorithms.smoothing",

@@ -49,6 +49,7 @@ sys.exit(main(failing))
 def train(digits, folder, *more):
     data = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton", f"output.folder={folder}"]
     items = ["regime/digits_dplus", "max_duration=4ba", "evaluation.sizes=[8,16]", "progress_bar=false"]
+    items += ["mixing={}", "optimizer.lr_scaling=sqrt_by_step", "optimizer.clip_norm=1.0"]
     return ["train", "demo", *data, *items, *more]
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
-from mixsize.algorithms.regime.plan import EpochPlan
+from mixsize.algorithms.regime.plan import EpochPlan, Step
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
 
 
 class PlannedDataset(Protocol):
-    """The ``dataset`` of a loader of planned batches."""
+    """The ``dataset`` of a loader of planned batches.
+
+    Attributes:
+        current_step: the step that the last batch belongs to; None before the first.
+    """
+
+    current_step: Step | None
 
     def peek(self) -> Iterator[Any]:
         """The current epoch's batches from its start; counts neither epochs nor steps."""

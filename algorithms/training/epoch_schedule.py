@@ -25,14 +25,23 @@ class EpochSchedule(Algorithm):
         schedule: for instance :func:`multistep` or :func:`cosine`.
         position: returns the position of the run in the schedule's unit: epochs by default, or
             :func:`elapsed_fraction` for a schedule made for ``epochs=1`` and a run whose length is a time.
+        factor: returns a further factor of the step's rate, for instance from the size of its batch; by default 1.
 
     Example:
         >>> algorithm = EpochSchedule(multistep([30, 60, 80], [0.1, 0.01, 0.001]))
+        >>> sampling = MixSizeSampling()  # Its last_shape is (size_px, batch_size, duplicates) of the step.
+        >>> by_batch = EpochSchedule(cosine(90), factor=lambda state: (sampling.last_shape[1] / 256) ** 0.5)
     """
 
-    def __init__(self, schedule: Schedule, position: Callable[[State], float] | None = None) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        position: Callable[[State], float] | None = None,
+        factor: Callable[[State], float] | None = None,
+    ) -> None:
         self._schedule = schedule
         self._position = position or position_in_epochs
+        self._factor = factor
 
     def match(self, event: Event, state: State) -> bool:
         """Run before each training batch."""
@@ -40,7 +49,7 @@ class EpochSchedule(Algorithm):
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Set the learning rate of every parameter group."""
-        factor = self._schedule(self._position(state))
+        factor = self._schedule(self._position(state)) * (1.0 if self._factor is None else self._factor(state))
         for optimizer in state.optimizers:
             set_learning_rate(optimizer, factor)
         logger.log_metrics({"mixsize/lr": state.optimizers[0].param_groups[0]["lr"]})

@@ -38,13 +38,14 @@ from mixsize.recipes.build.data import open_data
 from mixsize.recipes.build.devices import check_precision, torch_device, trainer_precision
 from mixsize.recipes.build.evaluators import build_evaluators, evaluator_label
 from mixsize.recipes.build.model import ACCURACY, build_model
-from mixsize.recipes.build.optimisation import build_optimizer, build_schedule
+from mixsize.recipes.build.optimisation import build_schedule
 from mixsize.recipes.build.preparation import with_preparation
 from mixsize.recipes.build.trainer import run_folder
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.config.regimes import FixedRegime
 from mixsize.recipes.models.network import network_stride
+from mixsize.recipes.models.optimizer import build_optimizer
 from mixsize.recipes.planning.regimes import build_regime, epochs_of
 from mixsize.recipes.records.environment import environment
 from mixsize.recipes.records.run_folder import RECORD_FILE

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from composer.algorithms import GradientClipping
 from composer.core import Algorithm
 
 from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
 from mixsize.algorithms.execution.preflight import Preflight
+from mixsize.algorithms.mixing.mixing import Mixing
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
@@ -33,23 +35,34 @@ class Algorithms:
 
     sampling: MixSizeSampling
     schedule: EpochSchedule
+    mixing: Mixing | None
+    clipping: GradientClipping | None
     smoothing: GradSmoothing | None
     calibration: BNCalibrate | None
     preflight: Preflight | None
 
     def in_order(self) -> list[Algorithm]:
         """As the Trainer takes them."""
-        companions = [one for one in (self.smoothing, self.calibration, self.preflight) if one is not None]
-        return [StepSeed(), self.sampling, self.schedule, *companions]
+        # Smoothing acts before clipping: Composer runs the list backwards after a step's passes.
+        companions = (self.mixing, self.clipping, self.smoothing, self.calibration, self.preflight)
+        return [StepSeed(), self.sampling, self.schedule, *(one for one in companions if one is not None)]
 
 
 def build_algorithms(
-    recipe: schema.Recipe, regime: Regime | Progression, train: Beton, clock: TrainingClock, device: torch.device
+    recipe: schema.Recipe,
+    regime: Regime | Progression,
+    train: Beton,
+    num_classes: int,
+    clock: TrainingClock,
+    device: torch.device,
 ) -> Algorithms:
     """The algorithms; ``clock`` counts the seconds of a run whose length is a time."""
+    sampling = _build_sampling(recipe.regime, regime)
     return Algorithms(
-        sampling=_build_sampling(recipe.regime, regime),
-        schedule=build_epoch_schedule(recipe, regime, train.num_samples, clock),
+        sampling=sampling,
+        schedule=build_epoch_schedule(recipe, regime, train.num_samples, clock, sampling),
+        mixing=_build_mixing(recipe.mixing, num_classes),
+        clipping=_build_clipping(recipe.optimizer),
         smoothing=_build_smoothing(recipe.smoothing),
         calibration=_build_calibration(recipe, train, device),
         preflight=_build_preflight(recipe, device),
@@ -66,6 +79,16 @@ def _build_sampling(config: schema.Regime, regime: Regime | Progression) -> MixS
         freeze_steps=config.freeze_steps,
         reset_batches=config.reset_batches,
     )
+
+
+def _build_mixing(config: schema.Mixing | None, num_classes: int) -> Mixing | None:
+    if config is None:
+        return None
+    return Mixing(num_classes, config.mixup, config.cutmix, prob=config.prob, switch_prob=config.switch_prob)
+
+
+def _build_clipping(config: schema.Optimizer) -> GradientClipping | None:
+    return None if config.clip_norm is None else GradientClipping("norm", config.clip_norm)
 
 
 def _build_smoothing(config: schema.Smoothing | None) -> GradSmoothing | None:

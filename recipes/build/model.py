@@ -13,6 +13,7 @@ from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.algorithms.regime.shapes import shapes_of
 from mixsize.recipes.build.devices import DTYPES
+from mixsize.recipes.build.losses import build_loss
 from mixsize.recipes.config import schema
 from mixsize.recipes.models.finetuning import train_head_and_batch_norm
 from mixsize.recipes.models.network import create_network
@@ -45,13 +46,6 @@ def build_model(recipe: schema.Recipe, num_classes: int, device: torch.device) -
         train_head_and_batch_norm(module)
     if recipe.channels_last:
         module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    smoothing = recipe.loss.label_smoothing
-
-    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if smoothing:
-            return torch.nn.functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
-        return soft_cross_entropy(outputs, targets)
-
     return EngineClassifier(
         module,
         cpu_dtype=DTYPES[recipe.precision] if device.type == "cpu" else None,
@@ -59,7 +53,7 @@ def build_model(recipe: schema.Recipe, num_classes: int, device: torch.device) -
         val_metrics=MetricCollection(
             {LOSS: MeanCrossEntropy(), ACCURACY: MulticlassAccuracy(num_classes=num_classes, average="micro")}
         ),
-        loss_fn=loss,
+        loss_fn=build_loss(recipe.loss),
     )
 
 

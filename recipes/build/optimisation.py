@@ -1,49 +1,58 @@
-"""The optimiser and learning-rate schedule of a recipe."""
+"""The learning-rate schedule of a recipe's run."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+
+from composer.core import State
 
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
+from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.training.epoch_schedule import EpochSchedule, elapsed_fraction
 from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.recipes.config import schema
 from mixsize.recipes.planning.regimes import epochs_of
 from mixsize.recipes.planning.schedule import build_schedule
 
-
-def build_optimizer(
-    config: schema.Optimizer, module: torch.nn.Module, regime: Regime | Progression
-) -> torch.optim.Optimizer:
-    """The optimiser, with the learning rate scaled and the weight decay applied as the recipe says."""
-    lr = config.lr
-    if config.lr_scaling != "none":
-        assert isinstance(regime, Regime)  # The recipe refuses it for phases.
-        lr *= regime.lr_scale if config.lr_scaling == "linear" else regime.lr_scale_by_sample
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    if config.decay == "weights":
-        # Biases and the scales and shifts of normalisation layers are the parameters of one dimension.
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-    else:
-        groups = [{"params": parameters, "weight_decay": config.weight_decay}]
-    groups = [group for group in groups if group["params"]]
-    if isinstance(config, schema.Sgd):
-        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)
-    assert isinstance(config, schema.AdamW)
-    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps)
+#: Powers of a step's batch over the base's batch.
+_BY_STEP = {"linear_by_step": 1.0, "sqrt_by_step": 0.5}
 
 
 def build_epoch_schedule(
-    recipe: schema.Recipe, regime: Regime | Progression, images: int, clock: TrainingClock
+    recipe: schema.Recipe,
+    regime: Regime | Progression,
+    images: int,
+    clock: TrainingClock,
+    sampling: MixSizeSampling,
 ) -> EpochSchedule:
-    """The algorithm that sets the learning rate, by epochs or by the elapsed fraction of a run of given seconds."""
-    if isinstance(recipe.schedule, schema.Constant):
-        return EpochSchedule(build_schedule(recipe, 1.0))
+    """The algorithm that sets the learning rate, by epochs or by the elapsed fraction of a run of given seconds.
+
+    Args:
+        recipe: the recipe.
+        regime: the regime.
+        images: in the training data.
+        clock: counts the seconds of a run whose length is a time.
+        sampling: knows the batch of each step, which may scale its rate.
+    """
     length, unit = recipe.duration
+    factor = _factor_of_step(recipe, regime, sampling)
+    if isinstance(recipe.schedule, schema.Constant):
+        return EpochSchedule(build_schedule(recipe, 1.0), factor=factor)
     if unit == "sec":
-        return EpochSchedule(build_schedule(recipe, 1.0), elapsed_fraction(length, clock))
-    return EpochSchedule(build_schedule(recipe, epochs_of(recipe, regime, images)))
+        return EpochSchedule(build_schedule(recipe, 1.0), elapsed_fraction(length, clock), factor)
+    return EpochSchedule(build_schedule(recipe, epochs_of(recipe, regime, images)), factor=factor)
+
+
+def _factor_of_step(
+    recipe: schema.Recipe, regime: Regime | Progression, sampling: MixSizeSampling
+) -> Callable[[State], float] | None:
+    power = _BY_STEP.get(recipe.optimizer.lr_scaling)
+    if power is None:
+        return None
+
+    def factor(state: State) -> float:
+        assert sampling.last_shape is not None
+        return (sampling.last_shape[1] / regime.base.batch_size) ** power
+
+    return factor

@@ -34,7 +34,6 @@ from mixsize.recipes.build.devices import (
 )
 from mixsize.recipes.build.evaluators import build_evaluators
 from mixsize.recipes.build.model import build_model, set_engine
-from mixsize.recipes.build.optimisation import build_optimizer
 from mixsize.recipes.build.preparation import preparation_of, with_preparation
 from mixsize.recipes.build.resume import Start, check_data, check_ranks, find_shared_start, prepare_folder
 from mixsize.recipes.callbacks.gradient_norms import GradientNorms
@@ -45,6 +44,7 @@ from mixsize.recipes.callbacks.times import Times
 from mixsize.recipes.config import schema
 from mixsize.recipes.models.hub_config import config_text
 from mixsize.recipes.models.network import check_sizes, network_stride
+from mixsize.recipes.models.optimizer import build_optimizer
 from mixsize.recipes.models.weights import running_nothing
 from mixsize.recipes.planning.regimes import build_regime, check_reached
 from mixsize.recipes.records.run_folder import CONFIG_FILE, run_folder
@@ -100,7 +100,8 @@ def build(recipe: schema.Recipe) -> Run:
     recipe = start.recipe
     train, evaluation = open_data(recipe.data)
     reproducibility.seed_all(recipe.seed)  # For the weights; the Trainer seeds each rank differently.
-    model = build_model(recipe, count_classes(recipe, train, evaluation), device)
+    num_classes = count_classes(recipe, train, evaluation)
+    model = build_model(recipe, num_classes, device)
     prepared = with_preparation(recipe, model.module, train)
     check_stored_sizes(build_augment(prepared.data.augment), train)
     regime = _build_regime(start, model, device)
@@ -110,7 +111,7 @@ def build(recipe: schema.Recipe) -> Run:
     evaluators = build_evaluators(prepared, evaluation, network_stride(model.module), device)
     optimizer = build_optimizer(recipe.optimizer, model.module, regime)
     clock = TrainingClock(agree=recipe.duration[1] == "sec")
-    algorithms = build_algorithms(prepared, regime, train, clock, device)
+    algorithms = build_algorithms(prepared, regime, train, num_classes, clock, device)
     measurements = build_measurements(recipe, algorithms, clock, began)
     callbacks = build_callbacks(recipe, folder, algorithms, measurements)
     # Files of an earlier run change only now, when nothing can be refused any more.

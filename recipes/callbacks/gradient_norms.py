@@ -19,6 +19,8 @@ from mixsize.recipes.records.run_record import GradientNormRow
 class GradientNorms(Callback):
     """Mean and standard deviation of the L2 norm over all gradients of the trained parameters, by image size.
 
+    Without smoothing, the norms are those after ``optimizer.clip_norm``.
+
     Sums stay on the device, in double precision, until a checkpoint or the end of the run reads them. A step costs a
     few small kernels and, without smoothing, one pass over the gradients; it does not synchronise with the host. Steps
     whose norm is not finite are not counted.

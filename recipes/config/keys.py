@@ -13,12 +13,15 @@ VARIANT_KEYS: dict[Path, str] = {
     ("data", "eval_transform"): "name",
     ("regime",): "mode",
     ("optimizer",): "name",
+    ("loss",): "name",
     ("schedule",): "name",
 }
 # The variant of a section that names none.
-DEFAULT_VARIANTS: dict[Path, str] = {("regime",): "fixed"}
+DEFAULT_VARIANTS: dict[Path, str] = {("regime",): "fixed", ("loss",): "cross_entropy"}
 # Mappings from free keys to scalars; a file replaces them as a whole.
-LEAF_MAPPINGS: frozenset[Path] = frozenset({("model", "kwargs"), ("regime", "sizes"), ("data", "augment", "magnitude")})
+LEAF_MAPPINGS: frozenset[Path] = frozenset(
+    {("model", "kwargs"), ("optimizer", "kwargs"), ("regime", "sizes"), ("data", "augment", "magnitude")}
+)
 # Values of several kinds, whose errors name the kind that was tried.
 TAGGED_VALUES: frozenset[Path] = frozenset(
     {("regime", "sizes"), ("data", "augment", "magnitude"), ("data", "augment", "color_jitter")}

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, cast
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mixsize.algorithms.regime.checks import MAX_EPOCHS
+from mixsize.recipes.config.optimisation import BY_MEAN_BATCH, CrossEntropy, Loss, Mixing, Optimizer
 from mixsize.recipes.config.regimes import ProgressiveRegime, Regime
 from mixsize.recipes.config.section import (
     FILLED_LIST,
@@ -189,51 +190,6 @@ class Calibration(Section):
     )
 
 
-class _AnyOptimizer(Section):
-    name: str  # Each variant narrows it; declared here so that it is written first.
-    train: Literal["all", "head_and_batch_norm"] = Field(
-        "all",
-        description="parameters that are trained: all, or those of the last layer and of batch norm only; batch norm's"
-        " running statistics are updated with both",
-    )
-    lr: PositiveFloat = Field(description="peak learning rate, before lr_scaling")
-    weight_decay: NaturalFloat = Field(0.0, description="coefficient of the optimiser's weight decay")
-    decay: Literal["weights", "all"] = Field(
-        "weights", description="parameters that decay: all except biases and normalisation layers, or all"
-    )
-    lr_scaling: Literal["none", "linear", "linear_by_sample"] = Field(
-        "none",
-        description="multiply lr by the regime's mean batch / regime.base.batch_size; linear: the batch of the mean"
-        " step, linear_by_sample: that of the mean sample",
-    )
-
-
-class Sgd(_AnyOptimizer):
-    """torch.optim.SGD; its weight decay is an L2 penalty."""
-
-    name: Literal["sgd"] = Field(description="variant")
-    momentum: FractionBelowOne = Field(0.9, description="factor on the running sum of gradients")
-    nesterov: bool = Field(False, description="Nesterov's form of momentum")
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "Sgd":
-        if self.nesterov and self.momentum == 0:
-            raise fault("needs optimizer.momentum above 0", ("nesterov",))
-        return self
-
-
-class AdamW(_AnyOptimizer):
-    """torch.optim.AdamW; its weight decay is decoupled from the gradient."""
-
-    name: Literal["adamw"] = Field(description="variant")
-    betas: Annotated[tuple[FractionBelowOne, FractionBelowOne], LIST] = Field(
-        (0.9, 0.999), description="factors of the running means of the gradient and of its square"
-    )
-    eps: PositiveFloat = Field(1e-8, description="added to the denominator")
-
-
-Optimizer = Annotated[Sgd | AdamW, Field(discriminator="name")]
-
 _Warmup = Annotated[NaturalFloat, Field(description="epochs of linear rise from 0 to the base lr at the start")]
 
 
@@ -288,12 +244,6 @@ class Constant(Section):
 
 
 Schedule = Annotated[MultiStep | Cosine | OneCycle | Constant, Field(discriminator="name")]
-
-
-class Loss(Section):
-    """Cross-entropy."""
-
-    label_smoothing: FractionBelowOne = Field(0.0, description="probability mass spread evenly over all classes")
 
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -425,7 +375,8 @@ class Recipe(Section):
     regime: Regime = Field(description="image sizes, batch sizes and duplicates")
     optimizer: Optimizer = Field(description="the optimiser")
     schedule: Schedule = Field(description="the learning rate over time")
-    loss: Loss = Field(Loss.model_validate({}), description="the loss")
+    mixing: Mixing | None = Field(None, description="Mixup and CutMix of the training images; null: none")
+    loss: Loss = Field(CrossEntropy.model_validate({}), description="the loss")
     smoothing: Smoothing | None = Field(None, description="gradient smoothing; null: none")
     calibration: Calibration | None = Field(None, description="batch-norm calibration at evaluation; null: none")
     loader: Loader = Field(Loader.model_validate({}), description="the training loader")
@@ -453,10 +404,10 @@ class Recipe(Section):
         return self
 
     def _check_phases(self, regime: ProgressiveRegime) -> None:
-        if self.optimizer.lr_scaling != "none":
+        if self.optimizer.lr_scaling in BY_MEAN_BATCH:
             raise fault(
                 f"{self.optimizer.lr_scaling} needs one mean batch for the whole run, which phases do not have; use "
-                "none, and regime.phases[].lr_factor",
+                "none and regime.phases[].lr_factor, or linear_by_step or sqrt_by_step",
                 ("optimizer", "lr_scaling"),
             )
         for index, phase in enumerate(regime.phases or ()):

@@ -1,4 +1,4 @@
-"""The checks of a recipe's sizes, batches and phases before training."""
+"""The checks of a recipe's sizes, batches, phases and optimiser before training."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.recipes.config.schema import Recipe
 from mixsize.recipes.models.network import network_stride
+from mixsize.recipes.models.optimizer import build_optimizer
 from mixsize.recipes.planning.regimes import build_regime, check_reached, epochs_of
 from mixsize.recipes.planning.schedule import build_schedule
 
@@ -35,6 +36,7 @@ def check_recipe(recipe: Recipe, costs: Costs, images: int, ranks: int) -> Regim
     costs.check([*(choice.size_px for part in regime.regimes for choice in part.choices), *recipe.evaluation.sizes])
     check_plannable(regime, images, world_size=ranks)
     check_reached(recipe, regime, images)
+    build_optimizer(recipe.optimizer, costs.network, regime)
     build_schedule(recipe, 1.0 if recipe.duration[1] == "sec" else epochs_of(recipe, regime, images))
     return regime
 

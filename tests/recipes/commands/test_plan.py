@@ -182,6 +182,13 @@ PHASES = "regime={{mode: progressive, phases: [{{size_px: 8, epochs: 30}}, {{siz
         ([PHASES], "the phase at 16 px begins at epoch 30"),
         ([PHASES, "optimizer.lr_scaling=linear"], "optimizer.lr_scaling: linear needs one mean batch"),
         (
+            ["optimizer.layer_decay=0.8"],
+            "optimizer.layer_decay: timm does not say what the layers of a CifarResNet are",
+        ),
+        (["optimizer={{name: timm, opt: lam, lr: 0.1}}"], "optimizer.opt is 'lam'"),
+        (["optimizer={{name: timm, opt: lamb, lr: 0.1, kwargs: {{betas: 0.9}}}}"], "optimizer.kwargs.betas is 0.9"),
+        (["mixing={{mixup: 0.0, cutmix: 0.0}}"], "mixing: has no effect"),
+        (
             ["regime={{mode: progressive, phases: [{{size_px: 8, epochs: 1, crop_scale: [0.5, 1.0]}}]}}"],
             "regime.phases.0.crop_scale: needs data.augment.name random_resized_crop, it is pad_crop",
         ),

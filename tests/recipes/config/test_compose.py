@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mixsize.recipes.config import keys, regimes, schema
+from mixsize.recipes.config import keys, optimisation, regimes, schema
 from mixsize.recipes.config.compose import RecipeError, compose, digest, packaged_recipes, to_yaml
 
 RESNET = "cifar10/resnet44"
@@ -72,12 +72,12 @@ def test_sizes_have_one_order_however_they_are_given():
 
 def test_an_override_of_the_name_keeps_the_keys_that_the_new_variant_also_has():
     adamw = compose([RESNET, "optimizer.name=adamw"]).optimizer
-    assert adamw == schema.AdamW(name="adamw", lr=0.1, weight_decay=1e-4)
+    assert adamw == optimisation.AdamW(name="adamw", lr=0.1, weight_decay=1e-4)
 
 
 def test_a_section_given_under_a_new_name_replaces_the_section(write):
     file = write("optimizer: {name: adamw, lr: 0.002}\n")
-    assert compose([RESNET, file]).optimizer == schema.AdamW(name="adamw", lr=0.002)
+    assert compose([RESNET, file]).optimizer == optimisation.AdamW(name="adamw", lr=0.002)
     assert compose([RESNET, "schedule={name: cosine}"]).schedule == schema.Cosine(name="cosine")
     nested = compose([RESNET, "data.augment={name: resize}"]).data
     assert (nested.augment, nested.train_images) == (schema.Resize(name="resize"), 50000)
@@ -85,7 +85,7 @@ def test_a_section_given_under_a_new_name_replaces_the_section(write):
 
 def test_a_section_given_under_the_same_name_or_none_merges(write):
     file = write("optimizer: {name: sgd, lr: 0.002}\n")
-    assert compose([RESNET, file]).optimizer == schema.Sgd(name="sgd", lr=0.002, weight_decay=1e-4)
+    assert compose([RESNET, file]).optimizer == optimisation.Sgd(name="sgd", lr=0.002, weight_decay=1e-4)
     unnamed = write("optimizer: {lr_scaling: linear}\n")
     assert compose([unnamed, RESNET]).optimizer.lr_scaling == "linear"
     assert compose([unnamed, RESNET]) == compose([RESNET, unnamed])
@@ -185,7 +185,12 @@ def test_a_written_recipe_composes_to_itself(items, write):
 
 def test_a_written_recipe_holds_the_defaults_starts_sections_with_their_variant_and_is_read_by_other_readers():
     text = to_yaml(compose(MIXED))
-    for part in ("seed: 17\n", "loss: {label_smoothing: 0.0}\n", "regime:\n  mode: B+\n", "optimizer: {name: sgd, "):
+    for part in (
+        "seed: 17\n",
+        "loss: {name: cross_entropy, label_smoothing: 0.0}\n",
+        "regime:\n  mode: B+\n",
+        "optimizer: {name: sgd, ",
+    ):
         assert part in text
     assert yaml.safe_load(text)["regime"]["sizes"] == "s28"
     assert yaml.safe_load(text)["output"]["wandb"] is None
@@ -374,7 +379,7 @@ def test_a_length_in_seconds_takes_schedules_that_need_no_epochs(schedule):
         ("regime.sise=null", "regime.sise: unknown key", "regime.sizes"),
         ("zzzzzz=1", "zzzzzz: unknown key", None),
         ("precision=bf16", 'precision: must be one of fp32, amp_bf16, amp_fp16, got "bf16"', "amp_bf16"),
-        ("optimizer.name=adam", 'optimizer.name: must be one of sgd, adamw, got "adam"', "adamw"),
+        ("optimizer.name=adam", 'optimizer.name: must be one of sgd, adamw, timm, got "adam"', "adamw"),
         ("regime.mode=b+", 'regime.mode: must be one of fixed, B+, D+, table, progressive, got "b+"', None),
         ("regime={mode: B+, sizes: s29}",
          'regime.sizes: must be one of s28, s144, s208, s224, or a mapping of pixels to shares, got "s29"', "s28"),
@@ -409,7 +414,7 @@ def test_missing_keys_are_all_listed():
         " regime.base.size_px regime.base.batch_size optimizer.name optimizer.lr schedule.name evaluation.sizes"
     )
     assert [line.partition(":")[0] for line in refusal()] == missing
-    name = "optimizer.name: required, but not given; it is one of sgd, adamw"
+    name = "optimizer.name: required, but not given; it is one of sgd, adamw, timm"
     assert refusal(RESNET, "optimizer=null") == [name, "optimizer.lr: required, but not given"]
     assert refusal(RESNET, "optimizer=null", "optimizer.lr=0.1") == refusal(RESNET, "optimizer.name=null") == [name]
 

@@ -33,7 +33,8 @@ def test_a_key_is_printed_with_its_values_default_and_meaning(capsys):
         "  default:  0.9\n"
         "  with:     optimizer.name sgd\n"
     )
-    assert "  value:    none, linear or linear_by_sample\n  default:  none\n" in printed(capsys, "optimizer.lr_scaling")
+    values = "none, linear, linear_by_sample, sqrt, linear_by_step or sqrt_by_step"
+    assert f"  value:    {values}\n  default:  none\n" in printed(capsys, "optimizer.lr_scaling")
     assert "  default:  required" in printed(capsys, "regime.base.size_px")
 
 

@@ -1,0 +1,4 @@
+"""Mixup and CutMix of the images of a batch, on its device.
+
+Imports ``regime``.
+"""
