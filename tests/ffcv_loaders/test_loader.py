@@ -89,7 +89,7 @@ STRONG = RandomResizedCrop(policy="rand-m9-mstd0.5-inc1", magnitude={8: 4, 20: 9
 
 
 def test_changed_batches_are_the_same_byte_for_byte_for_any_number_of_threads(photos):
-    regime = Regime.from_sizes(MIX, Base(16, 6), "D+")
+    regime = Regime.from_sizes(MIX, Base(16, 4), "D+")
     one = batches(make(photos, regime, augment=STRONG))
     for threads in (2, 3):
         assert_same(batches(make(photos, regime, augment=STRONG, num_workers=threads)), one)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
 from mixsize.recipes.config.compose import compose, to_yaml
 from mixsize.recipes.config.keys import all_keys, sections_at
@@ -19,6 +20,10 @@ STARTS = [
     for items in (
         ["demo"],
         ["demo", "regime/digits_bplus", "smoothing={}", "calibration={}"],
+        [
+            "demo",
+            "data.augment={policy: rand-m9, magnitude: {8: 5, 16: 9}, color_jitter: [1, 1, 1], erasing: 1}",
+        ],
         ["cifar10/wrn28_10", "regime/s28_dplus", "output.wandb.project=p", "schedule.name=one_cycle"],
         ["imagenet/resnet50", "regime/progressive", "optimizer.name=adamw", "optimizer.lr=0.001"],
         ["imagenet/efficientnet_b0", "regime/ffcv_ramp"],
@@ -76,6 +81,7 @@ def typed(annotation: Any) -> st.SearchStrategy:
         int: st.integers(0, 260),
         float: st.one_of(st.floats(0, 1), st.integers(0, 2)),
         str: texts,
+        JsonValue: scalars,
     }[annotation]
 
 
