@@ -25,6 +25,7 @@ ROOMS = (
     "algorithms.regime",
     "algorithms.training",
     "algorithms.execution",
+    "algorithms.averaging",
     "algorithms.batchnorm",
     "algorithms.smoothing",
     "algorithms.sampling",

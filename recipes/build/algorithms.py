@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from composer.core import Algorithm
 
+from mixsize.algorithms.averaging.model_ema import ModelEMA
 from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
 from mixsize.algorithms.execution.preflight import Preflight
 from mixsize.algorithms.regime.progression import Progression
@@ -24,23 +25,36 @@ from mixsize.recipes.build.data import build_calibration_loader
 from mixsize.recipes.build.optimisation import build_epoch_schedule
 from mixsize.recipes.callbacks.progress import passing_bar
 from mixsize.recipes.config import schema
+from mixsize.recipes.config.composer_arguments import make
+from mixsize.recipes.config.composer_table import ALGORITHMS
 from mixsize.recipes.config.regimes import ProgressiveRegime
 
 
 @dataclass(frozen=True)
 class Algorithms:
-    """The algorithms of a run; None for those that the recipe leaves out."""
+    """The algorithms of a run; None for those that the recipe leaves out.
+
+    Attributes:
+        composers: those of the recipe's section ``algorithms``, without the average and without those that the network
+            was built with.
+    """
 
     sampling: MixSizeSampling
     schedule: EpochSchedule
     smoothing: GradSmoothing | None
     calibration: BNCalibrate | None
     preflight: Preflight | None
+    ema: ModelEMA | None
+    composers: tuple[Algorithm, ...]
 
     def in_order(self) -> list[Algorithm]:
-        """As the Trainer takes them."""
-        companions = [one for one in (self.smoothing, self.calibration, self.preflight) if one is not None]
-        return [StepSeed(), self.sampling, self.schedule, *companions]
+        """As the Trainer takes them.
+
+        Composer reverses the order at events whose names begin with ``after``. Its own algorithms stand first, so that
+        they change batches that the plan was compared with, draw from the step's seed, and clip smoothed gradients.
+        """
+        companions = [one for one in (self.smoothing, self.calibration, self.preflight, self.ema) if one is not None]
+        return [*self.composers, StepSeed(), self.sampling, self.schedule, *companions]
 
 
 def build_algorithms(
@@ -53,6 +67,12 @@ def build_algorithms(
         smoothing=_build_smoothing(recipe.smoothing),
         calibration=_build_calibration(recipe, train, device),
         preflight=_build_preflight(recipe, device),
+        ema=make("algorithms", "ema", recipe.algorithms["ema"]) if "ema" in recipe.algorithms else None,
+        composers=tuple(
+            make("algorithms", name, arguments)
+            for name, arguments in recipe.algorithms.items()
+            if name != "ema" and not (name in ALGORITHMS and ALGORITHMS[name].surgery)
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from mixsize.algorithms.regime.shapes import shapes_of
 from mixsize.recipes.config import schema
 from mixsize.recipes.models.finetuning import train_head_and_batch_norm
 from mixsize.recipes.models.network import create_network
+from mixsize.recipes.models.surgery import Surgery
 from mixsize.system.ranks import process_rank
 
 #: Names of the evaluation metrics.
@@ -33,7 +34,7 @@ class MeanCrossEntropy(CrossEntropy):
 
 def build_model(recipe: schema.Recipe, num_classes: int) -> EngineClassifier:
     """The network with its loss and metrics."""
-    module = create_network(recipe.model, num_classes)
+    module = create_network(recipe.model, num_classes, Surgery.of(recipe))
     if recipe.optimizer.train == "head_and_batch_norm":
         train_head_and_batch_norm(module)
     if recipe.channels_last:

@@ -17,7 +17,8 @@ from mixsize.recipes.build.preparation import preparation_of
 from mixsize.recipes.commands.arguments import add_checkpoint, parse_sizes
 from mixsize.recipes.commands.evaluate import Job, build_job
 from mixsize.recipes.models.hub_config import config_text
-from mixsize.recipes.models.network import check_sizes, recipe_for
+from mixsize.recipes.models.network import check_sizes, planned_network, recipe_for
+from mixsize.recipes.models.surgery import Surgery
 from mixsize.recipes.models.weights import find_weights, save_weights
 from mixsize.recipes.records.run_folder import CONFIG_FILE, STATISTICS_FILE, WEIGHTS_FILE
 from mixsize.system.files import in_one_piece, write_text
@@ -55,6 +56,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         import_module("onnxscript")  # torch.onnx needs it.
     sizes_px = args.sizes or recipe_for(find_weights(args.checkpoint), args.items).evaluation.sizes
     job = build_job(args.checkpoint, args.items, sizes_px=sizes_px, calibrate=args.calibrate)
+    _check_known_to_timm(job)
     if args.onnx is not None:
         check_sizes(job.network, job.recipe.model.name, [args.onnx])
 
@@ -106,6 +108,17 @@ def write_onnx(network: torch.nn.Module, size_px: int, path: Path) -> None:
         )  # fmt: skip
         assert program is not None
         program.save(str(partial))
+
+
+def _check_known_to_timm(job: Job) -> None:
+    """Refuse a network whose layers Composer's algorithms have renamed."""
+    plain = planned_network(job.recipe.model_copy(update={"algorithms": {}}))
+    if plain.state_dict().keys() != job.network.state_dict().keys():
+        names = ", ".join(f"algorithms.{name}" for name in Surgery.of(job.recipe).algorithms)
+        raise ValueError(
+            f"{job.weights}: timm has no network with the layers that {names} made, so there is nothing to export;"
+            " mixsize eval and mixsize predict build it from the run's recipe.yaml"
+        )
 
 
 def _measured(job: Job) -> StatisticsBank:

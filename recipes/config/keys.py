@@ -19,6 +19,8 @@ VARIANT_KEYS: dict[Path, str] = {
 DEFAULT_VARIANTS: dict[Path, str] = {("regime",): "fixed"}
 # Mappings from free keys to scalars; a file replaces them as a whole.
 LEAF_MAPPINGS: frozenset[Path] = frozenset({("model", "kwargs"), ("regime", "sizes")})
+# Sections whose keys are names of Composer's; files merge in them name by name.
+OPEN_SECTIONS: frozenset[Path] = frozenset({("algorithms",), ("callbacks",)})
 # Old dotted key -> its name today.
 RENAMED: dict[Path, Path] = {
     ("loader", "threads"): ("loader", "num_workers"),
@@ -76,7 +78,7 @@ def without_nulls(data: Any, path: Path = ()) -> Any:
         return [without_nulls(item, (*path, index)) for index, item in enumerate(data)]
     if not isinstance(data, Mapping):
         return data
-    optional = path in LEAF_MAPPINGS
+    optional = path in LEAF_MAPPINGS or path[:1] in OPEN_SECTIONS
     known = keys_at(path)
     kept = {
         key: without_nulls(value, (*path, key))
