@@ -1,8 +1,8 @@
 """The regime and the algorithms, each usable from a bare PyTorch loop or attached to a Composer Trainer.
 
 Rooms, each importing only those before it: ``regime``, ``training``, ``execution``, ``averaging``, ``batchnorm``,
-``smoothing``, ``sampling``, ``measurement``. None of them knows a loader. Names load on first use, so that the regime's arithmetic
-needs neither torch nor Composer.
+``smoothing``, ``sampling``, ``measurement``. None of them knows a loader. Names load on first use, so that the regime's
+arithmetic needs neither torch nor Composer.
 """
 
 from __future__ import annotations

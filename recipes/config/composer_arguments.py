@@ -30,12 +30,12 @@ def classes(kind: Kind) -> dict[str, type]:
     """
     if kind == "callbacks":
         from composer import callbacks as package
-        from composer.core import Callback as base
+        from composer.core import Callback as Base
     else:
         from composer import algorithms as package
-        from composer.core import Algorithm as base
+        from composer.core import Algorithm as Base
     found = (getattr(package, name) for name in package.__all__)
-    named = {one.__module__.split(".")[2]: one for one in found if inspect.isclass(one) and issubclass(one, base)}
+    named = {one.__module__.split(".")[2]: one for one in found if inspect.isclass(one) and issubclass(one, Base)}
     if kind == "algorithms":
         from mixsize.algorithms.averaging.model_ema import ModelEMA
 
@@ -75,18 +75,16 @@ def make(kind: Kind, name: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def _check_class(cls: type, part: Part | None, arguments: Mapping[str, Any], path: Path) -> None:
-    taken, annotations = parameters(cls), typing.get_type_hints(cls.__init__)
+    taken = parameters(cls)
     for key, value in arguments.items():
         if key not in taken:
             near = nearest(key, list(taken))
             hint = f"; the nearest is {near}" if near else ""
-            raise fault(
-                f"is no argument of {path[-1]}, which takes {', '.join(taken) or 'none'}{hint}", (*path, key)
-            )
+            raise fault(f"is no argument of {path[-1]}, which takes {', '.join(taken) or 'none'}{hint}", (*path, key))
         choices = part.choices.get(key) if part else None
-        plain = Literal[choices] if choices else _plain(annotations.get(key, Any))
+        plain: Any = Literal[choices] if choices else plain_type(cls, key)
         if plain is None:
-            raise fault("cannot be given in a recipe: it is no plain value", (*path, key))
+            raise fault("is no plain value, so a recipe cannot give it", (*path, key))
         try:
             TypeAdapter(plain).validate_python(value, strict=True)
         except ValidationError as error:
@@ -96,12 +94,13 @@ def _check_class(cls: type, part: Part | None, arguments: Mapping[str, Any], pat
             raise fault("required, but not given", (*path, key))
     try:
         make(typing.cast(Kind, path[0]), path[1], arguments)
-    except (ValueError, TypeError, KeyError, NotImplementedError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, KeyError, NotImplementedError, ImportError) as error:
         raise fault(" ".join(str(error).split()).removesuffix("."), path) from error
 
 
-def _plain(annotation: Any) -> Any:
-    """The part of a type that YAML can write; None if it has none."""
+def plain_type(cls: type, parameter: str) -> Any:
+    """Return the part of an argument's type that YAML can write; None if it has none."""
+    annotation = typing.get_type_hints(cls.__init__).get(parameter)
     plain = [one for one in _options(annotation) if one in _PLAIN or typing.get_origin(one) in (list, dict)]
     return typing.Union[tuple(plain)] if plain and plain != [type(None)] else None  # noqa: UP007
 

@@ -68,8 +68,8 @@ ALGORITHMS: dict[str, Part] = {
     "gated_linear_units": Part("refused", "it replaces the feed-forward layers of BERT"),
     "ghost_batchnorm": Part(
         "refused",
-        "the network would take no batch of fewer images than ghost_batch_size: no single image, and no short last batch of"
-        " an evaluation",
+        "the network would take no batch of fewer images than ghost_batch_size: no single image, and no short last"
+        " batch of an evaluation",
     ),
     "gradient_clipping": Part(
         "works",
@@ -131,7 +131,7 @@ CALLBACKS: dict[str, Part] = {
         " best value",
     ),
     "export_for_inference": Part("refused", "mixsize export writes the network with its batch-norm statistics"),
-    "free_outputs": Part("works", "frees the outputs of a step before the next"),
+    "free_outputs": Part("refused", "the accuracy of training is computed from the outputs that it frees"),
     "generate": Part("refused", "it writes text with a language model"),
     "image_visualizer": Part("works", "logs images of training and evaluation to Weights & Biases"),
     "load_checkpoint": Part("refused", "set model.checkpoint; a stopped run goes on by itself"),

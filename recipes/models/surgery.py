@@ -18,7 +18,6 @@ from mixsize.recipes.config import yamltext
 from mixsize.recipes.config.composer_table import ALGORITHMS
 from mixsize.recipes.config.schema import Recipe
 
-
 _SAME = ("LayerNorm", "GroupNorm")
 
 

@@ -73,9 +73,10 @@ def find_recipe(weights: Path) -> Path | None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the network's weights from a file, under the network's own names.
 
-    Reads training states of Composer (the averaged weights of ``ModelEMA`` where there are any), checkpoints of timm and other scripts (the first of their keys
-    ``state_dict_ema``, ``model_ema``, ``state_dict`` and ``model``, so averaged weights come first), plain state
-    dictionaries, and safetensors. Removes the prefixes that DDP, ``torch.compile`` and Composer add to names.
+    Reads training states of Composer (``ModelEMA``'s average where there is one), checkpoints of timm and other scripts
+    (the first of their keys ``state_dict_ema``, ``model_ema``, ``state_dict`` and ``model``, so averaged weights come
+    first), plain state dictionaries, and safetensors. Removes the prefixes that DDP, ``torch.compile`` and Composer add
+    to names.
 
     Raises:
         OSError: a file that cannot be read.
