@@ -1,8 +1,8 @@
 """The regime and the algorithms, each usable from a bare PyTorch loop or attached to a Composer Trainer.
 
-Rooms, each importing only those before it: ``regime``, ``training``, ``mixing``, ``execution``, ``batchnorm``,
-``smoothing``, ``sampling``, ``measurement``. None of them knows a loader. Names load on first use, so that the
-regime's arithmetic needs neither torch nor Composer.
+Rooms, each importing only those before it: ``regime``, ``training``, ``mixing``, ``execution``, ``averaging``,
+``batchnorm``, ``smoothing``, ``sampling``, ``measurement``. None of them knows a loader. Names load on first use, so
+that the regime's arithmetic needs neither torch nor Composer.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mixsize.system.packages import load
 
 if TYPE_CHECKING:
+    from mixsize.algorithms.averaging.model_ema import ModelEMA as ModelEMA
     from mixsize.algorithms.batchnorm.bank import StatisticsBank as StatisticsBank
     from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate as BNCalibrate
     from mixsize.algorithms.batchnorm.calibration import calibrate_batch_norm as calibrate_batch_norm
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from mixsize.algorithms.training.training_clock import TrainingClock as TrainingClock
 
 _MODULES = {
+    "averaging.model_ema": ("ModelEMA",),
     "batchnorm.bn_calibrate": ("BNCalibrate",),
     "batchnorm.bank": ("StatisticsBank",),
     "batchnorm.calibration": ("calibrate_batch_norm",),

@@ -26,6 +26,7 @@ ROOMS = (
     "algorithms.training",
     "algorithms.mixing",
     "algorithms.execution",
+    "algorithms.averaging",
     "algorithms.batchnorm",
     "algorithms.smoothing",
     "algorithms.sampling",

@@ -29,8 +29,9 @@ class BNCalibrate(Algorithm):
     them while that evaluator runs and gets its own back, bit for bit, afterwards. Checkpoints always hold the network's
     own statistics.
 
-    For networks trained at mixed sizes: calibration costs accuracy on networks trained at one size. List it after
-    algorithms that change the weights for evaluation, such as Composer's ``EMA``.
+    For networks trained at mixed sizes: calibration costs accuracy on networks trained at one size. For a moving
+    average of the weights, list :class:`~mixsize.algorithms.ModelEMA` after it. Composer's ``EMA`` would take the
+    statistics of the evaluation for those of its average.
 
     Runs on ``INIT`` and ``FIT_START`` (check), ``EVAL_BEFORE_ALL`` and ``EVAL_STANDALONE_START`` (is it the last
     evaluation), ``EVAL_START`` (calibrate) and ``EVAL_END`` (restore). After an evaluation that raised an exception,

@@ -10,6 +10,7 @@ import torch
 from composer.algorithms import GradientClipping
 from composer.core import Algorithm
 
+from mixsize.algorithms.averaging.model_ema import ModelEMA
 from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
 from mixsize.algorithms.execution.preflight import Preflight
 from mixsize.algorithms.mixing.mixing import Mixing
@@ -26,12 +27,19 @@ from mixsize.recipes.build.data import build_calibration_loader
 from mixsize.recipes.build.optimisation import build_epoch_schedule
 from mixsize.recipes.callbacks.progress import passing_bar
 from mixsize.recipes.config import schema
+from mixsize.recipes.config.composer_arguments import make
+from mixsize.recipes.config.composer_table import ALGORITHMS
 from mixsize.recipes.config.regimes import ProgressiveRegime
 
 
 @dataclass(frozen=True)
 class Algorithms:
-    """The algorithms of a run; None for those that the recipe leaves out."""
+    """The algorithms of a run; None for those that the recipe leaves out.
+
+    Attributes:
+        composers: those of the recipe's section ``algorithms``, without the average and without those that the network
+            was built with.
+    """
 
     sampling: MixSizeSampling
     schedule: EpochSchedule
@@ -40,12 +48,19 @@ class Algorithms:
     smoothing: GradSmoothing | None
     calibration: BNCalibrate | None
     preflight: Preflight | None
+    ema: ModelEMA | None
+    composers: tuple[Algorithm, ...]
 
     def in_order(self) -> list[Algorithm]:
-        """As the Trainer takes them."""
-        # Smoothing acts before clipping: Composer runs the list backwards after a step's passes.
-        companions = (self.mixing, self.clipping, self.smoothing, self.calibration, self.preflight)
-        return [StepSeed(), self.sampling, self.schedule, *(one for one in companions if one is not None)]
+        """As the Trainer takes them.
+
+        Composer reverses the order at events whose names begin with ``after``. Its own algorithms stand first, so that
+        they change batches that the plan was compared with, draw from the step's seed, and clip smoothed gradients.
+        Mixing and clipping stand before the others for the same reasons.
+        """
+        first = (*self.composers, self.mixing, self.clipping, StepSeed(), self.sampling, self.schedule)
+        companions = (self.smoothing, self.calibration, self.preflight, self.ema)
+        return [one for one in (*first, *companions) if one is not None]
 
 
 def build_algorithms(
@@ -66,6 +81,12 @@ def build_algorithms(
         smoothing=_build_smoothing(recipe.smoothing),
         calibration=_build_calibration(recipe, train, device),
         preflight=_build_preflight(recipe, device),
+        ema=make("algorithms", "ema", recipe.algorithms["ema"]) if "ema" in recipe.algorithms else None,
+        composers=tuple(
+            make("algorithms", name, arguments)
+            for name, arguments in recipe.algorithms.items()
+            if name != "ema" and not (name in ALGORITHMS and ALGORITHMS[name].surgery)
+        ),
     )
 
 

@@ -25,6 +25,7 @@ from mixsize.recipes.callbacks.time_budget import TimeBudget
 from mixsize.recipes.callbacks.times import Times
 from mixsize.recipes.callbacks.wandb_logger import LenientWandBLogger
 from mixsize.recipes.config import schema
+from mixsize.recipes.config.composer_arguments import make
 from mixsize.recipes.records.run_folder import CHECKPOINT_FOLDER
 from mixsize.recipes.records.wandb_log import run_id, settings
 from mixsize.system.ranks import process_rank
@@ -79,7 +80,7 @@ def build_callbacks(
         callbacks.append(BatchLog(folder))
     if output.save_every != "never":
         callbacks.append(Checkpoints(folder / CHECKPOINT_FOLDER, output.save_every, output.keep_checkpoints))
-    return callbacks
+    return callbacks + [make("callbacks", name, arguments) for name, arguments in recipe.callbacks.items()]
 
 
 def build_loggers(recipe: schema.Recipe, folder: Path) -> list[LoggerDestination]:

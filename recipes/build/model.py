@@ -17,6 +17,7 @@ from mixsize.recipes.build.losses import build_loss
 from mixsize.recipes.config import schema
 from mixsize.recipes.models.finetuning import train_head_and_batch_norm
 from mixsize.recipes.models.network import create_network
+from mixsize.recipes.models.surgery import Surgery
 from mixsize.system.ranks import process_rank
 
 #: Names of the evaluation metrics.
@@ -41,7 +42,7 @@ def build_model(recipe: schema.Recipe, num_classes: int, device: torch.device) -
         num_classes: outputs of the network.
         device: that will train; the model is not moved to it.
     """
-    module = create_network(recipe.model, num_classes)
+    module = create_network(recipe.model, num_classes, Surgery.of(recipe))
     if recipe.optimizer.train == "head_and_batch_norm":
         train_head_and_batch_norm(module)
     if recipe.channels_last:

@@ -36,7 +36,7 @@ from mixsize.recipes.records.run_record import RunRecord, read_record
 from mixsize.system.files import remove_partial, write_text
 
 #: Keys that may change from one start to the next, because neither batches nor weights depend on them.
-_FREE = ("name", "device", "progress_bar", "output", "loader", "evaluation", "calibration", "execution")
+_FREE = ("name", "device", "progress_bar", "output", "loader", "evaluation", "calibration", "execution", "callbacks")
 _FREE_DATA = ("train", "eval", "train_images", "classes", "eval_transform")
 #: Those of them that change what is measured of the weights.
 _MEASURING, _MEASURING_DATA = ("evaluation", "calibration"), ("eval", "eval_transform")
@@ -233,7 +233,8 @@ def _with_batch_multiple(recipe: schema.Recipe, multiple: int) -> schema.Recipe:
 
 def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:
     """The keys that batches or weights depend on, of a recipe in plain values."""
-    values = {key: value for key, value in recipe.items() if key not in _FREE}
+    # Records of earlier versions lack sections that are empty.
+    values = {key: value for key, value in recipe.items() if key not in _FREE and value != {}}
     return {**values, "data": {key: value for key, value in recipe["data"].items() if key not in _FREE_DATA}}
 
 

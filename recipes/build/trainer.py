@@ -14,6 +14,7 @@ from composer.core import Algorithm, Callback
 from composer.loggers import LoggerDestination
 from composer.utils import reproducibility
 
+from mixsize.algorithms.averaging.model_ema import ModelEMA
 from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
 from mixsize.algorithms.execution.composer_model import EngineClassifier
 from mixsize.algorithms.regime.progression import Progression
@@ -59,6 +60,7 @@ class Run:
     Attributes:
         eval_images: number of images evaluated on.
         calibration: None if the recipe has none.
+        ema: None if the recipe has none.
         resumed: the checkpoint that training continues from; None for a new run.
     """
 
@@ -70,6 +72,7 @@ class Run:
     eval_images: int
     sampling: MixSizeSampling
     calibration: BNCalibrate | None
+    ema: ModelEMA | None
     clock: TrainingClock
     times: Times
     curve: LearningCurve
@@ -139,6 +142,7 @@ def build(recipe: schema.Recipe) -> Run:
         eval_images=evaluation.num_samples,
         sampling=algorithms.sampling,
         calibration=algorithms.calibration,
+        ema=algorithms.ema,
         clock=clock,
         times=measurements.times,
         curve=measurements.curve,

@@ -15,7 +15,8 @@ from mixsize.recipes.build.devices import autocast
 from mixsize.recipes.build.preparation import preparation_of
 from mixsize.recipes.commands.evaluate import Job, build_job
 from mixsize.recipes.models.hub_config import config_text
-from mixsize.recipes.models.network import check_sizes
+from mixsize.recipes.models.network import check_sizes, planned_network
+from mixsize.recipes.models.surgery import Surgery
 from mixsize.recipes.models.weights import save_weights
 from mixsize.recipes.records.run_folder import CONFIG_FILE, STATISTICS_FILE, WEIGHTS_FILE
 from mixsize.system.files import in_one_piece, write_text
@@ -24,6 +25,7 @@ from mixsize.system.files import in_one_piece, write_text
 def prepare(args: argparse.Namespace, sizes_px: Sequence[int]) -> Callable[[], int]:
     """Read and check everything; the function returned measures batch norm at the sizes and writes."""
     job = build_job(args.checkpoint, args.items, sizes_px=sizes_px, calibrate=args.calibrate)
+    _check_known_to_timm(job)
     if args.onnx is not None:
         check_sizes(job.network, job.recipe.model.name, [args.onnx])
 
@@ -75,6 +77,17 @@ def write_onnx(network: torch.nn.Module, size_px: int, path: Path) -> None:
         )  # fmt: skip
         assert program is not None
         program.save(str(partial))
+
+
+def _check_known_to_timm(job: Job) -> None:
+    """Refuse a network whose layers Composer's algorithms have renamed."""
+    plain = planned_network(job.recipe.model_copy(update={"algorithms": {}}))
+    if plain.state_dict().keys() != job.network.state_dict().keys():
+        names = ", ".join(f"algorithms.{name}" for name in Surgery.of(job.recipe).algorithms)
+        raise ValueError(
+            f"{job.weights}: timm has no network with the layers that {names} made, so there is nothing to export;"
+            " mixsize eval and mixsize predict build it from the run's recipe.yaml"
+        )
 
 
 def _measured(job: Job) -> StatisticsBank:

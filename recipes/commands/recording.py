@@ -67,6 +67,7 @@ def make_record(
         pixels=sum(row.pixels for row in shapes),
         seconds=Seconds(training=run.clock.seconds, **run.times.seconds_so_far()),
         peak_memory_bytes=_largest(peak_memory()),
+        weights="averaged" if run.ema is not None and run.ema.has_begun else "last",
         accuracy=accuracies(run),
         loss={str(size): _metric(run, size, LOSS) for size in run.recipe.evaluation.sizes},
         calibrated_accuracy=calibrated_accuracy,

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from composer.core import State
@@ -100,9 +101,11 @@ def _train_and_record(run: Run) -> RunRecord:
     calibrated = None if run.calibration is None else _evaluate_without(run.calibration, run)
     record = make_record(run, source, calibrated)
     network = network_of(run.trainer.state)
-    check_finite(network, run.folder / WEIGHTS_FILE)
+    with nullcontext() if run.ema is None else run.ema.in_place(run.trainer.state):
+        check_finite(network, run.folder / WEIGHTS_FILE)
+        if dist.get_global_rank() == 0:
+            save_weights(network, run.folder / WEIGHTS_FILE)
     if dist.get_global_rank() == 0:
-        save_weights(network, run.folder / WEIGHTS_FILE)
         _save_statistics(run)
         write_text(run.folder / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
         for destination in run.trainer.logger.destinations:
@@ -203,7 +206,8 @@ def print_record(record: RunRecord, console: Console) -> None:
     console.print(drawn)
     if record.environment.ranks > 1:
         console.print(f"{record.environment.ranks} ranks trained on the same shapes in the same order")
-    accuracy = Table(title=f"top-1 % and loss after {record.seconds.training:.1f} s of training")
+    of = ", averaged weights" if record.weights == "averaged" else ""
+    accuracy = Table(title=f"top-1 % and loss after {record.seconds.training:.1f} s of training{of}")
     calibrated = record.calibrated_accuracy
     kinds = (OWN, CALIBRATED) if calibrated else (OWN,)
     for column in ("size px", *kinds, f"loss, {OWN}"):

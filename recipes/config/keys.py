@@ -26,6 +26,8 @@ LEAF_MAPPINGS: frozenset[Path] = frozenset(
 TAGGED_VALUES: frozenset[Path] = frozenset(
     {("regime", "sizes"), ("data", "augment", "magnitude"), ("data", "augment", "color_jitter")}
 )
+# Sections whose keys are names of Composer's; files merge in them name by name.
+OPEN_SECTIONS: frozenset[Path] = frozenset({("algorithms",), ("callbacks",)})
 # Old dotted key -> its name today.
 RENAMED: dict[Path, Path] = {
     ("loader", "threads"): ("loader", "num_workers"),
@@ -83,7 +85,7 @@ def without_nulls(data: Any, path: Path = ()) -> Any:
         return [without_nulls(item, (*path, index)) for index, item in enumerate(data)]
     if not isinstance(data, Mapping):
         return data
-    optional = path in LEAF_MAPPINGS
+    optional = path in LEAF_MAPPINGS or path[:1] in OPEN_SECTIONS
     known = keys_at(path)
     kept = {
         key: without_nulls(value, (*path, key))

@@ -143,6 +143,8 @@ def _schema(section: type[Section]) -> dict[str, Any]:
 def _words(node: Mapping[str, Any], plural: str = "") -> str:
     """A JSON schema in words; ``plural`` is "s" inside of a list."""
     kind = node.get("type")
+    if node.get("$ref", "").endswith("/JsonValue"):
+        return f"value{plural}"
     if "$ref" in node or "discriminator" in node:
         return f"section{plural}"
     if "anyOf" in node or "oneOf" in node:
@@ -156,7 +158,7 @@ def _words(node: Mapping[str, Any], plural: str = "") -> str:
         items = node.get("prefixItems")
         return f"list of {len(items)} {_words(items[0], 's')}" if items else f"list of {_words(node['items'], 's')}"
     if kind == "object":
-        return f"mapping to {_words(node['additionalProperties'], 's')}"
+        return f"mapping{plural} to {_words(node['additionalProperties'], 's')}"
     return {"boolean": "true or false", "string": f"text{plural}", "null": "null"}[str(kind)]
 
 

@@ -381,6 +381,12 @@ class Recipe(Section):
     calibration: Calibration | None = Field(None, description="batch-norm calibration at evaluation; null: none")
     loader: Loader = Field(Loader.model_validate({}), description="the training loader")
     execution: Execution = Field(Execution.model_validate({}), description="execution of the forward and backward pass")
+    algorithms: dict[Text, dict[Text, Value]] = Field(
+        {}, description="Composer's algorithms by name, each with its arguments; {} for the defaults, null for none"
+    )
+    callbacks: dict[Text, dict[Text, Value]] = Field(
+        {}, description="Composer's callbacks by name, each with its arguments; {} for the defaults, null for none"
+    )
     evaluation: Evaluation = Field(description="when and at which sizes accuracy is measured")
     output: Output = Field(Output.model_validate({}), description="files and logs")
 
@@ -401,6 +407,11 @@ class Recipe(Section):
             )
         if isinstance(self.regime, ProgressiveRegime):
             self._check_phases(self.regime)
+        if self.algorithms or self.callbacks:
+            # It imports Composer, which recipes without these sections need not wait for.
+            from mixsize.recipes.config.composer_checks import check_composer
+
+            check_composer(self)
         return self
 
     def _check_phases(self, regime: ProgressiveRegime) -> None:

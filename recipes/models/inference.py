@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from mixsize.algorithms.batchnorm.bank import StatisticsBank
 from mixsize.recipes.models import amoebanet, networks
 from mixsize.recipes.models.network import check_sizes
-from mixsize.recipes.records.run_folder import CONFIG_FILE, STATISTICS_FILE
+from mixsize.recipes.models.surgery import Surgery
+from mixsize.recipes.models.weights import load_weights, read_weights
+from mixsize.recipes.records.run_folder import CONFIG_FILE, RECIPE_FILE, STATISTICS_FILE, WEIGHTS_FILE
 
 
 def load_at_size(folder: str | Path, size_px: int | None = None) -> tuple[nn.Module, Callable[[Any], Tensor]]:
@@ -49,7 +51,7 @@ def load_at_size(folder: str | Path, size_px: int | None = None) -> tuple[nn.Mod
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder} has no {CONFIG_FILE}; it must be the folder of a finished run or of mixsize export")
     try:
-        network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        network = _network(folder).eval()
     except (RuntimeError, FileNotFoundError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder}: its weights cannot be loaded: {error}") from error
     config = resolve_model_data_config(network)
@@ -62,6 +64,17 @@ def load_at_size(folder: str | Path, size_px: int | None = None) -> tuple[nn.Mod
     resized_px = math.ceil(round(size_px / config["crop_pct"], 6))
     config |= {"input_size": (3, size_px, size_px), "crop_pct": size_px / (resized_px + 0.5)}
     return network, cast(Callable[[Any], Tensor], create_transform(**config, is_training=False))
+
+
+def _network(folder: Path) -> nn.Module:
+    surgery = Surgery.of_file(folder / RECIPE_FILE)
+    if not surgery.algorithms:
+        return timm.create_model(f"local-dir:{folder}", pretrained=True)
+    network = timm.create_model(f"local-dir:{folder}")
+    surgery.apply(network)
+    weights = folder / WEIGHTS_FILE
+    load_weights(network, read_weights(weights), weights, type(network).__name__)
+    return network
 
 
 def class_names(network: nn.Module) -> list[str]:

@@ -17,8 +17,9 @@ from torch import nn
 from mixsize.recipes.config.schema import Model, Recipe
 from mixsize.recipes.models import amoebanet, networks
 from mixsize.recipes.models.hub_config import adopt_config, find_config
+from mixsize.recipes.models.surgery import Surgery
 from mixsize.recipes.models.weights import load_weights, read_weights
-from mixsize.recipes.records.run_folder import recipe_beside
+from mixsize.recipes.records.run_folder import find_recipe, recipe_beside
 
 # timm's arguments that make such a network take other sizes, the preferred one first.
 _FLEXIBLE = {"dynamic_img_size": True, "strict_img_size": False}
@@ -26,12 +27,18 @@ _FLEXIBLE = {"dynamic_img_size": True, "strict_img_size": False}
 _IGNORE_IMG_SIZE = frozenset({"EfficientFormer"})
 
 
-def create_network(model: Model, num_classes: int) -> torch.nn.Module:
+def create_network(model: Model, num_classes: int, surgery: Surgery | None = None) -> torch.nn.Module:
     """Return the timm network of a recipe.
+
+    Args:
+        model: the recipe's section.
+        num_classes: outputs of the network.
+        surgery: changes its layers, after pretrained weights are loaded; None leaves them as they are.
 
     Raises:
         ValueError: an unknown name, arguments that the network does not take, or a checkpoint of another network.
     """
+    surgery = surgery or Surgery()
     assert networks.__all__  # Importing them registers the CIFAR networks with timm.
     assert amoebanet.__all__
     architecture = model.name.split(".")[0]
@@ -49,14 +56,37 @@ def create_network(model: Model, num_classes: int) -> torch.nn.Module:
         network = timm.create_model(model.name, **kwargs)
     except TypeError as error:
         raise ValueError(f"model.kwargs: {model.name} cannot be made with {model.kwargs}: {error}") from error
-    if model.checkpoint is not None:
-        path = Path(model.checkpoint)
-        try:
-            load_weights(network, read_weights(path), path, model.name, other_classes=True)
-            adopt_config(network, path)
-        except ValueError as error:
-            raise ValueError(f"model.checkpoint: {error}") from error
+    if model.checkpoint is None:
+        surgery.apply(network)
+        return network
+    path = Path(model.checkpoint)
+    changed_before = _check_changed(path, surgery)
+    if changed_before:
+        surgery.apply(network)
+    try:
+        load_weights(network, read_weights(path), path, model.name, other_classes=True)
+        adopt_config(network, path)
+    except ValueError as error:
+        raise ValueError(f"model.checkpoint: {error}") from error
+    if not changed_before:
+        surgery.apply(network)
     return network
+
+
+def _check_changed(path: Path, surgery: Surgery) -> bool:
+    """Whether the weights are those of a network changed as this one; otherwise they are of a network as timm has it.
+
+    Raises:
+        ValueError: the network of the weights was changed in another way.
+    """
+    of_weights = Surgery.of_file(find_recipe(path)).algorithms
+    if of_weights and of_weights != surgery.algorithms:
+        told = ", ".join(f"{name}: {dict(arguments)}" for name, arguments in of_weights.items())
+        raise ValueError(
+            f"model.checkpoint: {path} has the weights of a network whose layers were changed; give the same"
+            f" algorithms: {{{told}}}"
+        )
+    return bool(of_weights)
 
 
 def network_stride(module: torch.nn.Module) -> int:
@@ -75,15 +105,14 @@ def network_stride(module: torch.nn.Module) -> int:
 def planned_network(recipe: Recipe) -> nn.Module:
     """Return the network without weights, on the meta device; with two classes if the recipe does not give a number."""
     with torch.device("meta"):
-        return create_network(
-            recipe.model.model_copy(update={"pretrained": False, "checkpoint": None}), _num_classes(recipe)
-        )
+        model = recipe.model.model_copy(update={"pretrained": False, "checkpoint": None})
+        return create_network(model, _num_classes(recipe), Surgery.of(recipe))
 
 
 def check_checkpoint(recipe: Recipe) -> None:
     """Refuse a ``model.checkpoint`` that training would refuse, in the same words; see :func:`create_network`."""
     if recipe.model.checkpoint is not None:
-        create_network(recipe.model, _num_classes(recipe))
+        create_network(recipe.model, _num_classes(recipe), Surgery.of(recipe))
 
 
 def recipe_for(weights: Path, items: Sequence[str]) -> Recipe:
@@ -108,7 +137,7 @@ def trained_network(recipe: Recipe, weights: Path, num_classes: int) -> nn.Modul
         ValueError: a file without weights, or with the weights of another network.
     """
     model = recipe.model.model_copy(update={"pretrained": False, "checkpoint": None})
-    network = create_network(model, num_classes)
+    network = create_network(model, num_classes, Surgery.of(recipe))
     load_weights(network, read_weights(weights), weights, model.name)
     adopt_config(network, weights)
     return network

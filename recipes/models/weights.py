@@ -43,9 +43,10 @@ _FORCED, _UNFORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ON
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the network's weights from a file, under the network's own names.
 
-    Reads training states of Composer, checkpoints of timm and other scripts (the first of their keys
-    ``state_dict_ema``, ``model_ema``, ``state_dict`` and ``model``, so averaged weights come first), plain state
-    dictionaries, and safetensors. Removes the prefixes that DDP, ``torch.compile`` and Composer add to names.
+    Reads training states of Composer (``ModelEMA``'s average where there is one), checkpoints of timm and other scripts
+    (the first of their keys ``state_dict_ema``, ``model_ema``, ``state_dict`` and ``model``, so averaged weights come
+    first), plain state dictionaries, and safetensors. Removes the prefixes that DDP, ``torch.compile`` and Composer add
+    to names.
 
     Raises:
         OSError: a file that cannot be read.
@@ -60,7 +61,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ValueError(_unreadable(path, error)) from error
     training = found.get("state")
     if isinstance(training, Mapping) and isinstance(training.get("model"), Mapping):
-        found = clean_state_dict(dict(training["model"]))
+        found = _averaged(training) or clean_state_dict(dict(training["model"]))
     others = [key for key, value in found.items() if not isinstance(value, Tensor)]
     if others or not found:
         raise ValueError(
@@ -68,6 +69,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"are {_some(map(str, found)) or 'none'}"
         )
     return dict(found)
+
+
+def _averaged(training: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """The weights that ``ModelEMA`` keeps in a training state; None if there are none."""
+    algorithms = training.get("algorithms")
+    states = dict(algorithms) if isinstance(algorithms, list) else {}
+    return states.get("ModelEMA", {}).get("weights")
 
 
 @contextmanager

@@ -195,6 +195,7 @@ class RunRecord(_Part):
         pixels: trained on: the sum of S^2 * B * D.
         seconds: by activity.
         peak_memory_bytes: the most that a rank held.
+        weights: those that were evaluated and saved: the last ones, or their moving average (``algorithms.ema``).
         accuracy: size in pixels -> top-1 as a fraction, with the network's own batch-norm statistics.
         loss: size in pixels -> mean cross-entropy in nats with those statistics; None if it is not finite.
         calibrated_accuracy: size in pixels -> top-1 with statistics calibrated at that size; None without calibration.
@@ -228,6 +229,7 @@ class RunRecord(_Part):
     pixels: int | None = None
     seconds: Seconds = Seconds()
     peak_memory_bytes: PeakMemory = PeakMemory()
+    weights: Literal["last", "averaged"] = "last"
     accuracy: dict[str, float] = {}
     loss: dict[str, Finite] = {}
     calibrated_accuracy: dict[str, float] | None = None

@@ -1,0 +1,1 @@
+"""The moving average of the weights: ``ModelEMA``. Imports ``execution``."""
