@@ -10,18 +10,21 @@ import torch
 from composer.core import Algorithm
 
 from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
+from mixsize.algorithms.execution.composer_model import EngineClassifier
 from mixsize.algorithms.execution.preflight import Preflight
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.sampling.progressive_resize import ProgressiveResize
 from mixsize.algorithms.smoothing.grad_smoothing import GradSmoothing
+from mixsize.algorithms.training.curriculum import Curriculum
 from mixsize.algorithms.training.epoch_schedule import EpochSchedule
 from mixsize.algorithms.training.step_seed import StepSeed
 from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.recipes.build.data import build_calibration_loader
 from mixsize.recipes.build.optimisation import build_epoch_schedule
+from mixsize.recipes.build.strengths import build_curriculum
 from mixsize.recipes.callbacks.progress import passing_bar
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.regimes import ProgressiveRegime
@@ -36,15 +39,21 @@ class Algorithms:
     smoothing: GradSmoothing | None
     calibration: BNCalibrate | None
     preflight: Preflight | None
+    curriculum: Curriculum | None
 
     def in_order(self) -> list[Algorithm]:
         """As the Trainer takes them."""
-        companions = [one for one in (self.smoothing, self.calibration, self.preflight) if one is not None]
-        return [StepSeed(), self.sampling, self.schedule, *companions]
+        optional = (self.curriculum, self.smoothing, self.calibration, self.preflight)
+        return [StepSeed(), self.sampling, self.schedule, *(one for one in optional if one is not None)]
 
 
 def build_algorithms(
-    recipe: schema.Recipe, regime: Regime | Progression, train: Beton, clock: TrainingClock, device: torch.device
+    recipe: schema.Recipe,
+    model: EngineClassifier,
+    regime: Regime | Progression,
+    train: Beton,
+    clock: TrainingClock,
+    device: torch.device,
 ) -> Algorithms:
     """The algorithms; ``clock`` counts the seconds of a run whose length is a time."""
     return Algorithms(
@@ -53,6 +62,7 @@ def build_algorithms(
         smoothing=_build_smoothing(recipe.smoothing),
         calibration=_build_calibration(recipe, train, device),
         preflight=_build_preflight(recipe, device),
+        curriculum=build_curriculum(regime, model, []),
     )
 
 
