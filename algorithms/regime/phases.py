@@ -145,7 +145,7 @@ def whole_epochs(fractions: Sequence[float], epochs: int, pixels: Sequence[float
     Fractions of a run's pixels make stages of equal compute: EfficientTrain++ (arXiv 2405.08768) gives each of its ten
     stages a tenth of the pixels, so that stages of smaller images have more epochs. It counts a run in epochs of
     full-size images. Here a run is counted in its own epochs, as learning rates, evaluations and checkpoints are: the
-    200 epochs of its code for ResNet-50 are 454 epochs of these, with the same pixels.
+    200 epochs of its code for ResNet-50 are 455 epochs of these, with the same pixels.
 
     Args:
         fractions: one for each phase, which sum to 1 or nearly so.

@@ -30,14 +30,14 @@ def attribute_setter(target: object, name: str) -> Setter:
     return lambda value: setattr(target, name, configured if value is None else value)
 
 
-def dropout_setter(network: nn.Module) -> Setter:
+def dropout_setter(network: nn.Module, rate: float | None = None) -> Setter:
     """Returns a function that sets the network's dropout.
 
-    The layer with the highest rate takes the value, the others keep their proportion to it. Layers of rate 0 stay
-    without dropout. Sets ``torch.nn.Dropout`` and ``drop_rate``, which timm's networks drop with themselves.
+    The rates of all layers keep their proportions, so that layers of rate 0 stay without dropout. Sets ``torch.nn.Dropout`` and ``drop_rate``, which timm's networks drop with themselves.
 
     Args:
         network: made with dropout, in timm by ``drop_rate``.
+        rate: that it was made with, which the value takes the place of; None for the highest of its layers.
 
     Raises:
         ValueError: it has none.
@@ -54,17 +54,18 @@ def dropout_setter(network: nn.Module) -> Setter:
             sites.append((module, "p"))
         if isinstance(getattr(module, "drop_rate", None), (int, float)):
             sites.append((module, "drop_rate"))
-    return _in_proportion(sites, "dropout", "drop_rate")
+    return _in_proportion(sites, rate, "dropout", "drop_rate")
 
 
-def drop_path_setter(network: nn.Module) -> Setter:
+def drop_path_setter(network: nn.Module, rate: float | None = None) -> Setter:
     """Returns a function that sets the network's stochastic depth.
 
-    The block with the highest rate takes the value, the others keep their proportion to it: timm's rates rise in a line
-    over the depth.
+    The rates of all blocks keep their proportions: timm's rise in a line over the depth, in most networks to the rate
+    that they are made with, in EfficientNets to a little less.
 
     Args:
         network: made by timm, or of timm's layers, with ``drop_path_rate``.
+        rate: see :func:`dropout_setter`.
 
     Raises:
         ValueError: it has no stochastic depth.
@@ -79,17 +80,17 @@ def drop_path_setter(network: nn.Module) -> Setter:
     from timm.layers.drop import DropPath  # timm takes a second to import, and plain loops need not have it.
 
     sites = [(module, "drop_prob") for module in network.modules() if isinstance(module, DropPath)]
-    return _in_proportion(sites, "stochastic depth", "drop_path_rate")
+    return _in_proportion(sites, rate, "stochastic depth", "drop_path_rate")
 
 
-def _in_proportion(sites: Sequence[tuple[nn.Module, str]], what: str, argument: str) -> Setter:
-    rates = [(module, name, float(getattr(module, name))) for module, name in sites if getattr(module, name)]
-    if not rates:
+def _in_proportion(sites: Sequence[tuple[nn.Module, str]], rate: float | None, what: str, argument: str) -> Setter:
+    own_rates = [(module, name, float(getattr(module, name))) for module, name in sites if getattr(module, name)]
+    if not own_rates:
         raise ValueError(f"the network has no {what} to set; make it with {argument} above 0 (model.kwargs.{argument})")
-    highest = max(rate for _, _, rate in rates)
+    whole = rate or max(own for _, _, own in own_rates)
 
     def set_rates(value: float | None) -> None:
-        for module, name, rate in rates:
-            setattr(module, name, rate if value is None else value * (rate / highest))
+        for module, name, own in own_rates:
+            setattr(module, name, own if value is None else value * (own / whole))
 
     return set_rates

@@ -62,7 +62,7 @@ def build_algorithms(
         smoothing=_build_smoothing(recipe.smoothing),
         calibration=_build_calibration(recipe, train, device),
         preflight=_build_preflight(recipe, device),
-        curriculum=build_curriculum(regime, model, []),
+        curriculum=build_curriculum(recipe.model, regime, model, []),
     )
 
 

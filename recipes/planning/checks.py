@@ -34,7 +34,7 @@ def check_recipe(recipe: Recipe, costs: Costs, images: int, ranks: int) -> Regim
     regime = build_regime(recipe, stride_px, ranks)
     check_evaluation_stride(recipe, stride_px)
     costs.check([*(choice.size_px for part in regime.regimes for choice in part.choices), *recipe.evaluation.sizes])
-    drop_setters(costs.network, regime)
+    drop_setters(costs.network, recipe.model, regime)
     check_plannable(regime, images, world_size=ranks)
     check_reached(recipe, regime, images)
     build_schedule(recipe, 1.0 if recipe.duration[1] == "sec" else epochs_of(recipe, regime, images))
