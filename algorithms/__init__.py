@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from mixsize.algorithms.mixing.mix_batch import mix_batch as mix_batch
     from mixsize.algorithms.mixing.mix_batch import mixup as mixup
     from mixsize.algorithms.mixing.mixing import Mixing as Mixing
+    from mixsize.algorithms.regime.phases import Phase as Phase
     from mixsize.algorithms.regime.plan import EpochPlan as EpochPlan
     from mixsize.algorithms.regime.plan import Step as Step
     from mixsize.algorithms.regime.plan import plan_epoch as plan_epoch
-    from mixsize.algorithms.regime.progression import Phase as Phase
     from mixsize.algorithms.regime.progression import Progression as Progression
     from mixsize.algorithms.regime.regime import SIZE_DISTRIBUTIONS as SIZE_DISTRIBUTIONS
     from mixsize.algorithms.regime.regime import Base as Base
@@ -45,11 +45,15 @@ if TYPE_CHECKING:
     from mixsize.algorithms.sampling.resizing import resize_batch as resize_batch
     from mixsize.algorithms.smoothing.grad_smoothing import GradSmoothing as GradSmoothing
     from mixsize.algorithms.smoothing.gradient_smoother import GradientSmoother as GradientSmoother
+    from mixsize.algorithms.training.curriculum import Curriculum as Curriculum
     from mixsize.algorithms.training.epoch_schedule import EpochSchedule as EpochSchedule
     from mixsize.algorithms.training.schedules import constant as constant
     from mixsize.algorithms.training.schedules import cosine as cosine
     from mixsize.algorithms.training.schedules import multistep as multistep
     from mixsize.algorithms.training.schedules import one_cycle as one_cycle
+    from mixsize.algorithms.training.setters import attribute_setter as attribute_setter
+    from mixsize.algorithms.training.setters import drop_path_setter as drop_path_setter
+    from mixsize.algorithms.training.setters import dropout_setter as dropout_setter
     from mixsize.algorithms.training.step_seed import StepSeed as StepSeed
     from mixsize.algorithms.training.training_clock import TrainingClock as TrainingClock
 
@@ -65,8 +69,9 @@ _MODULES = {
     "measurement.gradients": ("compare_gradients", "gradient_vector", "spearman"),
     "mixing.mix_batch": ("cutmix", "mix_batch", "mixup"),
     "mixing.mixing": ("Mixing",),
+    "regime.phases": ("Phase",),
     "regime.plan": ("EpochPlan", "Step", "plan_epoch"),
-    "regime.progression": ("Phase", "Progression"),
+    "regime.progression": ("Progression",),
     "regime.regime": ("SIZE_DISTRIBUTIONS", "Base", "Choice", "Regime"),
     "regime.shapes": ("shapes_of",),
     "sampling.mixsize_sampling": ("MixSizeSampling",),
@@ -74,8 +79,10 @@ _MODULES = {
     "sampling.resizing": ("resize_batch",),
     "smoothing.grad_smoothing": ("GradSmoothing",),
     "smoothing.gradient_smoother": ("GradientSmoother",),
+    "training.curriculum": ("Curriculum",),
     "training.epoch_schedule": ("EpochSchedule",),
     "training.schedules": ("constant", "cosine", "multistep", "one_cycle"),
+    "training.setters": ("attribute_setter", "drop_path_setter", "dropout_setter"),
     "training.step_seed": ("StepSeed",),
     "training.training_clock": ("TrainingClock",),
 }

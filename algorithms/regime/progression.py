@@ -1,7 +1,7 @@
-"""Regimes whose image size grows during training: phases, or a ramp.
+"""Regimes that change during training: phases, a ramp of the size, or a shift from one distribution to another.
 
 Source: fast.ai's progressive resizing; MixSize (ICLR 2021 submission), appendix E, compares it with drawing sizes
-per step and per epoch.
+per step and per epoch. Multi-scale samplers with a curriculum: Nunez et al. 2023 (arXiv 2309.04502).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import hashlib
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import get_args
@@ -25,29 +25,19 @@ from mixsize.algorithms.regime.checks import (
     is_number,
 )
 from mixsize.algorithms.regime.fitting import Rounding
-from mixsize.algorithms.regime.regime import Base, Choice, Regime
+from mixsize.algorithms.regime.phases import (
+    FittedMode,
+    Phase,
+    checked_phase,
+    fit_phase,
+    shifting_sizes,
+    steps_of_a_line,
+)
+from mixsize.algorithms.regime.regime import Base, Draw, Regime, ShareOf
+from mixsize.algorithms.regime.strengths import Ramp, as_ramps, ramp_at
 
-
-@dataclass(frozen=True)
-class Phase:
-    """Consecutive epochs at one image size.
-
-    Args:
-        size_px: image side S in pixels.
-        epochs: how many epochs, at least 1.
-        batch_size: distinct images B in a step, over all ranks; None fits it to the base's budget.
-        lr_factor: factor of the learning rate that other algorithms or schedulers set.
-        crop_scale: least and greatest area of a random resized crop in this phase; None keeps the loader's.
-
-    Example:
-        >>> phase = Phase(size_px=128, epochs=30, lr_factor=0.5, crop_scale=(0.35, 1.0))
-    """
-
-    size_px: int
-    epochs: int
-    batch_size: int | None = None
-    lr_factor: float = 1.0
-    crop_scale: tuple[float, float] | None = None
+#: The most stages of a shift.
+MAX_STAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -87,12 +77,10 @@ class Progression:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs!r}; it must be a number of at least 0")
         check_member("rounding", self.rounding, get_args(Rounding))
         check_count("batch_multiple", self.batch_multiple)
-        for i, phase in enumerate(self.phases):
-            _check_phase(f"phases[{i}]", phase)
-        object.__setattr__(self, "phases", tuple(_plain(phase) for phase in self.phases))
+        phases = tuple(checked_phase(f"phases[{i}]", phase) for i, phase in enumerate(self.phases))
+        object.__setattr__(self, "phases", phases)
         if self.starts[-1] >= MAX_EPOCHS:
             raise ValueError(f"the last phase starts at epoch {self.starts[-1]}; a run has at most {MAX_EPOCHS} epochs")
-        check_stride((phase.size_px for phase in self.phases), self.stride_px)
         assert self.regimes  # Fitted here, for the errors of a phase whose batch does not fit.
 
     @classmethod
@@ -130,24 +118,115 @@ class Progression:
         if not begin_epoch < end_epoch:
             raise ValueError(f"the ramp goes from epoch {begin_epoch} to {end_epoch}; it must end after it begins")
         check_stride((start_px, end_px), step_px)
-        sizes = []
-        for epoch in range(end_epoch + 1):
+
+        def size(epoch: int) -> int:
             done = max(0, epoch - begin_epoch) / (end_epoch - begin_epoch)
-            sizes.append(round((start_px + (end_px - start_px) * done) / step_px) * step_px)
-        phases = [Phase(size, epochs) for size, epochs in _runs(sizes)]
+            return round((start_px + (end_px - start_px) * done) / step_px) * step_px
+
+        phases = [Phase(size_px, epochs) for size_px, epochs in steps_of_a_line(size, end_epoch + 1)]
         return cls(base, tuple(phases), rounding=rounding, batch_multiple=batch_multiple, stride_px=step_px)
+
+    @classmethod
+    def shift(
+        cls,
+        base: Base,
+        start: str | Mapping[int, float],
+        end: str | Mapping[int, float],
+        mode: FittedMode = "B+",
+        *,
+        begin_epoch: int,
+        end_epoch: int,
+        stages: int = 20,
+        share_of: ShareOf = "samples",
+        draw: Draw = "step",
+        rounding: Rounding = "nearest",
+        batch_multiple: int = 1,
+    ) -> Progression:
+        """Shift in a line from one distribution of sizes to another between two epochs: from small sizes to large ones.
+
+        Args:
+            base: the step whose budget each batch is fitted to.
+            start: the distribution up to ``begin_epoch``, see :meth:`~mixsize.algorithms.Regime.from_sizes`. Sizes that
+                only one of the two has are drawn between them, too.
+            end: the distribution from ``end_epoch`` on.
+            mode: see :class:`Phase`.
+            begin_epoch: the last epoch of ``start``.
+            end_epoch: the first epoch of ``end``, after ``begin_epoch``.
+            stages: the way is made in so many equal stages, or in one for each epoch where there are fewer epochs. The
+                least share is a stage's part of a share; it must fill a batch.
+            share_of: see :class:`Phase`.
+            draw: see :class:`Phase`.
+            rounding: see :class:`Progression`.
+            batch_multiple: see :class:`Progression`.
+
+        Raises:
+            ValueError: epochs out of order or beyond a million, more than a thousand stages, or a distribution that is
+                no regime.
+
+        Example:
+            >>> small, large = {128: 0.8, 160: 0.2}, {160: 0.4, 224: 0.6}
+            >>> shift = Progression.shift(Base(224, 256), small, large, begin_epoch=0, end_epoch=80)
+            >>> len(shift.phases), {c.size_px: round(c.share, 2) for c in shift.at_epoch(40).choices}
+            (21, {224: 0.3, 160: 0.3, 128: 0.4})
+        """
+        for name, value in (("begin_epoch", begin_epoch), ("end_epoch", end_epoch)):
+            check_count(name, value, MAX_EPOCHS, least=0)
+        check_count("stages", stages, MAX_STAGES)
+        if not begin_epoch < end_epoch:
+            raise ValueError(f"the shift goes from epoch {begin_epoch} to {end_epoch}; it must end after it begins")
+
+        def distribution(name: str, sizes: str | Mapping[int, float]) -> dict[int, float]:
+            drawn = fit_phase(name, checked_phase(name, Phase(sizes, 1, mode=mode)), base, rounding, batch_multiple, 1)
+            return dict(zip((choice.size_px for choice in drawn.choices), drawn.shares, strict=True))
+
+        first, last = distribution("start", start), distribution("end", end)
+        phases = [
+            Phase(sizes, epochs, mode=mode, share_of=share_of, draw=draw)
+            for sizes, epochs in shifting_sizes(first, last, begin_epoch, end_epoch, stages)
+        ]
+        return cls(base, tuple(phases), rounding=rounding, batch_multiple=batch_multiple)
+
+    def until(self, epochs: int) -> Progression:
+        """The same with a last phase that ends with a run of so many epochs, for strengths that change up to there."""
+        last = replace(self.phases[-1], epochs=max(1, epochs - self.starts[-1]))
+        return replace(self, phases=(*self.phases[:-1], last))
+
+    def with_strengths(self, strengths: Mapping[str, float | Ramp]) -> Progression:
+        """The same with strengths of training settings from the first epoch of the first phase to the last of the last.
+
+        Args:
+            strengths: as of a :class:`Phase`; those that a phase sets itself stay.
+
+        Raises:
+            ValueError: as for a phase.
+
+        Example:
+            >>> progression = Progression(Base(224, 256), (Phase(128, 6), Phase(224, 4, strengths={"mixup": 0.2})))
+            >>> rising = progression.with_strengths({"magnitude": (0, 9), "mixup": 0.1})
+            >>> [(rising.strength_at("magnitude", epoch), rising.strength_at("mixup", epoch)) for epoch in (0, 5, 9)]
+            [(0.0, 0.1), (5.0, 0.1), (9.0, 0.2)]
+        """
+        ramps = as_ramps("strengths", strengths)
+        epochs = self.starts[-1] + self.phases[-1].epochs
+        phases = []
+        for phase, start in zip(self.phases, self.starts, strict=True):
+            last = start + phase.epochs - 1
+            own = {name: (ramp_at(ramp, start, epochs), ramp_at(ramp, last, epochs)) for name, ramp in ramps.items()}
+            phases.append(replace(phase, strengths={**own, **phase.strengths}))
+        return replace(self, phases=tuple(phases))
 
     @cached_property
     def regimes(self) -> tuple[Regime, ...]:
         """Each phase's regime."""
-        return tuple(self._fit(phase) for phase in self.phases)
+        fitting = (self.base, self.rounding, self.batch_multiple, self.stride_px)
+        return tuple(fit_phase(f"phases[{i}]", phase, *fitting) for i, phase in enumerate(self.phases))
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
         """The epoch at which each phase starts."""
         return (0, *accumulate(phase.epochs for phase in self.phases))[:-1]
 
-    @property
+    @cached_property
     def max_images(self) -> int:
         """Images in the largest step of any phase, duplicates counted, over all ranks."""
         return max(regime.max_images for regime in self.regimes)
@@ -166,7 +245,18 @@ class Progression:
 
     def strength_at(self, name: str, epoch: int) -> float | None:
         """The value of a training setting in an epoch, or None where the phase leaves it as it is."""
-        return None
+        index = self.phase_at(epoch)
+        phase = self.phases[index]
+        if name not in phase.strengths:
+            return None
+        ramp = phase.strengths[name]
+        assert isinstance(ramp, tuple)
+        return ramp_at(ramp, epoch - self.starts[index], phase.epochs)
+
+    @property
+    def strengths(self) -> tuple[str, ...]:
+        """The training settings that some phase sets, in order of their names."""
+        return tuple(sorted({name for phase in self.phases for name in phase.strengths}))
 
     def lr_factor(self, position: float) -> float:
         """Factor of the learning rate at a position in epochs: the phase's, after its warm-up."""
@@ -182,50 +272,3 @@ class Progression:
         drawn = asdict(self)
         del drawn["stride_px"]
         return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:12]
-
-    def _fit(self, phase: Phase) -> Regime:
-        if phase.batch_size is not None:
-            choice = Choice(phase.size_px, phase.batch_size, self.base.duplicates, 1.0)
-            return Regime(self.base, (choice,), mode="fixed", stride_px=self.stride_px)
-        return Regime.from_sizes(
-            {phase.size_px: 1.0},
-            self.base,
-            "B+",
-            rounding=self.rounding,
-            batch_multiple=self.batch_multiple,
-            stride_px=self.stride_px,
-        )
-
-
-def _check_phase(where: str, phase: Phase) -> None:
-    check_count(f"{where}.size_px", phase.size_px, MAX_SIZE_PX)
-    check_count(f"{where}.epochs", phase.epochs, MAX_EPOCHS)
-    if phase.batch_size is not None:
-        check_count(f"{where}.batch_size", phase.batch_size)
-    if not is_number(phase.lr_factor) or not 0 < phase.lr_factor < math.inf:
-        raise ValueError(f"{where}.lr_factor is {phase.lr_factor!r}; it must be a number above 0")
-    scale = phase.crop_scale
-    if scale is not None:
-        pair = isinstance(scale, (tuple, list)) and len(scale) == 2 and all(map(is_number, scale))
-        if not pair or not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"{where}.crop_scale is {scale!r}; it must be two rising fractions of (0, 1]")
-
-
-def _plain(phase: Phase) -> Phase:
-    """With Python's numbers in place of NumPy's, which cannot be written as JSON."""
-    return Phase(
-        int(phase.size_px),
-        int(phase.epochs),
-        None if phase.batch_size is None else int(phase.batch_size),
-        float(phase.lr_factor),
-        None if phase.crop_scale is None else (float(phase.crop_scale[0]), float(phase.crop_scale[1])),
-    )
-
-
-def _runs(values: Sequence[int]) -> Iterable[tuple[int, int]]:
-    """Each value with the length of its run."""
-    start = 0
-    for i in range(1, len(values) + 1):
-        if i == len(values) or values[i] != values[start]:
-            yield values[start], i - start
-            start = i

@@ -70,17 +70,17 @@ def _endless(regime: Regime | Progression, num_samples: int, seed: int) -> Itera
         if part.draw == "step":
             yield Span(index, part.step_counts(num_samples), end - start)
         else:
-            yield from _of_drawn_epochs(part, index, num_samples, seed)
+            yield from _of_drawn_epochs(part, index, num_samples, seed, start, end)
 
 
-def _of_drawn_epochs(regime: Regime, index: int, num_samples: int, seed: int) -> Iterator[Span]:
+def _of_drawn_epochs(regime: Regime, index: int, num_samples: int, seed: int, start: int, end: int) -> Iterator[Span]:
     of_choice = [
         tuple(regime.epoch_steps(choice, num_samples) if choice is other else 0 for other in regime.choices)
         for choice in regime.choices
     ]
-    done = 0
-    while done < MAX_EPOCHS:
-        drawn = choices_of_epochs(regime.sample_shares, min(max(64, 2 * done), MAX_EPOCHS), seed)
+    done = start
+    while done < end:
+        drawn = choices_of_epochs(regime.sample_shares, min(max(64, 2 * done), end), seed)
         for choice in drawn[done:].tolist():
             yield Span(index, of_choice[choice], 1)
         done = len(drawn)

@@ -25,9 +25,9 @@ BatchNormAt = Literal["keep", "reset", "freeze"]
 
 
 class ProgressiveResize(MixSizeSampling):
-    """Trains from small images to large ones in phases.
+    """Trains from small images to large ones in phases, each at one size or at several.
 
-    The loader decodes each phase's size, with a batch fitted to the base's budget. FFCV's own ``Loader`` decodes each
+    The loader decodes each phase's sizes, with a batch fitted to the base's budget. FFCV's own ``Loader`` decodes each
     phase's size, too; batches of other loaders are resized on the device, see :class:`MixSizeSampling`. Both keep their
     batch size and crops. Composer's own ``ProgressiveResizing`` always resizes on the device.
 
@@ -57,7 +57,8 @@ class ProgressiveResize(MixSizeSampling):
         seed: see :class:`MixSizeSampling`.
 
     Raises:
-        ValueError: an unknown ``batch_norm``, a count out of range, or ``reset`` with a loader without planned batches.
+        ValueError: an unknown ``batch_norm``, a count out of range, ``reset`` with a loader without planned batches, or
+            ``freeze`` with a phase that draws its sizes by epoch.
 
     Example:
         >>> phases = (Phase(128, 30), Phase(192, 30, lr_factor=0.5), Phase(224, 30, lr_factor=0.1))
@@ -80,6 +81,11 @@ class ProgressiveResize(MixSizeSampling):
         if (freeze_steps < 1) if batch_norm == "freeze" else freeze_steps:
             raise ValueError(
                 f"freeze_steps is {freeze_steps}; it must be at least 1 with batch_norm='freeze' and 0 without"
+            )
+        if batch_norm == "freeze" and any(regime.draw == "epoch" for regime in progression.regimes):
+            raise ValueError(
+                "batch_norm is 'freeze', which counts steps in epochs of equal length; a phase draws its sizes by "
+                "epoch (draw 'epoch'): use 'keep' or 'reset'"
             )
         if reset_batches < 1:
             raise ValueError(f"reset_batches is {reset_batches}; it must be at least 1")

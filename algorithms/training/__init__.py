@@ -1,1 +1,4 @@
-"""Learning-rate schedules by epoch, the seed of each step, the training clock. Imports nothing of mixsize."""
+"""Learning-rate schedules by epoch, a curriculum of strengths, the seed of each step, the training clock.
+
+Imports ``regime``.
+"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,8 @@ class PlannedDataset(IterableDataset):
 
     def identity(self) -> dict[str, Any]:
         """The settings that a run must keep when it resumes: plain values, comparable one by one."""
-        regime = asdict(self.regime)
+        # As JSON keeps it: the keys of a mixture's sizes are texts there.
+        regime = json.loads(json.dumps(asdict(self.regime)))
         del regime["stride_px"]
         identity = {"regime": regime, "images": self.num_samples, "data": self.fingerprint, "seed": self.seed}
         if self.quasi_random is not None:

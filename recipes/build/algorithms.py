@@ -12,6 +12,7 @@ from composer.core import Algorithm
 
 from mixsize.algorithms.averaging.model_ema import ModelEMA
 from mixsize.algorithms.batchnorm.bn_calibrate import BNCalibrate
+from mixsize.algorithms.execution.composer_model import EngineClassifier
 from mixsize.algorithms.execution.preflight import Preflight
 from mixsize.algorithms.mixing.mixing import Mixing
 from mixsize.algorithms.regime.progression import Progression
@@ -19,12 +20,14 @@ from mixsize.algorithms.regime.regime import Regime
 from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.sampling.progressive_resize import ProgressiveResize
 from mixsize.algorithms.smoothing.grad_smoothing import GradSmoothing
+from mixsize.algorithms.training.curriculum import Curriculum
 from mixsize.algorithms.training.epoch_schedule import EpochSchedule
 from mixsize.algorithms.training.step_seed import StepSeed
 from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.ffcv_loaders.beton.reader import Beton
 from mixsize.recipes.build.data import build_calibration_loader
 from mixsize.recipes.build.optimisation import build_epoch_schedule
+from mixsize.recipes.build.strengths import build_curriculum
 from mixsize.recipes.callbacks.progress import passing_bar
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.composer_arguments import make
@@ -48,6 +51,7 @@ class Algorithms:
     smoothing: GradSmoothing | None
     calibration: BNCalibrate | None
     preflight: Preflight | None
+    curriculum: Curriculum | None
     ema: ModelEMA | None
     composers: tuple[Algorithm, ...]
 
@@ -59,12 +63,13 @@ class Algorithms:
         Mixing and clipping stand before the others for the same reasons.
         """
         first = (*self.composers, self.mixing, self.clipping, StepSeed(), self.sampling, self.schedule)
-        companions = (self.smoothing, self.calibration, self.preflight, self.ema)
+        companions = (self.curriculum, self.smoothing, self.calibration, self.preflight, self.ema)
         return [one for one in (*first, *companions) if one is not None]
 
 
 def build_algorithms(
     recipe: schema.Recipe,
+    model: EngineClassifier,
     regime: Regime | Progression,
     train: Beton,
     num_classes: int,
@@ -73,14 +78,16 @@ def build_algorithms(
 ) -> Algorithms:
     """The algorithms; ``clock`` counts the seconds of a run whose length is a time."""
     sampling = _build_sampling(recipe.regime, regime)
+    mixing = _build_mixing(recipe.mixing, num_classes)
     return Algorithms(
         sampling=sampling,
         schedule=build_epoch_schedule(recipe, regime, train.num_samples, clock, sampling),
-        mixing=_build_mixing(recipe.mixing, num_classes),
+        mixing=mixing,
         clipping=_build_clipping(recipe.optimizer),
         smoothing=_build_smoothing(recipe.smoothing),
         calibration=_build_calibration(recipe, train, device),
         preflight=_build_preflight(recipe, device),
+        curriculum=build_curriculum(recipe.model, regime, model, [] if mixing is None else [mixing]),
         ema=make("algorithms", "ema", recipe.algorithms["ema"]) if "ema" in recipe.algorithms else None,
         composers=tuple(
             make("algorithms", name, arguments)

@@ -205,10 +205,11 @@ def _check_not_ended(recipe: schema.Recipe, folder: Path) -> None:
 
 def _check_length(saved: schema.Recipe, asked: schema.Recipe, folder: Path, checkpoint: Path) -> None:
     """Refuse a length that the run has passed, or that would have made its first epochs others."""
-    if isinstance(saved.regime, ProgressiveRegime) and saved.regime.follows_duration:
+    if isinstance(saved.regime, ProgressiveRegime) and saved.regime.follows_duration is not None:
+        key, has = saved.regime.follows_duration
         raise ValueError(
-            f"max_duration was {saved.max_duration}, is {asked.max_duration}: regime.phases are fractions of it, so "
-            f"epochs that {folder} has trained would have had other sizes; give {_OTHER_NAME}"
+            f"max_duration was {saved.max_duration}, is {asked.max_duration}: regime.{key} has {has}, which follow it, "
+            f"so epochs that {folder} has trained would have been others; give {_OTHER_NAME}"
         )
     with running_nothing(checkpoint):
         state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["state"]

@@ -114,7 +114,7 @@ def build(recipe: schema.Recipe) -> Run:
     evaluators = build_evaluators(prepared, evaluation, network_stride(model.module), device)
     optimizer = build_optimizer(recipe.optimizer, model.module, regime)
     clock = TrainingClock(agree=recipe.duration[1] == "sec")
-    algorithms = build_algorithms(prepared, regime, train, num_classes, clock, device)
+    algorithms = build_algorithms(prepared, model, regime, train, num_classes, clock, device)
     measurements = build_measurements(recipe, algorithms, clock, began)
     callbacks = build_callbacks(recipe, folder, algorithms, measurements)
     # Files of an earlier run change only now, when nothing can be refused any more.

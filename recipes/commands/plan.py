@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module
@@ -19,7 +20,10 @@ from mixsize.recipes.records.step_times import read_step_times
 
 if TYPE_CHECKING:
     from mixsize.recipes.build.checks import KnownData
-    from mixsize.recipes.planning.costs import Plan
+    from mixsize.recipes.planning.costs import Plan, PlannedPhase
+
+#: More phases are shown in part.
+_SHOWN_PHASES = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,6 +124,16 @@ def plan_values(plan: Plan, data: KnownData) -> dict[str, Any]:
         **{name: getattr(plan, name) for name in computed},
         "regime_digest": plan.regime.digest(),
         "choices": [{**asdict(shape), "macs_per_step": shape.macs_per_step} for shape in plan.shapes],
+        "phases": [
+            {
+                "start": phase.start,
+                "epochs": phase.epochs,
+                "shares": {choice.size_px: choice.share for choice in phase.regime.choices},
+                "pixels_per_epoch_ratio": phase.regime.pixels_per_epoch_ratio,
+                "strengths": {name: _strengths(plan, phase, name) for name in plan.strengths},
+            }
+            for phase in plan.phases
+        ],
     }
 
 
@@ -139,10 +153,48 @@ def print_plan(plan: Plan, data: KnownData, console: Console, timed: bool) -> No
         for row in plan.shapes
     ]
     print_table(console, head, rows, title=title, named=False)
+    if plan.strengths or len(plan.shapes) != len(plan.phases) > 1:
+        print_phases(plan, console)
     title = f"cost of {plan.recipe.model.name}'s forward pass (MAC: multiply-accumulate)"
     print_table(console, *_cost_rows(plan, timed), title=title, named=False)
     for name, value in _totals(plan, data, timed).items():
         console.print(f"{name:>20}  {value}", highlight=False, soft_wrap=True)
+
+
+def print_phases(plan: Plan, console: Console) -> None:
+    """Print what is drawn and set in each phase; of many phases, in some of them at equal distances."""
+    sizes = sorted({row.size_px for row in plan.shapes}, reverse=True)
+    head = ["epochs", "mean px", "pixels / epoch", *(f"{size} px" for size in sizes), *plan.strengths]
+    last, shown = len(plan.phases) - 1, min(len(plan.phases), _SHOWN_PHASES)
+    rows = []
+    for place in range(shown):
+        phase = plan.phases[round(place * last / (shown - 1)) if last else 0]
+        shares = {choice.size_px: f"{choice.share:.3g}" for choice in phase.regime.choices}
+        end = phase.start + math.ceil(phase.epochs) - 1
+        rows.append(
+            [
+                f"{phase.start:,}" if end == phase.start else f"{phase.start:,} to {end:,}",
+                f"{phase.regime.mean_size_px:.0f}",
+                f"{phase.regime.pixels_per_epoch_ratio:.2f}x",
+                *(shares.get(size, "") for size in sizes),
+                *(_in_words(_strengths(plan, phase, name)) for name in plan.strengths),
+            ]
+        )
+    title = f"{shown} of {last + 1} phases, shares of the sizes" if last >= shown else "phases, shares of the sizes"
+    print_table(console, head, rows, title=title, named=False)
+
+
+def _strengths(plan: Plan, phase: PlannedPhase, name: str) -> tuple[float | None, float | None]:
+    """A strength in the first and the last epoch of a phase; None where it stays as it is configured."""
+    first, last = phase.start, phase.start + math.ceil(phase.epochs) - 1
+    return plan.regime.strength_at(name, first), plan.regime.strength_at(name, last)
+
+
+def _in_words(ends: tuple[float | None, float | None]) -> str:
+    first, last = ends
+    if first is None or last is None:
+        return ""
+    return f"{first:.3g}" if first == last else f"{first:.3g} to {last:.3g}"
 
 
 def _cost_rows(plan: Plan, timed: bool) -> tuple[list[str], list[list[str]]]:

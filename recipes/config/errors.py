@@ -12,14 +12,15 @@ from pydantic_core import ErrorDetails
 
 from mixsize.recipes.config.keys import (
     DEFAULT_VARIANTS,
-    LEAF_MAPPINGS,
+    OF_SEVERAL_KINDS,
     RENAMED,
-    TAGGED_VALUES,
+    SIZES,
     VARIANT_KEYS,
     all_keys,
     keys_at,
     sections_at,
     variants_at,
+    without_positions,
 )
 from mixsize.recipes.config.schema import Recipe
 from mixsize.recipes.config.section import MAX_COUNT, Path, Section
@@ -112,7 +113,8 @@ def _place(details: ErrorDetails) -> tuple[Path, bool]:
     keys = iter(details["loc"])
     for key in keys:
         path = (*path, key)
-        if path in VARIANT_KEYS or path in TAGGED_VALUES:
+        of_two_kinds = not isinstance(key, int) and without_positions(path) in OF_SEVERAL_KINDS
+        if path in VARIANT_KEYS or of_two_kinds:
             next(keys, None)
     # An unknown key may have that very name.
     is_key = path[-1:] == ("[key]",) and len(path) > 2 and details["type"] != "extra_forbidden"
@@ -141,7 +143,7 @@ def _fault_line(
     elif kind in ("union_tag_invalid", "literal_error"):
         allowed = list(variants_at(path[:-1])) if kind == "union_tag_invalid" else _literals(context["expected"])
         problem = f"must be one of {', '.join(allowed)}"
-        if path in LEAF_MAPPINGS:
+        if without_positions(path) in SIZES:
             problem += ", or a mapping of pixels to shares"
         hint = _did_you_mean(nearest(value, allowed) if isinstance(value, str) else None)
     elif kind in _BOUNDS:
@@ -171,7 +173,7 @@ def _literals(expected: str) -> list[str]:
 def _range_words(path: Path, bound: str, limit: float, root: type[Section]) -> str:
     """Return the allowed range of the number at a path, of which one bound was violated."""
     # A free key of a mapping has no field of its own.
-    fields = _fields_at(tuple(key for key in path if not isinstance(key, int)), root) or _fields_at(path[:-1], root)
+    fields = _fields_at(without_positions(path), root) or _fields_at(path[:-1], root)
     parts = [part for field in fields for part in (*field.metadata, field.annotation)]
     interval = next(found for part in parts for found in _intervals(part) if getattr(found, bound) == limit)
     low = interval.ge if interval.gt is None else interval.gt

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, get_args
 
+from mixsize.recipes.config.phases import Strengths
 from mixsize.recipes.config.schema import Recipe
 from mixsize.recipes.config.section import Path, Section
 
@@ -18,13 +19,21 @@ VARIANT_KEYS: dict[Path, str] = {
 }
 # The variant of a section that names none.
 DEFAULT_VARIANTS: dict[Path, str] = {("regime",): "fixed", ("loss",): "cross_entropy"}
-# Mappings from free keys to scalars; a file replaces them as a whole.
-LEAF_MAPPINGS: frozenset[Path] = frozenset(
-    {("model", "kwargs"), ("optimizer", "kwargs"), ("regime", "sizes"), ("data", "augment", "magnitude")}
+# Tables of sizes and shares, or their names.
+SIZES: frozenset[Path] = frozenset(
+    {("regime", "sizes"), ("regime", "phases", "sizes"), ("regime", "shift", "start"), ("regime", "shift", "end")}
 )
-# Values of several kinds, whose errors name the kind that was tried.
-TAGGED_VALUES: frozenset[Path] = frozenset(
-    {("regime", "sizes"), ("data", "augment", "magnitude"), ("data", "augment", "color_jitter")}
+# Mappings from free keys to scalars; a file replaces them as a whole.
+LEAF_MAPPINGS: frozenset[Path] = SIZES | {
+    ("model", "kwargs"),
+    ("optimizer", "kwargs"),
+    ("data", "augment", "magnitude"),
+}
+# Keys with values of several kinds: pydantic names the kind behind the key.
+OF_SEVERAL_KINDS: frozenset[Path] = (
+    SIZES
+    | {("regime", section, name) for section in ("phases", "strengths") for name in Strengths.model_fields}
+    | {("data", "augment", "magnitude"), ("data", "augment", "color_jitter")}
 )
 # Sections whose keys are names of Composer's; files merge in them name by name.
 OPEN_SECTIONS: frozenset[Path] = frozenset({("algorithms",), ("callbacks",)})
@@ -35,6 +44,11 @@ RENAMED: dict[Path, Path] = {
     ("loader", "threshold"): ("loader", "min_oversampling"),
     ("evaluation", "threshold"): ("evaluation", "min_oversampling"),
 }
+
+
+def without_positions(path: Path) -> Path:
+    """Return a path without list positions."""
+    return tuple(key for key in path if not isinstance(key, int))
 
 
 def sections_in(annotation: Any) -> tuple[type[Section], ...]:
@@ -51,10 +65,9 @@ def sections_at(path: Path, root: type[Section] = Recipe) -> tuple[type[Section]
     List positions are skipped: `("regime", "choices", 0)` gives `(Choice,)`.
     """
     found: tuple[type[Section], ...] = (root,)
-    for key in path:
-        if not isinstance(key, int):
-            fields = [section.model_fields[key] for section in found if key in section.model_fields]
-            found = tuple(section for field in fields for section in sections_in(field.annotation))
+    for key in without_positions(path):
+        fields = [section.model_fields[key] for section in found if key in section.model_fields]
+        found = tuple(section for field in fields for section in sections_in(field.annotation))
     return tuple(dict.fromkeys(found))
 
 
@@ -85,7 +98,7 @@ def without_nulls(data: Any, path: Path = ()) -> Any:
         return [without_nulls(item, (*path, index)) for index, item in enumerate(data)]
     if not isinstance(data, Mapping):
         return data
-    optional = path in LEAF_MAPPINGS or path[:1] in OPEN_SECTIONS
+    optional = without_positions(path) in LEAF_MAPPINGS or path[:1] in OPEN_SECTIONS
     known = keys_at(path)
     kept = {
         key: without_nulls(value, (*path, key))

@@ -1,24 +1,22 @@
 """The ``regime`` section of a recipe: its variants, and the regime that each of them builds."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from itertools import accumulate, pairwise
+from math import fsum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
-from mixsize.algorithms.regime import progression, regime
-from mixsize.algorithms.regime.checks import MAX_EPOCHS
+from mixsize.algorithms.regime import regime
+from mixsize.algorithms.regime.checks import MAX_EPOCHS, check_stride
+from mixsize.algorithms.regime.phases import whole_epochs
 from mixsize.algorithms.regime.progression import Progression
-from mixsize.algorithms.regime.regime import SIZE_DISTRIBUTIONS, check_stride
+from mixsize.recipes.config.phases import Draw, Phase, Ramp, ShareOf, Shift, Sizes, Strengths
 from mixsize.recipes.config.section import (
     FILLED_LIST,
-    LIST,
     NaturalFloat,
     NaturalInt,
     Path,
     Pixels,
-    PositiveFloat,
     PositiveFraction,
     PositiveInt,
     Section,
@@ -44,51 +42,6 @@ class Choice(Base):
     """One row of a regime table."""
 
     share: PositiveFraction = Field(description="share of the samples or of the steps, see regime.share_of")
-
-
-class Phase(Section):
-    """Consecutive epochs at one size."""
-
-    size_px: Pixels = Field(description="image side in pixels")
-    epochs: PositiveInt | None = Field(
-        None, description="number of epochs; the last phase continues to the end of training"
-    )
-    fraction: PositiveFraction | None = Field(
-        None, description="in place of epochs: part of a max_duration in epochs, rounded to whole ones"
-    )
-    batch_size: PositiveInt | None = Field(None, description="distinct samples in a step; null: by the base's budget")
-    lr_factor: PositiveFloat = Field(1.0, description="factor of the learning rate in this phase")
-    crop_scale: Annotated[tuple[PositiveFraction, PositiveFraction], LIST] | None = Field(
-        None, description="lowest and highest area of random resized crops in this phase; null: data.augment's"
-    )
-
-
-class Ramp(Section):
-    """A size that grows linearly."""
-
-    start_px: Pixels = Field(description="image side up to begin_epoch, in pixels")
-    end_px: Pixels = Field(description="image side from end_epoch on, in pixels")
-    begin_epoch: NaturalInt = Field(0, description="the last epoch at start_px")
-    end_epoch: PositiveInt = Field(description="the first epoch at end_px")
-    step_px: PositiveInt | None = Field(None, description="sizes are rounded to multiples of it; null: the stride")
-    batch_size: PositiveInt | None = Field(
-        None, description="distinct samples in a step at every size; null: by the base's budget"
-    )
-
-
-def _in_one_order(sizes: dict[int, float]) -> dict[int, float]:
-    # The order of a mapping has no meaning in a recipe, so it must not influence the drawing of sizes.
-    return dict(sorted(sizes.items(), reverse=True))
-
-
-SizeName = Literal[tuple(SIZE_DISTRIBUTIONS)]  # pyright: ignore[reportInvalidTypeForm]
-SizeShares = Annotated[
-    dict[Pixels, PositiveFraction], Field(min_length=1), AfterValidator(_in_one_order), Tag("shares")
-]
-Sizes = Annotated[
-    Annotated[SizeName, Tag("name")] | SizeShares,
-    Discriminator(lambda value: "shares" if isinstance(value, Mapping) else "name"),
-]
 
 
 class _AnyRegime(Section):
@@ -144,10 +97,8 @@ class FixedRegime(_AnyRegime):
 
 
 class _DrawnRegime(_AnyRegime):
-    share_of: Literal["samples", "steps"] = Field(
-        "samples", description="the shares divide the samples of an epoch, or its steps"
-    )
-    draw: Literal["step", "epoch"] = Field("step", description="a size is drawn for every step, or for every epoch")
+    share_of: ShareOf = "samples"
+    draw: Draw = "step"
 
 
 class MixedRegime(_DrawnRegime):
@@ -191,14 +142,22 @@ class TableRegime(_DrawnRegime):
 
 
 class ProgressiveRegime(_AnyRegime):
-    """Sizes that grow during training, in phases or along a ramp."""
+    """Sizes that change during training: in phases, along a ramp, or in a shift of a mixture."""
 
     mode: Literal["progressive"] = Field(description="variant")
     phases: Annotated[tuple[Phase, ...], FILLED_LIST] | None = Field(
-        None, description="phases in order; or give a ramp"
+        None, description="phases in order; or give a ramp or a shift"
     )
-    ramp: Ramp | None = Field(None, description="a linear ramp; or give phases")
-    rounding: Rounding = Field("nearest", description="rounding of the batches, as for B+")
+    fraction_of: Literal["epochs", "pixels"] = Field(
+        "epochs",
+        description="regime.phases[].fraction divides the epochs of the run, or its pixels: stages of equal compute",
+    )
+    ramp: Ramp | None = Field(None, description="a linear ramp of the size; or give phases or a shift")
+    shift: Shift | None = Field(None, description="a linear shift of a mixture; or give phases or a ramp")
+    strengths: Strengths | None = Field(
+        None, description="strengths of training settings from the first to the last epoch, where phases set none"
+    )
+    rounding: Rounding = Field("nearest", description="rounding of the batches or duplicates, as for B+ and D+")
     warmup_epochs: NaturalFloat = Field(0.0, description="epochs of linear rise to a phase's learning rate")
     batch_norm: Literal["keep", "reset", "freeze"] = Field(
         "keep", description="running statistics at a transition: kept, re-estimated, or frozen for freeze_steps"
@@ -210,51 +169,103 @@ class ProgressiveRegime(_AnyRegime):
     def _steps_to_freeze(self) -> "ProgressiveRegime":
         if (self.batch_norm == "freeze") != (self.freeze_steps > 0):
             raise fault("must be at least 1 with regime.batch_norm freeze, and 0 without", ("freeze_steps",))
+        drawn = [*(self.phases or ()), *([self.shift] if self.shift else ())]
+        if self.batch_norm == "freeze" and any(part.draw == "epoch" for part in drawn):
+            raise fault("must be keep or reset where sizes are drawn for every epoch", ("batch_norm",))
         return self
 
     def build(self, stride_px: int, batch_multiple: int, epochs: int | None) -> Progression:
-        """Return the phases, those of the ramp included."""
-        if (self.phases is None) == (self.ramp is None):
-            raise fault("needs either regime.phases or regime.ramp")
+        """Return the phases, those of the ramp or the shift included."""
+        if [self.phases, self.ramp, self.shift].count(None) != 2:
+            raise fault("needs one of regime.phases, regime.ramp and regime.shift")
+        if self.fraction_of == "pixels" and not any(phase.fraction for phase in self.phases or ()):
+            raise fault("needs regime.phases with fractions", ("fraction_of",))
         multiple = self.batch_multiple or batch_multiple
         if self.phases is not None:
-            phases = tuple(
-                progression.Phase(phase.size_px, length, phase.batch_size, phase.lr_factor, phase.crop_scale)
-                for phase, length in zip(self.phases, self._phase_epochs(self.phases, epochs), strict=True)
-            )
-            return Progression(self._base, phases, self.warmup_epochs, self.rounding, multiple)
-        assert self.ramp is not None
+            built = self._of_phases(self.phases, multiple, epochs)
+        elif self.ramp is not None:
+            built = self._of_ramp(self.ramp, self.stride or stride_px, multiple, epochs)
+        else:
+            assert self.shift is not None
+            built = self._of_shift(self.shift, multiple, epochs)
+        built = replace(built, warmup_epochs=self.warmup_epochs)
+        if self._changes_to_the_end:
+            assert epochs is not None
+            built = built.until(epochs)
+        return built if self.strengths is None else built.with_strengths(self.strengths.given)
+
+    @property
+    def follows_duration(self) -> tuple[str, str] | None:
+        """The key by which a run of another length has other epochs, and what it has; None where a run only goes on."""
+        if any(phase.fraction is not None for phase in self.phases or ()):
+            return "phases", "fractions"
+        for key, part in (("ramp", self.ramp), ("shift", self.shift)):
+            if part is not None and part.follows_duration:
+                return key, "fractions"
+        if self._changes_to_the_end:
+            changing = self.strengths is not None and self.strengths.changing
+            return "strengths" if changing else "phases", "strengths that change up to the last epoch"
+        return None
+
+    @property
+    def _changes_to_the_end(self) -> bool:
+        """Whether a strength changes from epoch to epoch until training ends."""
+        last = self.phases[-1:] if self.phases else ()
+        return any(part.changing for part in (*last, *([self.strengths] if self.strengths else ())))
+
+    def _of_phases(self, given: tuple[Phase, ...], multiple: int, epochs: int | None) -> Progression:
+        for index, phase in enumerate(given):
+            if (phase.size_px is None) == (phase.sizes is None):
+                raise fault("needs either size_px or sizes", ("phases", index))
+            if (phase.epochs is None) == (phase.fraction is None):
+                raise fault("needs either epochs or fraction", ("phases", index))
+            if (phase.epochs is None) != (given[0].epochs is None):
+                raise fault("mixes epochs and fractions; give all phases one of the two", ("phases", index))
+        if given[0].fraction is None:
+            return self._progression(given, [phase.epochs or 0 for phase in given], multiple)
+        assert epochs is not None
+        fractions = [phase.fraction or 0 for phase in given]
+        if abs(fsum(fractions) - 1) > _FRACTIONS_TOLERANCE:
+            raise fault(f"has fractions that sum to {fsum(fractions):.6g}; they must sum to 1", ("phases",))
+        pixels = None
+        if self.fraction_of == "pixels":
+            of_one_epoch = self._progression(given, [1] * len(given), multiple)
+            pixels = [part.pixels_per_epoch_ratio for part in of_one_epoch.regimes]
+        return self._progression(given, whole_epochs(fractions, epochs, pixels), multiple)
+
+    def _progression(self, given: tuple[Phase, ...], lengths: list[int], multiple: int) -> Progression:
+        built = [phase.build(epochs) for phase, epochs in zip(given, lengths, strict=True)]
+        return Progression(self._base, tuple(built), rounding=self.rounding, batch_multiple=multiple)
+
+    def _of_ramp(self, ramp: Ramp, stride_px: int, multiple: int, epochs: int | None) -> Progression:
+        begin_epoch, end_epoch = ramp.span("ramp", epochs)
         built = Progression.ramp(
             self._base,
-            self.ramp.start_px,
-            self.ramp.end_px,
-            begin_epoch=self.ramp.begin_epoch,
-            end_epoch=self.ramp.end_epoch,
-            step_px=self.ramp.step_px or self.stride or stride_px,
+            ramp.start_px,
+            ramp.end_px,
+            begin_epoch=begin_epoch,
+            end_epoch=end_epoch,
+            step_px=ramp.step_px or stride_px,
             rounding=self.rounding,
             batch_multiple=multiple,
         )
-        phases = tuple(replace(phase, batch_size=self.ramp.batch_size) for phase in built.phases)
-        return replace(built, phases=phases, warmup_epochs=self.warmup_epochs)
+        return replace(built, phases=tuple(replace(phase, batch_size=ramp.batch_size) for phase in built.phases))
 
-    @property
-    def follows_duration(self) -> bool:
-        """Whether a longer run has other phases."""
-        return any(phase.fraction is not None for phase in self.phases or ())
-
-    def _phase_epochs(self, phases: tuple[Phase, ...], epochs: int | None) -> list[int]:
-        for index, phase in enumerate(phases):
-            if (phase.epochs is None) == (phase.fraction is None):
-                raise fault("needs either epochs or fraction", ("phases", index))
-            if (phase.epochs is None) != (phases[0].epochs is None):
-                raise fault("mixes epochs and fractions; give all phases one of the two", ("phases", index))
-        if not self.follows_duration:
-            return [phase.epochs or 0 for phase in phases]
-        assert epochs is not None
-        ends = list(accumulate(phase.fraction or 0 for phase in phases))
-        if abs(ends[-1] - 1) > _FRACTIONS_TOLERANCE:
-            raise fault(f"has fractions that sum to {ends[-1]:.6g}; they must sum to 1", ("phases",))
-        return [end - start for start, end in pairwise([0, *(round(end * epochs) for end in ends)])]
+    def _of_shift(self, shift: Shift, multiple: int, epochs: int | None) -> Progression:
+        begin_epoch, end_epoch = shift.span("shift", epochs)
+        return Progression.shift(
+            self._base,
+            shift.start,
+            shift.end,
+            shift.mode,
+            begin_epoch=begin_epoch,
+            end_epoch=end_epoch,
+            stages=shift.stages,
+            share_of=shift.share_of,
+            draw=shift.draw,
+            rounding=self.rounding,
+            batch_multiple=multiple,
+        )
 
 
 Regime = Annotated[FixedRegime | MixedRegime | TableRegime | ProgressiveRegime, Field(discriminator="mode")]

@@ -407,6 +407,7 @@ class Recipe(Section):
             )
         if isinstance(self.regime, ProgressiveRegime):
             self._check_phases(self.regime)
+            self._check_strengths(self.regime)
         if self.algorithms or self.callbacks:
             # It imports Composer, which recipes without these sections need not wait for.
             from mixsize.recipes.config.composer_checks import check_composer
@@ -428,20 +429,46 @@ class Recipe(Section):
                     ("regime", "phases", index, "crop_scale"),
                 )
 
+    def _check_strengths(self, regime: ProgressiveRegime) -> None:
+        """Refuse a strength of a setting that the recipe does not have."""
+        given = [(("phases", index), phase) for index, phase in enumerate(regime.phases or ())]
+        policy = getattr(self.data.augment, "policy", "none")
+        for place, part in [*given, (("strengths",), regime.strengths)]:
+            for name, strength in part.given.items() if part is not None else ():
+                lacking = self._lacking_for(name)
+                if lacking is not None:
+                    raise fault(lacking, ("regime", *place, name))
+                if name == "magnitude":
+                    highest = max(strength) if isinstance(strength, tuple) else strength
+                    check_magnitude(highest, policy, ("regime", *place, name))
+
+    def _lacking_for(self, strength: str) -> str | None:
+        """What a strength would need to have an effect, or None.
+
+        The one place that knows which sections the strengths belong to. Whether the network has dropout and stochastic
+        depth is seen when it is made.
+        """
+        if strength in ("dropout", "drop_path"):
+            engine = self.execution.network
+            return None if engine == "eager" else f"needs execution.network eager; {engine} builds a rate in, once"
+        if strength in ("mixup", "cutmix") and self.mixing is None:
+            return "needs the section mixing"
+        return None
+
     def _check_duration(self) -> None:
         length, unit = self.duration
         if unit == "ep" and length > MAX_EPOCHS:
             raise fault(f"is {self.max_duration}; it must be at most {MAX_EPOCHS} epochs", ("max_duration",))
-        if isinstance(self.regime, ProgressiveRegime) and self.regime.follows_duration:
+        if isinstance(self.regime, ProgressiveRegime) and self.regime.follows_duration is not None:
+            key, has = self.regime.follows_duration
             if unit != "ep":
                 raise fault(
-                    f"has fractions, which need a max_duration in epochs; it is {self.max_duration}",
-                    ("regime", "phases"),
+                    f"has {has}, which need a max_duration in epochs; it is {self.max_duration}", ("regime", key)
                 )
             try:
                 self.regime.build(self.regime.stride or 1, self.regime.batch_multiple or 1, length)
             except ValueError as error:
-                raise fault(f"does not fit max_duration {self.max_duration}: {error}", ("regime", "phases")) from error
+                raise fault(f"does not fit max_duration {self.max_duration}: {error}", ("regime", key)) from error
 
     def _check_schedule(self) -> None:
         """Refuse a schedule in epochs for a run whose number of epochs is unknown or too small."""

@@ -9,6 +9,7 @@ from mixsize.algorithms.regime.plan import check_plannable
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.recipes.config.schema import Recipe
+from mixsize.recipes.models.drops import drop_setters
 from mixsize.recipes.models.network import network_stride
 from mixsize.recipes.models.optimizer import build_optimizer
 from mixsize.recipes.planning.regimes import build_regime, check_reached, epochs_of
@@ -34,6 +35,7 @@ def check_recipe(recipe: Recipe, costs: Costs, images: int, ranks: int) -> Regim
     regime = build_regime(recipe, stride_px, ranks)
     check_evaluation_stride(recipe, stride_px)
     costs.check([*(choice.size_px for part in regime.regimes for choice in part.choices), *recipe.evaluation.sizes])
+    drop_setters(costs.network, recipe.model, regime)
     check_plannable(regime, images, world_size=ranks)
     check_reached(recipe, regime, images)
     build_optimizer(recipe.optimizer, costs.network, regime)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 
 from torch import nn
 
@@ -28,14 +30,14 @@ from mixsize.system.ranks import process_rank
 
 @dataclass(frozen=True)
 class PlannedShape:
-    """One shape that steps take.
+    """One shape that steps take, in a phase or in all of them.
 
     Attributes:
         size_px: image side S in pixels.
         batch_size: distinct images B in a step, over all ranks.
         duplicates: augmented copies D of each.
         share: of the samples, of the steps or of the epochs, see :attr:`Plan.share_of`.
-        steps_per_epoch: of the mean epoch in its phase.
+        steps_per_epoch: of the mean epoch of its phases.
         steps_total: of the run.
         pixels_per_step_ratio: pixels of a step relative to the base's step.
         macs_per_image: multiply-accumulates of the network's forward pass; None if they cannot be counted.
@@ -79,11 +81,13 @@ class PlannedPhase:
 
     Attributes:
         regime: the regime.
+        start: its first epoch.
         epochs: number of epochs; the run's last one may be cut short.
         shapes: one for each choice of the regime.
     """
 
     regime: Regime
+    start: int
     epochs: float
     shapes: tuple[PlannedShape, ...]
 
@@ -127,9 +131,21 @@ class Plan:
         return self.regime.lr_scale if isinstance(self.regime, Regime) else None
 
     @property
+    def strengths(self) -> tuple[str, ...]:
+        """The training settings that phases set."""
+        return self.regime.strengths if isinstance(self.regime, Progression) else ()
+
+    @cached_property
     def shapes(self) -> tuple[PlannedShape, ...]:
-        """The shapes of all phases."""
-        return tuple(shape for phase in self.phases for shape in phase.shapes)
+        """The shapes of all phases, each once; those of mixtures from the largest size to the smallest."""
+        of_shape: dict[Shape, list[tuple[PlannedShape, float]]] = {}
+        for phase in self.phases:
+            for row in phase.shapes:
+                of_shape.setdefault(row.shape, []).append((row, phase.epochs))
+        joined = [_joined(rows) for rows in of_shape.values()]
+        if len(self.phases) > 1 and any(len(phase.shapes) > 1 for phase in self.phases):
+            joined.sort(key=lambda row: row.size_px, reverse=True)
+        return tuple(joined)
 
     @property
     def epochs(self) -> float:
@@ -264,8 +280,8 @@ def make_plan(recipe: Recipe, step_times: Mapping[Shape, float] | None = None, c
     spans = spans_of_run(recipe, regime, images)
     run_epochs = math.fsum(span.epochs for span in spans)
     phases = []
-    for index, part in enumerate(regime.regimes):
-        of_part = [span for span in spans if span.regime == index]
+    for index, of_phase in groupby(spans, key=lambda span: span.regime):
+        part, of_part = regime.regimes[index], list(of_phase)
         epochs = math.fsum(span.epochs for span in of_part)
         totals = [math.fsum(span.epochs * span.steps[i] for span in of_part) for i in range(len(part.choices))]
         shapes = [
@@ -282,8 +298,19 @@ def make_plan(recipe: Recipe, step_times: Mapping[Shape, float] | None = None, c
             )
             for choice, total in zip(part.choices, totals, strict=True)
         ]
-        phases.append(PlannedPhase(part, epochs, tuple(shapes)))
+        start = regime.starts[index] if isinstance(regime, Progression) else 0
+        phases.append(PlannedPhase(part, start, epochs, tuple(shapes)))
     return Plan(recipe, regime, tuple(phases), _size_by_epoch(regime, spans), costs.macs(regime.base.size_px))
+
+
+def _joined(rows: list[tuple[PlannedShape, float]]) -> PlannedShape:
+    """One row of the rows of one shape in phases of so many epochs."""
+    first = rows[0][0]
+    if len(rows) == 1:
+        return first
+    total = math.fsum(row.steps_total for row, _ in rows)
+    share = math.fsum(row.share for row, _ in rows)
+    return replace(first, share=share, steps_total=total, steps_per_epoch=total / math.fsum(part for _, part in rows))
 
 
 def _size_by_epoch(regime: Regime | Progression, spans: list[Span]) -> tuple[int, ...]:

@@ -8,16 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mixsize.display.figures import COLOURS, new_figure, with_plain_text
-from mixsize.recipes.planning.costs import Plan, PlannedShape
+from mixsize.recipes.planning.costs import Plan, PlannedPhase, PlannedShape
 
 
 @with_plain_text
 def plot_plan(plan: Plan) -> Figure:
-    """Draw images and steps of an epoch by image size; of the run, with the size by epoch, if epochs have one size."""
-    by_epoch = len(plan.size_by_epoch) > 1
+    """Draw images and steps of an epoch by image size; of the run, with the sizes by epoch, where epochs differ."""
+    by_epoch = len(plan.size_by_epoch) > 1 or len(plan.phases) > 1
     figure, (*first, images, steps) = new_figure(columns=3 if by_epoch else 2, width=4.6)
-    if by_epoch:
+    if by_epoch and plan.size_by_epoch:
         _draw_epochs(first[0], plan.size_by_epoch)
+    elif by_epoch:
+        _draw_shares(first[0], plan.phases)
     sizes = sorted({row.size_px for row in plan.shapes})
 
     def count(row: PlannedShape) -> float:
@@ -45,6 +47,26 @@ def _draw_epochs(plot: Axes, sizes: Sequence[int]) -> None:
     plot.set_xlabel("epoch")
     plot.set_ylabel("px")
     plot.set_yticks(sorted(set(sizes)))
+
+
+def _draw_shares(plot: Axes, phases: Sequence[PlannedPhase]) -> None:
+    """Draw each size's share of the samples as an area, the smallest size at the bottom."""
+    edges = [edge for phase in phases for edge in (phase.start, phase.start + phase.epochs)]
+    drawn = [
+        {choice.size_px: share for choice, share in zip(phase.regime.choices, phase.regime.sample_shares, strict=True)}
+        for phase in phases
+    ]
+    sizes = sorted({size for shares in drawn for size in shares})
+    areas = [[shares.get(size, 0.0) for shares in drawn for _ in range(2)] for size in sizes]
+    shades = [0.25 + 0.75 * place / max(1, len(sizes) - 1) for place in range(len(sizes))]
+    for area, size, shade in zip(
+        plot.stackplot(edges, areas, colors=[COLOURS[0]] * len(sizes)), sizes, shades, strict=True
+    ):
+        area.set(alpha=shade, label=f"{size} px")
+    plot.set_title("shares of the samples by epoch")
+    plot.set_xlabel("epoch")
+    plot.set_ylim(0, 1)
+    plot.legend(framealpha=0.9, handlelength=1, fontsize="small", reverse=True)
 
 
 def _draw_bars(plot: Axes, sizes: Sequence[int], series: dict[str, list[float]]) -> None:

@@ -68,7 +68,7 @@ def check_reached(recipe: Recipe, regime: Regime | Progression, images: int) -> 
     reached = spans_of_run(recipe, regime, images)[-1].regime + 1
     if reached < len(regime.phases):
         raise ValueError(
-            f"regime: the phase at {regime.phases[reached].size_px} px begins at epoch {regime.starts[reached]}, which "
-            f"a run of max_duration {recipe.max_duration} does not reach; train longer, or give the phases as "
-            "fractions of the run (regime.phases[].fraction)"
+            f"regime: the phase at {regime.phases[reached].sizes_in_words} begins at epoch {regime.starts[reached]}, "
+            f"which a run of max_duration {recipe.max_duration} does not reach; train longer, or give the phases as "
+            "fractions of the run (regime.phases[].fraction, or end_fraction of a ramp or a shift)"
         )

@@ -8,7 +8,10 @@ from mixsize.recipes.models.network import planned_network
 from mixsize.recipes.planning.costs import Costs, Plan, make_plan
 
 _CIFAR = ("fixed", "s28_bplus", "s28_dplus")
-_IMAGENET = ("fixed", "s144_bplus", "s144_dplus", "s208_dplus", "s224_dplus", "progressive", "ffcv_ramp")
+_IMAGENET = (
+    "fixed", "s144_bplus", "s144_dplus", "s208_dplus", "s224_dplus", "progressive", "ffcv_ramp", "multiscale_shift",
+    "timm_progressive",
+)  # fmt: skip
 #: Folder of networks -> the packaged regimes whose sizes fit its images.
 REGIMES: dict[str, tuple[str, ...]] = {"cifar10": _CIFAR, "cifar100": _CIFAR, "imagenet": _IMAGENET}
 

@@ -153,7 +153,7 @@ def test_phases_that_follow_the_length_are_not_moved(recipe, folder):
     phases = "regime={mode: progressive, phases: [{size_px: 8, fraction: 0.5}, {size_px: 16, fraction: 0.5}]}"
     fit(build(recipe(phases, "max_duration=2ep")))
     before = files(folder)
-    with pytest.raises(ValueError, match=r"max_duration was 2ep, is 4ep: regime.phases are fractions of it"):
+    with pytest.raises(ValueError, match=r"max_duration was 2ep, is 4ep: regime.phases has fractions, which follow it"):
         build(recipe(phases, "max_duration=4ep"))
     assert files(folder) == before
 

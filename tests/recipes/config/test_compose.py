@@ -146,7 +146,8 @@ def test_phases_or_a_ramp_make_a_progressive_regime():
     built = compose([RESNET, ramp]).regime.build(4, 1, None)
     assert [built.at_epoch(epoch).choices[0].size_px for epoch in range(5)] == [16, 20, 24, 28, 32]
     assert built.warmup_epochs == 0.5
-    assert refusal(RESNET, "regime.mode=progressive")[0].startswith("regime: needs either regime.phases or regime.ramp")
+    of_three = "regime: needs one of regime.phases, regime.ramp and regime.shift"
+    assert refusal(RESNET, "regime.mode=progressive")[0].startswith(of_three)
     third = "{size_px: 32, fraction: 0.333}"
     fractions = f"regime={{mode: progressive, phases: [{third}, {third}, {third}]}}"
     for words, *items in (

@@ -12,7 +12,9 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.data.scheduled_sampler import ScheduledBatchSampler
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import SequentialSampler
 
 from mixsize.algorithms.regime.plan import check_plannable, plan_length
 from mixsize.algorithms.regime.progression import Progression
@@ -40,7 +42,8 @@ IMAGENET = ["imagenet/densenet169", "imagenet/efficientnet_b0", "imagenet/resnet
 CIFAR_MIXED = ["regime/s28_bplus", "regime/s28_dplus"]
 IMAGENET_MIXED = ["regime/s144_bplus", "regime/s144_dplus", "regime/s208_dplus", "regime/s224_dplus"]
 CIFAR_REGIMES = ["regime/fixed", *CIFAR_MIXED]
-IMAGENET_REGIMES = ["regime/fixed", *IMAGENET_MIXED, "regime/progressive", "regime/ffcv_ramp"]
+IMAGENET_CURRICULA = ["regime/progressive", "regime/ffcv_ramp", "regime/multiscale_shift", "regime/timm_progressive"]
+IMAGENET_REGIMES = ["regime/fixed", *IMAGENET_MIXED, *IMAGENET_CURRICULA]
 DIGIT_REGIMES = ["regime/fixed", "regime/digits_bplus", "regime/digits_dplus"]
 # Files that follow others and change a part of them.
 OVERLAYS = ["regime/per_epoch", "finetune/fixres", "finetune/mixed"]
@@ -290,6 +293,33 @@ def test_the_ramp_switches_where_ffcvs_does(begin, end, epochs):
     assert {ramp.at_epoch(epoch).choices[0].batch_size for epoch in range(epochs)} == {1024}
 
 
+def test_timms_schedule_is_that_of_its_own_sampler():
+    epochs = 100
+    sampler = ScheduledBatchSampler(
+        SequentialSampler(range(100)), [8] * 4, choice_schedule="progressive", schedule_epochs=epochs
+    )
+    theirs = np.array([sampler.choice_weights_for_epoch(epoch).numpy() for epoch in range(epochs)])
+    ours = progression("regime/timm_progressive", f"max_duration={epochs}ep", "schedule={name: constant}")
+    for tenth, regime in enumerate(ours.regimes):
+        assert ours.starts[tenth] == 10 * tenth
+        assert [choice.size_px for choice in regime.choices] == [224, 192, 160, 128]
+        shares = theirs[10 * tenth : 10 * tenth + 10].mean(axis=0)[::-1]
+        assert regime.step_shares == pytest.approx(shares.tolist(), abs=5e-4)
+
+
+def test_the_shifting_mixture_goes_from_small_sizes_to_ml_cvnets_at_equal_shares():
+    shift = progression("regime/multiscale_shift", "max_duration=41ep", "schedule={name: constant}")
+    # ml-cvnets' five sizes from 128 to 320 px, in multiples of 32; 256 images at 224 px, else 256 * (224 / S)^2
+    last = shift.at_epoch(40)
+    assert {choice.size_px: (choice.batch_size, choice.share) for choice in last.choices} == {
+        320: (125, 0.2), 288: (155, 0.2), 224: (256, 0.2), 192: (348, 0.2), 128: (784, 0.2),
+    }  # fmt: skip
+    assert {choice.size_px: choice.share for choice in shift.at_epoch(0).choices} == {224: 0.1, 192: 0.3, 128: 0.6}
+    half = {choice.size_px: round(choice.share, 9) for choice in shift.at_epoch(20).choices}
+    assert half == {320: 0.1, 288: 0.1, 224: 0.15, 192: 0.25, 128: 0.4}
+    assert len(shift.phases) == 21
+
+
 def test_a_ramp_without_a_batch_fits_it_to_the_budget():
     ramp = progression("regime/ffcv_ramp", "regime.ramp.batch_size=null")
     # 256 images of 224 x 224 px: 501.8 at 160 px, 348.4 at 192
@@ -341,6 +371,12 @@ SMALL_IMAGENET = {
         "regime.phases=[{size_px: 32, epochs: 1, batch_size: 24}, {size_px: 64, epochs: 1, lr_factor: 0.5}]"
     ],
     "regime/ffcv_ramp": ["regime.ramp={start_px: 32, end_px: 64, begin_epoch: 0, end_epoch: 1, batch_size: 24}"],
+    "regime/multiscale_shift": [
+        "regime.shift={start: {32: 1.0}, end: {32: 0.5, 64: 0.5}, end_fraction: null, end_epoch: 1}"
+    ],
+    "regime/timm_progressive": [
+        "regime.phases=[{sizes: {32: 0.7, 64: 0.3}, epochs: 1, share_of: steps}, {size_px: 64, epochs: 1}]"
+    ],
 }
 
 
