@@ -27,7 +27,7 @@ from mixsize.recipes.planning.costs import Costs
 from mixsize.recipes.records.run_record import OWN, RUNS_FILE, RunRecord, by_label, read_records
 
 
-def prepare(suite: Suite, runs: Sequence[SuiteRun], folder: Path, out: Path | None) -> Callable[[], int]:
+def prepare(suite: Suite, runs: Sequence[SuiteRun], folder: Path, out: Path | None, jobs: int = 1) -> Callable[[], int]:
     """Check the runs; the function returned trains them and returns the exit code, 1 if a run failed.
 
     Args:
@@ -35,6 +35,7 @@ def prepare(suite: Suite, runs: Sequence[SuiteRun], folder: Path, out: Path | No
         runs: its runs, in the order in which they are trained.
         folder: of the runs.
         out: file or existing folder for a copy of all records; None for none.
+        jobs: runs side by side.
 
     Raises:
         ValueError: a recipe that does not fit its data or its network, or a run that was stopped under another recipe.
@@ -46,7 +47,7 @@ def prepare(suite: Suite, runs: Sequence[SuiteRun], folder: Path, out: Path | No
     def train_all() -> int:
         if suite.data is not None and not all(path.exists() for path in files_of(suite.data)):
             convert_splits(suite.data.source, suite.data.folder, overwrite=True)
-        runner.train()
+        runner.train(jobs)
         records = [runner.records[run.name] for run in runs]
         print_comparison(records, console)
         console.print(f"records: {folder / RUNS_FILE}")
@@ -86,7 +87,7 @@ def tell(console: Console, runner: Runner, run: SuiteRun) -> None:
     """Print that a run begins, or its outcome."""
     record = runner.records.get(run.name)
     if record is None:
-        number = len(runner.runs) - len(runner.pending) + 1
+        number = list(runner.runs).index(run) + 1
         words = f"[{number}/{len(runner.runs)}] {run.label}, seed {run.recipe.seed}: {run.folder / LOG_FILE}"
     elif record.finished:
         base = str(record.base_size_px)

@@ -1,4 +1,4 @@
-"""Runs of a suite, one after the other, each in processes of its own; runs that ended are not repeated."""
+"""Runs of a suite, some at a time, each in processes of its own; runs that ended are not repeated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,6 +20,7 @@ from mixsize.recipes.config.schema import Recipe
 from mixsize.recipes.records.environment import environment, source_version
 from mixsize.recipes.records.run_folder import RECORD_FILE
 from mixsize.recipes.records.run_record import RunRecord, read_record, read_records, write_records
+from mixsize.system.machine import cores_at_hand
 
 #: A run's output, in its folder.
 LOG_FILE = "run.log"
@@ -43,6 +46,7 @@ class Runner:
         self._file = file
         self._notify = notify
         self._before = read_records(file) if file.exists() else []
+        self._processes: set[subprocess.Popen] = set()
         #: Name -> record of the runs that have ended.
         self.records: dict[str, RunRecord] = {}
         for run in runs:
@@ -62,18 +66,35 @@ class Runner:
         """Records of failed runs."""
         return [record for record in self.records.values() if not record.finished]
 
-    def train(self) -> None:
-        """Train the pending runs. A run that fails is recorded, and the others go on."""
+    def train(self, jobs: int = 1) -> None:
+        """Train the pending runs. A run that fails is recorded, and the others go on.
+
+        Args:
+            jobs: runs side by side, each on its part of the cores.
+        """
         self.save()
-        for run in tqdm(self.pending, desc="suite", unit="run"):
-            self._notify(self, run)
-            failure = launch(run)
-            if failure is None:
-                self._keep(run, read_record(run.folder / RECORD_FILE))
-            else:
-                self._keep(run, failed_record(run.recipe, run.label, failure, run.ranks))
-            self.save()
-            self._notify(self, run)
+        pending, running = deque(self.pending), dict[Future[str | None], SuiteRun]()
+        with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(pending), desc="suite", unit="run") as bar:
+            try:
+                while pending or running:
+                    while pending and len(running) < jobs:
+                        run = pending.popleft()
+                        self._notify(self, run)
+                        running[pool.submit(launch, run, jobs, self._processes)] = run
+                    for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                        self._end(running.pop(ended), ended.result())
+                        bar.update()
+            except BaseException:
+                _stop(self._processes)
+                raise
+
+    def _end(self, run: SuiteRun, failure: str | None) -> None:
+        if failure is None:
+            self._keep(run, read_record(run.folder / RECORD_FILE))
+        else:
+            self._keep(run, failed_record(run.recipe, run.label, failure, run.ranks))
+        self.save()
+        self._notify(self, run)
 
     def save(self) -> None:
         """Write the records in the order of the runs; a failure stays until its run is repeated.
@@ -100,24 +121,34 @@ def _check_length(run: SuiteRun, before: str | None) -> None:
         )
 
 
-def launch(run: SuiteRun) -> str | None:
+def launch(run: SuiteRun, jobs: int, processes: set[subprocess.Popen]) -> str | None:
     """Train a run, through Composer's launcher where it has several ranks; its output goes to its folder.
+
+    Args:
+        run: the run.
+        jobs: runs side by side, which share the cores.
+        processes: the run's process is among them while it runs.
 
     Returns:
         None where the run finished, else the last lines of its output.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     path = run.folder / LOG_FILE
+    # Threads of PyTorch beyond the cores make training several times slower.
+    threads = {"OMP_NUM_THREADS": str(max(1, cores_at_hand() // (jobs * run.ranks)))} if jobs > 1 else {}
     with open(path, "wb") as log:
         # In a session of its own: an interrupt from the keyboard reaches this process alone, which passes it on once.
         process = subprocess.Popen(
-            _command(run), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            _command(run),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**threads, **os.environ},
+            start_new_session=True,
         )
-        try:
-            code = process.wait()
-        except BaseException:
-            _stop(process)
-            raise
+        processes.add(process)
+        code = process.wait()
+        processes.discard(process)
     if code == 0 and (run.folder / RECORD_FILE).exists():
         return None
     return "\n".join([*last_lines(path.read_text(encoding="utf-8", errors="replace")), f"exit code {code}"])
@@ -138,9 +169,16 @@ def _command(run: SuiteRun) -> list[str]:
     return ["setpriv", "--pdeathsig", "INT", *command] if shutil.which("setpriv") else command
 
 
-def _stop(process: subprocess.Popen) -> None:
-    """End a run's processes."""
-    process.send_signal(signal.SIGINT)
+def _stop(processes: set[subprocess.Popen]) -> None:
+    """End the processes of runs."""
+    stopping = list(processes)
+    for process in stopping:
+        process.send_signal(signal.SIGINT)
+    for process in stopping:
+        _wait_or_kill(process)
+
+
+def _wait_or_kill(process: subprocess.Popen) -> None:
     try:
         process.wait(timeout=_PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:

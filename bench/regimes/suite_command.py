@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each regime (default: the suite's)")
     parser.add_argument("--folder", type=Path, help="folder of the runs (default: runs/<suite>)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="runs side by side, which share the cores (default: 1)"
+    )
     parser.add_argument("--restart", action="store_true", help="repeat runs that ended or were stopped")
     parser.add_argument(
         "--out",
@@ -41,6 +44,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Compose and check the recipes of all runs, so that a mistake in the last one is found before the first starts."""
     if args.seeds is not None and args.seeds < 1:
         raise ValueError(f"--seeds {args.seeds}: must be at least 1")
+    if args.jobs < 1:
+        raise ValueError(f"--jobs {args.jobs}: must be at least 1")
     suite = load_suite(args.suite)
     folder = args.folder or Path("runs") / suite.name
     extra = [*args.items, *(["output.restart=true"] if args.restart else [])]
@@ -50,7 +55,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     # These imports take seconds, which a mistake in a recipe need not wait for.
     from mixsize.bench.regimes import regimes
 
-    return regimes.prepare(suite, runs, folder, args.out)
+    return regimes.prepare(suite, runs, folder, args.out, args.jobs)
 
 
 def _check_exists(runs: Sequence[SuiteRun], written: Data | None) -> None:
