@@ -33,8 +33,8 @@ from mixsize.recipes.build.preparation import with_preparation
 from mixsize.recipes.commands.arguments import add_checkpoint, parse_sizes
 from mixsize.recipes.config import schema
 from mixsize.recipes.models.network import check_sizes, network_stride, recipe_for, trained_network
-from mixsize.recipes.models.weights import find_weights, sha256
-from mixsize.recipes.records.run_folder import CHECKPOINT_FOLDER, saved_checkpoints
+from mixsize.recipes.models.weights import sha256
+from mixsize.recipes.records.run_folder import CHECKPOINT_FOLDER, find_weights, saved_checkpoints
 
 PAPER = (
     "For orientation, the paper's table 2 (ResNet-44, CIFAR-10, epochs 1 / 50 / 100): same images at 32 and 24 px "

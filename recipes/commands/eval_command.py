@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mixsize.recipes.commands.arguments import add_checkpoint, add_imports, import_modules, parse_sizes
+from mixsize.recipes.records.run_folder import find_weights, recipe_beside
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Read and check everything; the function returned evaluates."""
+    recipe_beside(find_weights(args.checkpoint), args.items)
     import_modules(args.imports)
-    # PyTorch takes seconds to import, which --help need not wait for.
+    # These imports take seconds, which --help and a mistake in the recipe need not wait for.
     from mixsize.recipes.commands import evaluate
 
     return evaluate.prepare(args)

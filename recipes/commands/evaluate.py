@@ -37,9 +37,10 @@ from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.models.flops import count_macs
 from mixsize.recipes.models.network import check_sizes, network_stride, recipe_for, trained_network
-from mixsize.recipes.models.weights import find_recipe, find_weights, sha256
+from mixsize.recipes.models.weights import sha256
 from mixsize.recipes.planning.regimes import build_regime
 from mixsize.recipes.records.environment import environment
+from mixsize.recipes.records.run_folder import find_recipe, find_weights
 from mixsize.recipes.records.run_record import CALIBRATED, OWN
 from mixsize.system.files import write_json, write_text
 from mixsize.system.packages import explain

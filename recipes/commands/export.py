@@ -1,11 +1,10 @@
-"""``mixsize export``: a trained network as timm and the Hugging Face Hub read it, with batch norm measured by size."""
+"""Write a trained network as timm and the Hugging Face Hub read it, with batch norm measured by size."""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
-from importlib import import_module
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,46 +13,16 @@ from tqdm import tqdm
 from mixsize.algorithms.batchnorm.bank import StatisticsBank
 from mixsize.recipes.build.devices import autocast
 from mixsize.recipes.build.preparation import preparation_of
-from mixsize.recipes.commands.arguments import add_checkpoint, parse_sizes
 from mixsize.recipes.commands.evaluate import Job, build_job
 from mixsize.recipes.models.hub_config import config_text
-from mixsize.recipes.models.network import check_sizes, recipe_for
-from mixsize.recipes.models.weights import find_weights, save_weights
+from mixsize.recipes.models.network import check_sizes
+from mixsize.recipes.models.weights import save_weights
 from mixsize.recipes.records.run_folder import CONFIG_FILE, STATISTICS_FILE, WEIGHTS_FILE
 from mixsize.system.files import in_one_piece, write_text
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``mixsize export``."""
-    add_checkpoint(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write; must not exist")
-    parser.add_argument(
-        "--sizes",
-        type=parse_sizes,
-        metavar="LIST",
-        help="sizes to measure batch norm at, as for mixsize eval; by default the recipe's evaluation.sizes",
-    )
-    parser.add_argument(
-        "--no-calibrate",
-        dest="calibrate",
-        action="store_false",
-        help="leave out batch-norm statistics by size; data.train need not exist then",
-    )
-    parser.add_argument(
-        "--onnx",
-        type=int,
-        metavar="S",
-        help="also write model-S.onnx for images of S px, with batch norm measured at S where it is among the sizes",
-    )
-
-
-def prepare(args: argparse.Namespace) -> Callable[[], int]:
-    """Read and check everything; the function returned measures and writes."""
-    if args.out.exists():
-        raise ValueError(f"--out: {args.out} exists")
-    if args.onnx is not None:
-        import_module("onnxscript")  # torch.onnx needs it.
-    sizes_px = args.sizes or recipe_for(find_weights(args.checkpoint), args.items).evaluation.sizes
+def prepare(args: argparse.Namespace, sizes_px: Sequence[int]) -> Callable[[], int]:
+    """Read and check everything; the function returned measures batch norm at the sizes and writes."""
     job = build_job(args.checkpoint, args.items, sizes_px=sizes_px, calibrate=args.calibrate)
     if args.onnx is not None:
         check_sizes(job.network, job.recipe.model.name, [args.onnx])

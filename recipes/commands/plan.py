@@ -60,11 +60,13 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     import_modules(args.imports)
     # These imports take seconds, which a mistake in the recipe need not wait for.
     from mixsize.recipes.build.checks import known_data
+    from mixsize.recipes.models.network import check_checkpoint
     from mixsize.recipes.planning.costs import make_plan
     from mixsize.system.ranks import process_rank
 
     data = known_data(recipe, process_rank()[1])
     plan = make_plan(data.recipe, times)
+    check_checkpoint(data.recipe)
 
     def show() -> int:
         if args.json:

@@ -6,10 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
 from mixsize.display.console import plain_console, print_table
-from mixsize.recipes.models.inference import class_names, load_at_size, probabilities, size_statistics
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +24,11 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     for name in ("size", "top"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    # These imports take seconds, which --help need not wait for.
+    from PIL import Image, UnidentifiedImageError
+
+    from mixsize.recipes.models.inference import class_names, load_at_size, probabilities, size_statistics
+
     network, transform = load_at_size(args.folder, args.size)
     names = class_names(network)
     bank = size_statistics(args.folder)

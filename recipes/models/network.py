@@ -14,11 +14,11 @@ import torch
 from timm.models import get_model_input_config
 from torch import nn
 
-from mixsize.recipes.config.compose import compose
 from mixsize.recipes.config.schema import Model, Recipe
 from mixsize.recipes.models import amoebanet, networks
 from mixsize.recipes.models.hub_config import adopt_config, find_config
-from mixsize.recipes.models.weights import find_recipe, load_weights, read_weights
+from mixsize.recipes.models.weights import load_weights, read_weights
+from mixsize.recipes.records.run_folder import recipe_beside
 
 # timm's arguments that make such a network take other sizes, the preferred one first.
 _FLEXIBLE = {"dynamic_img_size": True, "strict_img_size": False}
@@ -74,26 +74,26 @@ def network_stride(module: torch.nn.Module) -> int:
 
 def planned_network(recipe: Recipe) -> nn.Module:
     """Return the network without weights, on the meta device; with two classes if the recipe does not give a number."""
-    classes = recipe.model.num_classes or recipe.data.classes or 2
+    model = recipe.model.model_copy(update={"pretrained": False, "checkpoint": None})
     with torch.device("meta"):
-        return create_network(recipe.model.model_copy(update={"pretrained": False, "checkpoint": None}), classes)
+        return create_network(model, _num_classes(recipe))
+
+
+def check_checkpoint(recipe: Recipe) -> None:
+    """Refuse a ``model.checkpoint`` that training would refuse, in the same words; see :func:`create_network`."""
+    if recipe.model.checkpoint is not None:
+        create_network(recipe.model, _num_classes(recipe))
 
 
 def recipe_for(weights: Path, items: Sequence[str]) -> Recipe:
-    """Return the recipe of the run that wrote the weights with items applied, or of the items alone without one.
+    """Return the recipe of weights; see :func:`~mixsize.recipes.records.run_folder.recipe_beside`.
 
     Where a ``config.json`` says how the weights' images were prepared, ``data.normalization`` is ``network``.
 
     Raises:
         ValueError: neither a run's recipe nor items, or a recipe that is not valid.
     """
-    own_recipe = find_recipe(weights)
-    if own_recipe is None and not items:
-        raise ValueError(
-            f"there is no recipe.yaml beside {weights} or one folder up; give the recipe after the checkpoint, for "
-            "instance cifar10/resnet20"
-        )
-    recipe = compose([*([str(own_recipe)] if own_recipe else []), *items])
+    recipe = recipe_beside(weights, items)
     if find_config(weights) is None:
         return recipe
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"normalization": "network"})})
@@ -147,6 +147,10 @@ def check_sizes(module: nn.Module, name: str, sizes_px: Iterable[int]) -> None:
         raise ValueError(_fixed_message(module, name, own, sizes, list(problems)))
     refused = ", ".join(map(str, problems))
     raise ValueError(f"{name} cannot take {refused} px: {problems[min(problems)]}; its own size is {_side(own)} px")
+
+
+def _num_classes(recipe: Recipe) -> int:
+    return recipe.model.num_classes or recipe.data.classes or 2
 
 
 def _fixed_message(module: nn.Module, name: str, own: list[int], sizes: list[int], refused: list[int]) -> str:

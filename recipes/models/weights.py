@@ -21,7 +21,6 @@ from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
-from mixsize.recipes.records.run_folder import CHECKPOINT_FOLDER, RECIPE_FILE, WEIGHTS_FILE, latest_checkpoint
 from mixsize.system.files import in_one_piece
 
 # Types in a training state of Composer besides plain values and tensors: its version, times, and numpy's random state
@@ -39,35 +38,6 @@ _COMPOSERS: list[Any] = [
 _NAMED = 3
 log = logging.getLogger(__name__)
 _FORCED, _UNFORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-
-
-def find_weights(checkpoint: Path) -> Path:
-    """Return the file of weights for a path: itself, or the last weights in a run's folder.
-
-    Raises:
-        ValueError: a path that does not exist, or a folder without weights.
-    """
-    if checkpoint.is_file():
-        return checkpoint
-    if not checkpoint.exists():
-        raise ValueError(f"{checkpoint}: no such file or folder")
-    final, latest = checkpoint / WEIGHTS_FILE, latest_checkpoint(checkpoint / CHECKPOINT_FOLDER)
-    if not final.is_file() and latest is None:
-        raise ValueError(
-            f"{checkpoint} is not a run's folder with weights: it has neither {WEIGHTS_FILE} nor a checkpoint "
-            f"{CHECKPOINT_FOLDER}/ep*-ba*.pt"
-        )
-    if latest is None:
-        return final
-    # A run that is being extended has checkpoints newer than its first final weights.
-    extended = final.is_file() and latest.stat().st_mtime > final.stat().st_mtime
-    return final if final.is_file() and not extended else latest
-
-
-def find_recipe(weights: Path) -> Path | None:
-    """Return the recipe of the run that wrote the weights: beside the file or one folder up; None if there is none."""
-    folder = weights.absolute().parent
-    return next((path for path in (folder / RECIPE_FILE, folder.parent / RECIPE_FILE) if path.is_file()), None)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

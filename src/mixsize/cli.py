@@ -22,14 +22,17 @@ from mixsize.system.signals import ending_on_sigterm
 
 _COMMANDS = {
     "start": (
-        "mixsize.recipes.commands.start",
+        "mixsize.recipes.commands.start_command",
         "choose a recipe for a folder of images and a timm model; train it",
     ),
     "convert": ("mixsize.ffcv_loaders.conversion.convert", "write an image folder, CIFAR or digits as .beton files"),
     "plan": ("mixsize.recipes.commands.plan", "print the steps and costs of a recipe's regime before training"),
     "train": ("mixsize.recipes.commands.train_command", "train a recipe"),
     "eval": ("mixsize.recipes.commands.eval_command", "evaluate trained weights over image sizes"),
-    "export": ("mixsize.recipes.commands.export", "write a trained network with its statistics by size for timm"),
+    "export": (
+        "mixsize.recipes.commands.export_command",
+        "write a trained network with its statistics by size for timm",
+    ),
     "predict": ("mixsize.recipes.commands.predict", "print the classes of images by a trained network"),
     "report": ("mixsize.bench.report.report", "compare runs in a web page, and in Markdown with plots"),
     "recipes": ("mixsize.recipes.commands.listing", "list the packaged recipes, print one, or explain a key"),

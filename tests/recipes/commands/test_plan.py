@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from mixsize.cli import main
@@ -174,6 +175,9 @@ PHASES = "regime={{mode: progressive, phases: [{{size_px: 8, epochs: 30}}, {{siz
         (["regime.base.size_px=18"], "regime: size 18 px is not a multiple of the stride 4"),
         (["model.name=vit_tiny_patch16_224", "evaluation.sizes=[32]"], "takes 224 px only, not 16, 32 px"),
         (["model.name=resnett18"], "unknown timm model 'resnett18'"),
+        (["model.checkpoint=/nowhere.pth"], "model.checkpoint: no file /nowhere.pth"),
+        (["model.checkpoint={photos}"], "photos.beton is not a file of tensors and plain values"),
+        (["model.checkpoint=other.pth"], "model.checkpoint: other.pth does not fit cifar_resnet20; missing: conv1"),
         (["regime.base.batch_size=2000"], "2000"),
         ([PHASES], "the phase at 16 px begins at epoch 30"),
         ([PHASES, "optimizer.lr_scaling=linear"], "optimizer.lr_scaling: linear needs one mean batch"),
@@ -190,6 +194,7 @@ PHASES = "regime={{mode: progressive, phases: [{{size_px: 8, epochs: 30}}, {{siz
 def test_what_training_refuses_is_refused_in_the_same_words(items, words, digits, photos, capsys):
     files = [f"data.train={digits}/train.beton", f"data.eval={digits}/test.beton"]
     items = ["demo", *files, *(item.format(photos=photos) for item in items)]
+    torch.save({"fc.weight": torch.zeros(10, 64)}, "other.pth")
     said = []
     for command in ("plan", "train"):
         assert main([command, *items]) == 2

@@ -10,7 +10,8 @@ import pytest
 
 from mixsize.cli import main
 from mixsize.ffcv_loaders.beton.reader import Beton
-from mixsize.recipes.commands.start import make_recipe, parse_length
+from mixsize.recipes.commands.start import make_recipe
+from mixsize.recipes.commands.start_command import parse_length
 from mixsize.recipes.config.compose import compose
 from mixsize.recipes.config.schema import Model
 from mixsize.recipes.models.network import create_network

@@ -15,7 +15,8 @@ from torch.torch_version import TorchVersion
 
 from mixsize.recipes.config.schema import Model
 from mixsize.recipes.models.network import create_network
-from mixsize.recipes.models.weights import find_recipe, find_weights, load_weights, read_weights, sha256
+from mixsize.recipes.models.weights import load_weights, read_weights, sha256
+from mixsize.recipes.records.run_folder import find_recipe, find_weights
 
 
 def network(classes=10, name="cifar_resnet20"):
