@@ -24,7 +24,14 @@ from mixsize.ffcv_loaders.decode.policy import check_stored_sizes
 from mixsize.ffcv_loaders.loader import MixSizeLoader
 from mixsize.recipes.build.algorithms import build_algorithms
 from mixsize.recipes.build.callbacks import build_callbacks, build_loggers, build_measurements
-from mixsize.recipes.build.data import build_augment, build_loader, count_classes, open_data, sizes_drawn
+from mixsize.recipes.build.data import (
+    build_augment,
+    build_loader,
+    count_by_class,
+    count_classes,
+    open_data,
+    sizes_drawn,
+)
 from mixsize.recipes.build.devices import (
     check_precision,
     check_trained_sizes,
@@ -57,7 +64,7 @@ class Run:
     """A Trainer ready to fit, with the parts that the run record reads.
 
     Attributes:
-        eval_images: number of images evaluated on.
+        class_images: number of images of each class that are evaluated on.
         calibration: None if the recipe has none.
         resumed: the checkpoint that training continues from; None for a new run.
     """
@@ -67,7 +74,7 @@ class Run:
     resumed: Path | None
     trainer: Trainer
     loader: MixSizeLoader
-    eval_images: int
+    class_images: dict[str, int]
     sampling: MixSizeSampling
     calibration: BNCalibrate | None
     clock: TrainingClock
@@ -100,7 +107,8 @@ def build(recipe: schema.Recipe) -> Run:
     recipe = start.recipe
     train, evaluation = open_data(recipe.data)
     reproducibility.seed_all(recipe.seed)  # For the weights; the Trainer seeds each rank differently.
-    model = build_model(recipe, count_classes(recipe, train, evaluation), device)
+    num_classes = count_classes(recipe, train, evaluation)
+    model = build_model(recipe, num_classes, device)
     prepared = with_preparation(recipe, model.module, train)
     check_stored_sizes(build_augment(prepared.data.augment), train)
     regime = _build_regime(start, model, device)
@@ -135,7 +143,7 @@ def build(recipe: schema.Recipe) -> Run:
         resumed=start.checkpoint,
         trainer=trainer,
         loader=loader,
-        eval_images=evaluation.num_samples,
+        class_images=count_by_class(evaluation, num_classes),
         sampling=algorithms.sampling,
         calibration=algorithms.calibration,
         clock=clock,
