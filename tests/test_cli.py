@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from mixsize import cli
 from mixsize.cli import main
+from mixsize.completion import script
 
 
 def test_plan_reproduces_the_papers_steps(capsys):
@@ -61,8 +63,8 @@ def test_recipes_are_listed(capsys):
 
 def test_help_does_not_wait_for_pytorch():
     code = (
-        "import sys; from mixsize.cli import _COMMANDS, main\n"
-        "for argv in (['--help'], *([command, '--help'] for command in _COMMANDS)):\n"
+        "import sys; from mixsize.cli import COMMANDS, main\n"
+        "for argv in (['--help'], *([command, '--help'] for command in COMMANDS)):\n"
         "    try: main(argv)\n"
         "    except SystemExit: assert 'torch' not in sys.modules, argv"
     )
@@ -166,7 +168,7 @@ def test_a_module_without_its_own_imports_fails_with_its_own_error(monkeypatch):
 
 
 def all_commands() -> list[list[str]]:
-    return [[], *([name] for name in cli._COMMANDS), ["bench"], *(["bench", name] for name in cli._BENCHES)]
+    return [[], *([name] for name in cli.COMMANDS), ["bench"], *(["bench", name] for name in cli.BENCHES)]
 
 
 @pytest.mark.parametrize("words", all_commands(), ids=" ".join)
@@ -176,3 +178,32 @@ def test_help_holds_no_markup(words, capsys):
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert [mark for mark in ("`", ":mod:", ":class:", ":func:", "**") if mark in text] == []
+
+
+def completed(line: str) -> list[str]:
+    """What bash offers for the last word of a command line."""
+    code = (
+        'eval "$SCRIPT"; read -ra COMP_WORDS <<< "$LINE"; [[ "$LINE" == *" " ]] && COMP_WORDS+=("");'
+        'COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _mixsize; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    environment = {"SCRIPT": script("bash"), "LINE": line}
+    run = subprocess.run(["bash", "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return [word for word in run.stdout.split("\n") if word]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_commands_recipes_and_keys():
+    assert {word.strip() for word in completed("mixsize ")} == {*cli.COMMANDS, "bench"}
+    assert completed("mixsize tr") == ["train "]
+    assert completed("mixsize bench re") == ["regimes "]
+    assert completed("mixsize train cifar10/resnet4") == ["cifar10/resnet44 "]
+    assert completed("mixsize plan demo regime/s28") == ["regime/s28_bplus ", "regime/s28_dplus "]
+    assert completed("mixsize train demo optimizer.l") == ["optimizer.lr=", "optimizer.lr_scaling="]
+    assert completed("mixsize convert cif") == []  # Files.
+
+
+def test_the_completion_script_is_printed(capsys):
+    assert main(["completion", "zsh"]) == 0
+    out = capsys.readouterr().out
+    assert "bashcompinit" in out
+    assert out.endswith(script("bash"))

@@ -28,6 +28,8 @@ class Score:
         hits: images whose class has the highest output.
         hits_in_five: images whose class is among the five highest outputs; None for five classes or fewer.
         loss: mean cross-entropy, in nats.
+        class_images: number of images of each class; empty where classes were not counted.
+        class_hits: those of them whose class has the highest output.
 
     Example:
         >>> score = Score(images=200, hits=150, hits_in_five=190, loss=0.8)
@@ -39,6 +41,8 @@ class Score:
     hits: int
     hits_in_five: int | None
     loss: float
+    class_images: tuple[int, ...] = ()
+    class_hits: tuple[int, ...] = ()
 
     @property
     def top1(self) -> float:
@@ -76,6 +80,7 @@ def evaluate(
     network: nn.Module,
     batches: Iterable[Any],
     *,
+    num_classes: int | None = None,
     across_ranks: bool = True,
 ) -> Score:
     """Count the images that a network classifies correctly.
@@ -87,6 +92,7 @@ def evaluate(
         network: takes images ``(N, C, H, W)`` and gives one output for each class, ``(N, K)``.
         batches: tuples or lists that begin with images and their classes ``(N,)``, whole numbers from 0 to K - 1. They
             are moved to the network's device.
+        num_classes: count by class too, for this number of classes K.
         across_ranks: count over all ranks of ``torch.distributed``, if it is initialised. Every rank must then call
             this function with its own part of the images. Ranks may have different numbers of batches; all get the
             same score.
@@ -100,7 +106,7 @@ def evaluate(
         2
     """
     device = device_of(network)
-    tally = _Tally(device)
+    tally = _Tally(device, num_classes or 0)
     with preserved(network), torch.no_grad():
         network.eval()
         for batch in batches:
@@ -116,6 +122,7 @@ def evaluate_sizes(
     *,
     calibration_loader_for: Callable[[int], Iterable[Any]] | None = None,
     calibration_batches: int = 200,
+    num_classes: int | None = None,
     across_ranks: bool = True,
 ) -> Iterator[SizeScore]:
     """Evaluate a network at several image sizes, with and without batch norm calibrated at each.
@@ -130,6 +137,7 @@ def evaluate_sizes(
         calibration_loader_for: takes an image side in pixels and returns batches of training images, augmented as in
             training. The first ``calibration_batches`` must be a fair sample. None for no calibration.
         calibration_batches: upper bound on the forward passes for each size, on each rank; the paper uses 200.
+        num_classes: see :func:`evaluate`.
         across_ranks: see :func:`evaluate`; calibration then pools over ranks too.
 
     Yields:
@@ -157,7 +165,7 @@ def evaluate_sizes(
         raise ValueError(f"{type(network).__name__} has no batch-norm layer that keeps running statistics to calibrate")
 
     def score_at(size_px: int) -> SizeScore:
-        own = evaluate(network, loader_for(size_px), across_ranks=across_ranks)
+        own = evaluate(network, loader_for(size_px), num_classes=num_classes, across_ranks=across_ranks)
         if calibration_loader_for is None:
             return SizeScore(size_px, own, None, 0)
         bank = StatisticsBank()
@@ -169,7 +177,7 @@ def evaluate_sizes(
             across_ranks=across_ranks,
         )
         with bank.use(network, size_px):
-            calibrated = evaluate(network, loader_for(size_px), across_ranks=across_ranks)
+            calibrated = evaluate(network, loader_for(size_px), num_classes=num_classes, across_ranks=across_ranks)
         return SizeScore(size_px, own, calibrated, measured.samples)
 
     return map(score_at, sizes_px)
@@ -178,9 +186,11 @@ def evaluate_sizes(
 class _Tally:
     """Sums that stay on the device until the score is read."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, num_classes: int) -> None:
         #: Images, hits, hits in five, and images with more than five classes.
         self._counts = torch.zeros(4, dtype=torch.int64, device=device)
+        #: Images and hits of each class.
+        self._by_class = torch.zeros(2, num_classes, dtype=torch.int64, device=device)
         self._loss = torch.zeros((), dtype=widest_float(device), device=device)
 
     def add(self, outputs: Any, labels: Tensor) -> None:
@@ -189,7 +199,10 @@ class _Tally:
             raise ValueError(f"the network gives {found} for {len(labels)} labels; expected ({len(labels)}, classes)")
         outputs = outputs.float()
         self._counts[0] += len(labels)
-        self._counts[1] += (outputs.argmax(1) == labels).sum()
+        hits = outputs.argmax(1) == labels
+        self._counts[1] += hits.sum()
+        if self._by_class.numel():
+            self._by_class.index_add_(1, labels, torch.stack([torch.ones_like(hits), hits]).long())
         if outputs.shape[1] > 5:
             self._counts[2] += (outputs.topk(5, dim=1).indices == labels[:, None]).sum()
             self._counts[3] += len(labels)
@@ -198,11 +211,18 @@ class _Tally:
     def score(self, across_ranks: bool) -> Score:
         if across_ranks and torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(self._counts)
+            torch.distributed.all_reduce(self._by_class)
             torch.distributed.all_reduce(self._loss)
         images, hits, hits_in_five, looked_in = self._counts.tolist()
         if images == 0:
             raise ValueError("there was no image to evaluate on")
-        return Score(images, hits, hits_in_five if looked_in else None, self._loss.item() / images)
+        return Score(
+            images,
+            hits,
+            hits_in_five if looked_in else None,
+            self._loss.item() / images,
+            *map(tuple, self._by_class.tolist()),
+        )
 
 
 def _parts_of(batch: Any) -> tuple[Tensor, Tensor]:

@@ -85,12 +85,13 @@ def _workload_sections(found: Comparison, alone: bool) -> tuple[list[Section], l
     prefix = "" if alone else f"{name}: "
     slug = "" if alone else "".join(c if c.isalnum() else "-" for c in name.lower()) + "-"
     plots, left_out = make_plots(found, slug)
+    classes = tables.class_table(found)
     others = [table for table in (tables.shape_table(found), tables.gradient_norm_table(found)) if table.rows]
     sections = [
         Section(f"{prefix}Setting", tables=setting_tables(found)),
         _headline(found, prefix),
         _budgets(found, prefix),
-        Section(f"{prefix}Accuracy", plots=plots),
+        Section(f"{prefix}Accuracy", plots=plots, tables=[classes] if classes.rows else []),
         Section(
             f"{prefix}Cost",
             tables=[tables.work_table(found), tables.time_table(found)],

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from mixsize.bench.report.comparison import Comparison
 from mixsize.bench.report.content import Table
 from mixsize.bench.report.quantities import NONE, count, mean_and_spread, ratio, time
+from mixsize.recipes.records.class_accuracy import class_caption, worst_classes
 from mixsize.recipes.records.run_record import CALIBRATED, OWN, GradientNormRow, RunRecord, by_label
 
 
@@ -64,6 +65,28 @@ def _calibrates(records: Sequence[RunRecord]) -> bool:
 def _by_size(accuracies: Sequence[dict[str, float]], sizes: Sequence[str]) -> list[str]:
     found = [[100 * of_run[size] for of_run in accuracies if size in of_run] for size in sizes]
     return [mean_and_spread(values) if values else NONE for values in found]
+
+
+def class_table(found: Comparison) -> Table:
+    """Top-1 of the worst classes at the compared size, mean over seeds; no rows where a record does not count classes.
+
+    The statistics are those of the comparison.
+    """
+    images = next(iter(found.runs.values()))[0].class_images
+    hits: list[list[float]] = []
+    for label, runs in found.runs.items():
+        calibrated = found.statistics[label] == CALIBRATED
+        by_size = [(run.calibrated_class_hits or {}) if calibrated else run.class_hits for run in runs]
+        of_runs = [of_run.get(str(found.size_px), []) for of_run in by_size]
+        if any(run.class_images != images for run in runs) or not all(of_runs):
+            return Table("", [], [])
+        hits.append([statistics.fmean(of_class) for of_class in zip(*of_runs, strict=True)])
+    rows = worst_classes(images, hits)
+    return Table(
+        class_caption(found.size_px, rows, images),
+        ["class", "images", *map(found.named, found.runs)],
+        [[name, f"{total:,}", *(f"{100 * value:.1f}" for value in top1)] for name, total, top1 in rows],
+    )
 
 
 def work_table(found: Comparison) -> Table:

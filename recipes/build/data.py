@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from mixsize.algorithms.regime.progression import Progression
@@ -53,6 +54,13 @@ def count_classes(recipe: schema.Recipe, *files: Beton) -> int:
     for beton in files:
         beton.check_labels(num_classes)
     return num_classes
+
+
+def count_by_class(images: Beton, num_classes: int) -> dict[str, int]:
+    """Images of each class by its name, or by its number in a file without names, in the order of the labels."""
+    names = images.info.classes if images.info else ()
+    counts = np.bincount(images.labels, minlength=num_classes).tolist()
+    return {names[label] if label < len(names) else str(label): count for label, count in enumerate(counts)}
 
 
 def sizes_drawn(regime: Regime | Progression) -> list[int]:

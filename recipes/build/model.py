@@ -34,6 +34,30 @@ class MeanCrossEntropy(CrossEntropy):
         self.total_batches += len(targets)
 
 
+class Accuracy(MulticlassAccuracy):
+    """Top-1 over all images, which counts the hits of each class too.
+
+    Attributes:
+        class_hits: int64 ``(classes,)``, of this rank.
+    """
+
+    class_hits: torch.Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes=num_classes, average="micro")
+        self.add_state("class_hits", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        """Add a batch of outputs and classes."""
+        super().update(preds, target)
+        self.class_hits.index_add_(0, target, (preds.argmax(1) == target).long())
+
+    def hits_by_class(self) -> list[int]:
+        """Over all ranks; each must call it."""
+        with self.sync_context():
+            return self.class_hits.tolist()
+
+
 def build_model(recipe: schema.Recipe, num_classes: int, device: torch.device) -> EngineClassifier:
     """The network with its loss and metrics.
 
@@ -51,9 +75,7 @@ def build_model(recipe: schema.Recipe, num_classes: int, device: torch.device) -
         module,
         cpu_dtype=DTYPES[recipe.precision] if device.type == "cpu" else None,
         num_classes=num_classes,
-        val_metrics=MetricCollection(
-            {LOSS: MeanCrossEntropy(), ACCURACY: MulticlassAccuracy(num_classes=num_classes, average="micro")}
-        ),
+        val_metrics=MetricCollection({LOSS: MeanCrossEntropy(), ACCURACY: Accuracy(num_classes)}),
         loss_fn=build_loss(recipe.loss),
     )
 

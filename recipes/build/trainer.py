@@ -25,7 +25,14 @@ from mixsize.ffcv_loaders.decode.policy import check_stored_sizes
 from mixsize.ffcv_loaders.loader import MixSizeLoader
 from mixsize.recipes.build.algorithms import build_algorithms
 from mixsize.recipes.build.callbacks import build_callbacks, build_loggers, build_measurements
-from mixsize.recipes.build.data import build_augment, build_loader, count_classes, open_data, sizes_drawn
+from mixsize.recipes.build.data import (
+    build_augment,
+    build_loader,
+    count_by_class,
+    count_classes,
+    open_data,
+    sizes_drawn,
+)
 from mixsize.recipes.build.devices import (
     check_precision,
     check_trained_sizes,
@@ -58,7 +65,7 @@ class Run:
     """A Trainer ready to fit, with the parts that the run record reads.
 
     Attributes:
-        eval_images: number of images evaluated on.
+        class_images: number of images of each class that are evaluated on.
         calibration: None if the recipe has none.
         ema: None if the recipe has none.
         resumed: the checkpoint that training continues from; None for a new run.
@@ -69,7 +76,7 @@ class Run:
     resumed: Path | None
     trainer: Trainer
     loader: MixSizeLoader
-    eval_images: int
+    class_images: dict[str, int]
     sampling: MixSizeSampling
     calibration: BNCalibrate | None
     ema: ModelEMA | None
@@ -139,7 +146,7 @@ def build(recipe: schema.Recipe) -> Run:
         resumed=start.checkpoint,
         trainer=trainer,
         loader=loader,
-        eval_images=evaluation.num_samples,
+        class_images=count_by_class(evaluation, num_classes),
         sampling=algorithms.sampling,
         calibration=algorithms.calibration,
         ema=algorithms.ema,

@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="batches of training images that calibrate a size; by default the recipe's calibration.batches",
     )
     parser.add_argument(
+        "--per-class", action="store_true", help="also count by class, and print the worst classes at the base size"
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="FOLDER",

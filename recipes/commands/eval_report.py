@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
+from mixsize.recipes.records.class_accuracy import class_caption, worst_classes
 from mixsize.recipes.records.run_record import CALIBRATED, OWN
 
 RECORD_VERSION = 1
@@ -27,11 +28,13 @@ class Accuracy(_Part):
         top1: fraction of the images whose class has the highest output.
         top5: fraction of the images whose class is among the five highest; None with five classes or fewer.
         loss: mean cross-entropy in nats; None if it is not finite.
+        class_hits: images of each class whose class has the highest output; empty where classes were not counted.
     """
 
     top1: float
     top5: float | None
     loss: float | None
+    class_hits: list[int] = []
 
 
 class SizeRow(_Part):
@@ -69,6 +72,7 @@ class EvalRecord(_Part):
         seconds: of all sizes, calibration included.
         sizes: ascending.
         environment: versions and hardware.
+        class_images: class -> number of images, in the order of the labels; empty where classes were not counted.
     """
 
     record_version: Literal[1]
@@ -84,6 +88,7 @@ class EvalRecord(_Part):
     seconds: float
     sizes: list[SizeRow]
     environment: dict[str, Any]
+    class_images: dict[str, int] = {}
 
 
 def read_record(path: Path) -> EvalRecord:
@@ -118,6 +123,21 @@ def make_table(record: EvalRecord) -> Table:
             loss = "not finite" if found.loss is None else f"{found.loss:.4f}"
             table.add_row(*size, kind, *shown, loss)
             size = ("", "")
+    return table
+
+
+def class_table(record: EvalRecord) -> Table:
+    """A table for the terminal: the worst classes at the base size, or at the evaluated size nearest to it."""
+    base_px = record.recipe["regime"]["base"]["size_px"]
+    row = min(record.sizes, key=lambda row: abs(row.size_px - base_px))
+    kinds = dict(accuracies(row))
+    rows = worst_classes(record.class_images, [found.class_hits for found in kinds.values()])
+    table = Table(title=class_caption(row.size_px, rows, record.class_images))
+    table.add_column("class")
+    for column in ("images", *kinds):
+        table.add_column(column, justify="right")
+    for name, images, top1 in rows:
+        table.add_row(name, f"{images:,}", *(f"{100 * value:.2f}" for value in top1))
     return table
 
 

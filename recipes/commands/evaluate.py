@@ -25,6 +25,7 @@ from mixsize.ffcv_loaders.loader import EvalLoader, MixSizeLoader
 from mixsize.recipes.build.data import (
     build_calibration_loader,
     build_eval_loader,
+    count_by_class,
     count_classes,
     open_data,
     sizes_drawn,
@@ -63,6 +64,7 @@ class Job:
         calibration: image size -> training batches that calibrate batch norm; None without calibration.
         calibration_batches: batches of these to use for a size, at most.
         trained_sizes_px: image sizes of the training; empty if there is no recipe of a run beside the weights.
+        class_images: number of evaluation images of each class; empty where classes are not counted.
     """
 
     recipe: schema.Recipe
@@ -73,6 +75,7 @@ class Job:
     calibration: dict[int, MixSizeLoader] | None
     calibration_batches: int
     trained_sizes_px: list[int]
+    class_images: dict[str, int]
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +96,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         sizes_px=args.sizes,
         calibrate=args.calibrate,
         calibration_batches=args.calibration_batches,
+        per_class=args.per_class,
     )
     if process_rank()[0] == 0:
         print(f"{job.weights}: {job.recipe.model.name}, {job.images.num_samples:,} images of {job.images.path}")
@@ -115,6 +119,7 @@ def build_job(
     sizes_px: Sequence[int] | None = None,
     calibrate: bool = True,
     calibration_batches: int | None = None,
+    per_class: bool = False,
 ) -> Job:
     """Read the weights and the recipe, open the data, and check that they fit together.
 
@@ -125,6 +130,7 @@ def build_job(
         calibrate: also evaluate with calibrated batch norm, if the network has batch norm.
         calibration_batches: forward passes that calibrate a size, on each rank, at most; by default the recipe's
             ``calibration.batches``.
+        per_class: count by class too.
 
     Raises:
         ValueError: the parts do not fit each other, or this machine.
@@ -140,7 +146,8 @@ def build_job(
     device = torch_device(recipe.device)
     check_precision(device, recipe.precision)
     train, images = _open(recipe.data, calibrate)
-    network = trained_network(recipe, weights, count_classes(recipe, *([train] if train else []), images))
+    num_classes = count_classes(recipe, *([train] if train else []), images)
+    network = trained_network(recipe, weights, num_classes)
     recipe = with_preparation(recipe, network, train)
     sizes = sorted(set(sizes_px or _default_sizes(recipe)))
     check_sizes(network, recipe.model.name, sizes)
@@ -169,6 +176,7 @@ def build_job(
         calibration=calibration,
         calibration_batches=settings.batches,
         trained_sizes_px=_trained_sizes(weights, network),
+        class_images=count_by_class(images, num_classes) if per_class else {},
     )
 
 
@@ -202,6 +210,7 @@ def measure(job: Job) -> EvalRecord | None:
             list(job.loaders),
             calibration_loader_for=None if job.calibration is None else calibrating,
             calibration_batches=job.calibration_batches,
+            num_classes=len(job.class_images),
         ):
             assert score.own.images == job.images.num_samples
             scores.append(score)
@@ -223,6 +232,8 @@ def report(record: EvalRecord, others: Sequence[EvalRecord], folder: Path) -> No
     write_json(paths["record"], record.model_dump(mode="json"))
     write_text(paths["csv"], eval_report.to_csv(record))
     plain_console().print(eval_report.make_table(record))
+    if record.class_images:
+        plain_console().print(eval_report.class_table(record))
     for other in others:
         if other.data != record.data:
             print(f"note: {other.name} was evaluated on other images than {record.name}")
@@ -315,8 +326,10 @@ def _record(job: Job, scores: Sequence[SizeScore], seconds: float, world_size: i
             for score in scores
         ],
         environment=environment(world_size).model_dump(),
+        class_images=job.class_images,
     )
 
 
 def _accuracy(score: Score) -> Accuracy:
-    return Accuracy(top1=score.top1, top5=score.top5, loss=score.loss if math.isfinite(score.loss) else None)
+    loss = score.loss if math.isfinite(score.loss) else None
+    return Accuracy(top1=score.top1, top5=score.top5, loss=loss, class_hits=list(score.class_hits))

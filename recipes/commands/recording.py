@@ -3,38 +3,52 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from composer.utils import dist
+from torchmetrics import Metric
 
 from mixsize.algorithms.execution.composer_model import network_of
 from mixsize.algorithms.regime.plan import plan_epoch
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
 from mixsize.recipes.build.evaluators import evaluator_label
-from mixsize.recipes.build.model import ACCURACY, LOSS
+from mixsize.recipes.build.model import ACCURACY, LOSS, Accuracy
 from mixsize.recipes.build.trainer import Run
 from mixsize.recipes.planning.costs import Costs
 from mixsize.recipes.records.environment import environment, peak_memory
 from mixsize.recipes.records.run_record import PeakMemory, RunRecord, Seconds, ShapeRow
 
 
-def accuracies(run: Run) -> dict[str, float]:
-    """Top-1 accuracy of the last evaluation as a fraction, by size in pixels."""
-    return {str(size): _metric(run, size, ACCURACY) for size in run.recipe.evaluation.sizes}
+@dataclass(frozen=True)
+class LastEvaluation:
+    """Of a run, by size in pixels: top-1 accuracy as a fraction, and the hits of each class."""
+
+    accuracy: dict[str, float]
+    class_hits: dict[str, list[int]]
 
 
-def make_record(
-    run: Run, source: tuple[str | None, bool | None], calibrated_accuracy: dict[str, float] | None
-) -> RunRecord:
+def last_evaluation(run: Run) -> LastEvaluation:
+    """What the metrics of the last evaluation hold, over all ranks."""
+    metrics = {str(size): _metrics(run, size)[ACCURACY] for size in run.recipe.evaluation.sizes}
+    assert all(isinstance(metric, Accuracy) for metric in metrics.values())
+    return LastEvaluation(
+        {size: float(metric.compute()) for size, metric in metrics.items()},
+        {size: cast(Accuracy, metric).hits_by_class() for size, metric in metrics.items()},
+    )
+
+
+def make_record(run: Run, source: tuple[str | None, bool | None], calibrated: LastEvaluation | None) -> RunRecord:
     """The record of a run, the same on every rank except for times.
 
     Args:
         run: has ended, with an evaluation that used the network's own batch-norm statistics.
         source: commit of the source tree, and whether tracked files differ from it.
-        calibrated_accuracy: with calibrated statistics; None without calibration.
+        calibrated: with calibrated statistics; None without calibration.
     """
-    state = run.trainer.state
+    state, own = run.trainer.state, last_evaluation(run)
     shapes = [
         ShapeRow(
             size_px=size,
@@ -54,7 +68,7 @@ def make_record(
         seed=run.recipe.seed,
         recipe=run.recipe.model_dump(mode="json"),
         train_images=images,
-        eval_images=run.eval_images,
+        eval_images=sum(run.class_images.values()),
         earlier_lengths=run.lengths.earlier,
         regime_digest=run.regime.digest(),
         plan_digest=plan_digest(run.regime, images, run.recipe.seed),
@@ -68,9 +82,12 @@ def make_record(
         seconds=Seconds(training=run.clock.seconds, **run.times.seconds_so_far()),
         peak_memory_bytes=_largest(peak_memory()),
         weights="averaged" if run.ema is not None and run.ema.has_begun else "last",
-        accuracy=accuracies(run),
-        loss={str(size): _metric(run, size, LOSS) for size in run.recipe.evaluation.sizes},
-        calibrated_accuracy=calibrated_accuracy,
+        accuracy=own.accuracy,
+        loss={str(size): float(_metrics(run, size)[LOSS].compute()) for size in run.recipe.evaluation.sizes},
+        calibrated_accuracy=calibrated and calibrated.accuracy,
+        class_images=run.class_images,
+        class_hits=own.class_hits,
+        calibrated_class_hits=calibrated and calibrated.class_hits,
         macs={str(size): macs for size in sizes if (macs := costs.macs(size)) is not None},
         curve=run.curve.points,
         gradient_norms=run.gradient_norms.rows(),
@@ -131,5 +148,5 @@ def _largest(mine: PeakMemory) -> PeakMemory:
     return PeakMemory(host=max(host, default=None), gpu=max(gpu, default=None))
 
 
-def _metric(run: Run, size_px: int, name: str) -> float:
-    return float(run.trainer.state.eval_metrics[evaluator_label(size_px)][name].compute())
+def _metrics(run: Run, size_px: int) -> dict[str, Metric]:
+    return run.trainer.state.eval_metrics[evaluator_label(size_px)]

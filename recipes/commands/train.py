@@ -25,7 +25,7 @@ from mixsize.recipes.callbacks.checkpoints import check_finite
 from mixsize.recipes.callbacks.out_of_memory import naming_shape_that_does_not_fit
 from mixsize.recipes.callbacks.time_budget import TimeBudget
 from mixsize.recipes.callbacks.wandb_logger import LenientWandBLogger
-from mixsize.recipes.commands.recording import accuracies, make_record
+from mixsize.recipes.commands.recording import LastEvaluation, last_evaluation, make_record
 from mixsize.recipes.config.schema import Recipe
 from mixsize.recipes.models.weights import save_weights
 from mixsize.recipes.records.environment import source_version
@@ -146,9 +146,9 @@ def _has_ended(state: State) -> bool:
     return is_out_of_time or state.timestamp >= state.max_duration
 
 
-def _evaluate_without(calibration: BNCalibrate, run: Run) -> dict[str, float]:
-    """Evaluate again with the network's own batch-norm statistics; returns the calibrated accuracies before it."""
-    calibrated = accuracies(run)
+def _evaluate_without(calibration: BNCalibrate, run: Run) -> LastEvaluation:
+    """Evaluate again with the network's own batch-norm statistics; returns the calibrated evaluation before it."""
+    calibrated = last_evaluation(run)
     state = run.trainer.state
     algorithms = list(state.algorithms)  # A copy: assigning to the property changes the list that it returned.
     state.algorithms = [algorithm for algorithm in algorithms if algorithm is not calibration]
@@ -157,7 +157,7 @@ def _evaluate_without(calibration: BNCalibrate, run: Run) -> dict[str, float]:
     assert run.recipe.calibration is not None
     if run.recipe.calibration.when == "last":
         # All other points of the curve have the accuracy of the network's own statistics.
-        run.curve.replace_last_accuracy(accuracies(run))
+        run.curve.replace_last_accuracy(last_evaluation(run).accuracy)
     return calibrated
 
 

@@ -199,6 +199,9 @@ class RunRecord(_Part):
         accuracy: size in pixels -> top-1 as a fraction, with the network's own batch-norm statistics.
         loss: size in pixels -> mean cross-entropy in nats with those statistics; None if it is not finite.
         calibrated_accuracy: size in pixels -> top-1 with statistics calibrated at that size; None without calibration.
+        class_images: class -> number of images in the evaluation data, in the order of the labels.
+        class_hits: size in pixels -> hits of each class in that order, with the network's own statistics.
+        calibrated_class_hits: the same with calibrated statistics; None without calibration.
         macs: size in pixels -> multiply-accumulates of one image's forward pass, at every size trained or evaluated at.
         curve: evaluations during training, in order.
         gradient_norms: by size, largest first.
@@ -233,6 +236,9 @@ class RunRecord(_Part):
     accuracy: dict[str, float] = {}
     loss: dict[str, Finite] = {}
     calibrated_accuracy: dict[str, float] | None = None
+    class_images: dict[str, int] = {}
+    class_hits: dict[str, list[int]] = {}
+    calibrated_class_hits: dict[str, list[int]] | None = None
     macs: dict[str, int] = {}
     curve: list[CurvePoint] = []
     gradient_norms: list[GradientNormRow] = []

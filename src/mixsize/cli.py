@@ -20,7 +20,7 @@ import mixsize
 from mixsize.system.packages import explain
 from mixsize.system.signals import ending_on_sigterm
 
-_COMMANDS = {
+COMMANDS = {
     "start": (
         "mixsize.recipes.commands.start_command",
         "choose a recipe for a folder of images and a timm model; train it",
@@ -37,8 +37,9 @@ _COMMANDS = {
     "report": ("mixsize.bench.report.report", "compare runs in a web page, and in Markdown with plots"),
     "recipes": ("mixsize.recipes.commands.listing", "list the packaged recipes, print one, or explain a key"),
     "doctor": ("mixsize.doctor", "check the installation and the machine"),
+    "completion": ("mixsize.completion", "print a shell script that completes commands, recipes and keys"),
 }
-_BENCHES = {
+BENCHES = {
     "calibration": (
         "mixsize.bench.paper.calibration",
         "accuracy with batch norm calibrated on augmented and on plain training images",
@@ -117,11 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mixsize", description="Mixed image sizes for Composer and timm.")
     parser.add_argument("--version", action="version", version=f"mixsize {mixsize.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_LazyParser)
-    for name, (module, words) in _COMMANDS.items():
+    for name, (module, words) in COMMANDS.items():
         commands.add_parser(name, module=module, help=words, description=_sentence(words))
     bench = commands.add_parser("bench", help="measure", description="Measure, and save the results.")
     suites = bench.add_subparsers(required=True, metavar="SUITE", parser_class=_LazyParser)
-    for name, (module, words) in _BENCHES.items():
+    for name, (module, words) in BENCHES.items():
         suites.add_parser(name, module=module, help=words, description=_sentence(words))
     return parser
 

@@ -58,6 +58,18 @@ def test_hits_and_loss_are_those_counted_by_hand():
     assert pair.loss == pytest.approx((math.log(7) + math.log(6 + math.e**2) - 2) / 2, abs=1e-6)
 
 
+def test_classes_are_counted_apart_where_their_number_is_given():
+    # A second image of class 5, which is missed as the first is.
+    outputs, labels = torch.cat([OUTPUTS, OUTPUTS[2:3]]), torch.cat([LABELS, torch.tensor([5])])
+    score = evaluate(Shown(), batches(outputs, labels, 2, 3), num_classes=7)
+    assert score.class_images == (1, 0, 0, 1, 0, 2, 1)
+    assert score.class_hits == (1, 0, 0, 0, 0, 0, 1)
+    plain = evaluate(Shown(), batches(outputs, labels, 5))
+    assert (plain.class_images, plain.class_hits) == ((), ())
+    (row,) = evaluate_sizes(Shown(), lambda size_px: batches(outputs, labels, 5), [8], num_classes=7)
+    assert row.own == score
+
+
 def test_top_five_is_left_out_where_there_are_no_more_than_five_classes():
     score = evaluate(Shown(), batches(OUTPUTS[:, :5], torch.tensor([0, 4, 1, 2]), 4))
     assert score.hits_in_five is None
@@ -168,9 +180,9 @@ part = slice(0, 14) if rank == 0 else slice(14, 23)
 batches = list(zip(outputs[part, :, None, None].split(4), labels[part].split(4)))
 network = nn.Flatten()
 found = {
-    "together": astuple(evaluate(network, batches)),
+    "together": astuple(evaluate(network, batches, num_classes=9)),
     "alone": astuple(evaluate(network, batches, across_ranks=False)),
-    "idle": astuple(evaluate(network, batches if rank == 0 else [])),
+    "idle": astuple(evaluate(network, batches if rank == 0 else [], num_classes=9)),
 }
 torch.save(found, f"{folder}/out{rank}.pt")
 """
@@ -187,12 +199,15 @@ def test_two_ranks_find_what_one_process_finds(tmp_path):
     errors = [rank.communicate(timeout=120)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], errors
     found = [torch.load(tmp_path / f"out{rank}.pt") for rank in range(2)]
-    whole = evaluate(nn.Flatten(), batches(outputs, labels, 23))
-    parts = [evaluate(nn.Flatten(), batches(outputs[part], labels[part], len(labels[part]))) for part in
-             (slice(0, 14), slice(14, 23))]  # fmt: skip
+    whole, *parts = (
+        evaluate(nn.Flatten(), batches(outputs[part], labels[part], len(labels[part])), num_classes=9)
+        for part in (slice(0, 23), slice(0, 14), slice(14, 23))
+    )
     for rank in range(2):
-        *counts, loss = found[rank]["together"]
+        *counts, loss, class_images, class_hits = found[rank]["together"]
         assert counts == [whole.images, whole.hits, whole.hits_in_five]
+        assert (class_images, class_hits) == (whole.class_images, whole.class_hits)
         assert loss == pytest.approx(whole.loss, rel=1e-6)
         assert found[rank]["alone"][:3] == (parts[rank].images, parts[rank].hits, parts[rank].hits_in_five)
         assert found[rank]["idle"][:3] == (parts[0].images, parts[0].hits, parts[0].hits_in_five)
+        assert found[rank]["idle"][4:] == (parts[0].class_images, parts[0].class_hits)

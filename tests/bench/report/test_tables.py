@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mixsize.bench.report.tables import regime_notes, regime_table
+from mixsize.bench.report.comparison import compare
+from mixsize.bench.report.tables import class_table, regime_notes, regime_table
 
 from .run_records import make_record
 
@@ -44,3 +45,48 @@ def test_where_nothing_is_calibrated_the_note_names_the_statistics():
     assert regime_notes(RECORDS[:1]) == [
         "Top-1 accuracy in per cent, own statistics, by evaluation size (*: the size of fixed-size training); one seed."
     ]
+
+
+def by_class(label, seed, hits, calibrated=None):
+    """Four classes, one of which has no image; ``hits`` at 16 px."""
+    images = {"cat": 4, "dog": 10, "emu": 0, "fox": 5}
+    changes = {} if calibrated is None else {"calibrated_class_hits": {"16": calibrated}}
+    recipe = {"seed": seed, "calibration": calibrated and {"when": "each"}, "regime": {"base": {"size_px": 16}}}
+    changes |= {"class_images": images, "class_hits": {"16": hits}, "recipe": recipe}
+    changes |= {"calibrated_accuracy": {"16": 0.5}} if calibrated else {}
+    return make_record(label, seed, curve=[(1, 1, 1.0, 1, 0.5)], **changes)
+
+
+def test_the_worst_classes_come_first_with_the_accuracy_under_each_regime():
+    hits = {("fixed", 17): [4, 5, 0, 1], ("fixed", 18): [2, 5, 0, 2], ("mixed", 17): [4, 1, 0, 4]}
+    (found,) = compare([by_class(*run, of_run) for run, of_run in hits.items()])
+    table = class_table(found)
+    assert table.caption == "Top-1 by class at 16 px, %: all classes"
+    assert list(table.head) == ["class", "images", "fixed", "mixed"]
+    assert [list(row) for row in table.rows] == [
+        ["dog", "10", "50.0", "10.0"],
+        # 1 and 2 of 5 images: 30 %.
+        ["fox", "5", "30.0", "80.0"],
+        ["cat", "4", "75.0", "100.0"],
+    ]
+
+
+def test_classes_are_told_by_the_statistics_that_are_compared_and_by_records_that_count_them():
+    (found,) = compare([by_class("fixed", 17, [4, 5, 0, 1], calibrated=[0, 10, 0, 5])])
+    assert [list(row) for row in class_table(found).rows] == [
+        ["cat", "4", "0.0"],
+        ["dog", "10", "100.0"],
+        ["fox", "5", "100.0"],
+    ]
+    (found,) = compare([by_class("fixed", 17, [4, 5, 0, 1]), make_record("mixed", 17, curve=[(1, 1, 1.0, 1, 0.5)])])
+    assert class_table(found).rows == []
+
+
+def test_of_many_classes_the_worst_are_shown():
+    images, hits = {f"c{i}": 50 for i in range(100)}, [*range(50), *range(50)]
+    record = make_record(curve=[(1, 1, 1.0, 1, 0.5)], class_images=images, class_hits={"16": hits})
+    (found,) = compare([record])
+    table = class_table(found)
+    assert table.caption == "Top-1 by class at 16 px, %: the 20 worst of 100 classes"
+    assert [row[0] for row in table.rows][:4] == ["c0", "c50", "c1", "c51"]
+    assert len(table.rows) == 20

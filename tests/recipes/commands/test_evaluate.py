@@ -79,6 +79,25 @@ def test_a_run_is_evaluated_as_its_training_evaluated_it(run, digits, tmp_path):
     assert record.recipe == {**trained_with, "data": data, "evaluation": evaluation, "calibration": calibration}
 
 
+def test_classes_are_told_apart_and_the_worst_are_printed_first(run, tmp_path, capsys):
+    record = evaluated(tmp_path, run, "--per-class")
+    trained = json.loads((run / "record.json").read_text())
+    assert record.class_images == trained["class_images"]
+    assert {str(row.size_px): row.own.class_hits for row in record.sizes} == trained["class_hits"]
+    for row in record.sizes:
+        assert sum(row.calibrated.class_hits) == round(360 * row.calibrated.top1)
+    lines = capsys.readouterr().out.partition("Top-1 by class at 16 px, %: all classes")[2].splitlines()
+    base = next(row for row in record.sizes if row.size_px == 16)
+    counts = zip(base.own.class_hits, base.calibrated.class_hits, record.class_images.values(), strict=True)
+    order = sorted(range(10), key=[(own + calibrated) / images for own, calibrated, images in counts].__getitem__)
+    rows = [line.replace("│", " ").split() for line in lines if line.startswith("│")][:10]
+    assert [row[0] for row in rows] == [str(label) for label in order]
+    assert rows[0][1] == str(record.class_images[rows[0][0]])
+    assert rows[0][2] == f"{100 * base.own.class_hits[order[0]] / record.class_images[rows[0][0]]:.2f}"
+    plain = evaluated(tmp_path / "plain", run, "--sizes", "16", "--no-calibrate")
+    assert (plain.class_images, plain.sizes[0].own.class_hits) == ({}, [])
+
+
 def test_a_checkpoint_of_a_run_is_the_run_at_that_time(run, tmp_path):
     (checkpoint,) = (run / "checkpoints").glob("ep*.pt")
     whole = evaluated(tmp_path / "run", run, "--sizes", "16", "--no-calibrate")

@@ -27,13 +27,17 @@ def recipe(digits, tmp_path, *items):
     return compose(["demo", *data, "progress_bar=false", "output.save_every=never", *items])
 
 
-def plain_accuracy(run, size_px):
-    """Of the network as it stands, over a plain loop."""
+def plain_hits(run, size_px):
+    """Labels and hits of the network as it stands, over a plain loop."""
     network = run.trainer.state.model.module.eval()
     (loader,) = [e.dataloader.dataloader for e in run.trainer.state.evaluators if e.label == f"eval_{size_px}px"]
     with torch.no_grad():
-        hits = [(network(images).argmax(1) == labels) for images, labels in loader]
-    return torch.cat(hits).float().mean().item()
+        found = [(labels, network(images).argmax(1) == labels) for images, labels in loader]
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def plain_accuracy(run, size_px):
+    return plain_hits(run, size_px)[1].float().mean().item()
 
 
 def note_norms(run, monkeypatch):
@@ -92,6 +96,19 @@ def test_accuracies_are_told_by_the_networks_own_statistics_and_by_calibrated_on
     with run.calibration.bank.use(network, 32):
         assert record.calibrated_accuracy["32"] == pytest.approx(plain_accuracy(run, 32), abs=1e-6)
     assert record.calibrated_accuracy != record.accuracy
+
+
+def test_hits_are_told_by_class(calibrated):
+    run, record, _, _ = calibrated
+    labels, hits = plain_hits(run, 32)
+    assert list(record.class_images) == [str(digit) for digit in range(10)]
+    assert list(record.class_images.values()) == torch.bincount(labels, minlength=10).tolist()
+    assert record.class_hits["32"] == torch.bincount(labels[hits], minlength=10).tolist()
+    for found, accuracy in (
+        (record.class_hits, record.accuracy),
+        (record.calibrated_class_hits, record.calibrated_accuracy),
+    ):
+        assert {size: sum(of_size) / 360 for size, of_size in found.items()} == pytest.approx(accuracy)
 
 
 def test_the_curve_ends_at_the_runs_end_with_its_own_accuracies(calibrated):
