@@ -33,7 +33,8 @@ def attribute_setter(target: object, name: str) -> Setter:
 def dropout_setter(network: nn.Module, rate: float | None = None) -> Setter:
     """Returns a function that sets the network's dropout.
 
-    The rates of all layers keep their proportions, so that layers of rate 0 stay without dropout. Sets ``torch.nn.Dropout`` and ``drop_rate``, which timm's networks drop with themselves.
+    The rates of all layers keep their proportions, so that layers of rate 0 stay without dropout. Sets
+    ``torch.nn.Dropout`` and ``drop_rate``, which timm's networks drop with themselves.
 
     Args:
         network: made with dropout, in timm by ``drop_rate``.

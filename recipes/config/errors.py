@@ -113,7 +113,8 @@ def _place(details: ErrorDetails) -> tuple[Path, bool]:
     keys = iter(details["loc"])
     for key in keys:
         path = (*path, key)
-        if path in VARIANT_KEYS or without_positions(path) in OF_TWO_KINDS:
+        of_two_kinds = not isinstance(key, int) and without_positions(path) in OF_TWO_KINDS
+        if path in VARIANT_KEYS or of_two_kinds:
             next(keys, None)
     # An unknown key may have that very name.
     is_key = path[-1:] == ("[key]",) and len(path) > 2 and details["type"] != "extra_forbidden"
