@@ -52,8 +52,9 @@ class PlannedBatches:
         self._plan = self.loader.plan()
 
     def leave_epoch(self, state: State) -> None:
-        """Move the loader on: a checkpoint taken from here on belongs to the next epoch."""
+        """Move the loader on: a checkpoint taken from here on belongs to the next epoch, which may be shorter."""
         self.loader.set_epoch(int(state.timestamp.epoch))
+        self._follow_length(state)
 
     def shape(self, state: State) -> Shape:
         """The planned shape of the batch.

@@ -65,10 +65,10 @@ class Strengths(Section):
     mixup: _Strength | None = Field(None, description="parameter of Mixup; null: as set in mixing")
     cutmix: _Strength | None = Field(None, description="parameter of CutMix; null: as set in mixing")
     dropout: _Rate | None = Field(
-        None, description="highest rate of dropout, others in proportion; null: as in model.kwargs"
+        None, description="in place of model.kwargs.drop_rate, each layer in proportion; null: as set there"
     )
     drop_path: _Rate | None = Field(
-        None, description="highest rate of stochastic depth, others in proportion; null: as in model.kwargs"
+        None, description="in place of model.kwargs.drop_path_rate, each block in proportion; null: as set there"
     )
     label_smoothing: _Rate | None = Field(
         None, description="probability mass spread evenly over all classes; null: as set in loss"

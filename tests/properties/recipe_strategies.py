@@ -27,6 +27,8 @@ STARTS = [
         ["cifar10/wrn28_10", "regime/s28_dplus", "output.wandb.project=p", "schedule.name=one_cycle"],
         ["imagenet/resnet50", "regime/progressive", "optimizer.name=adamw", "optimizer.lr=0.001"],
         ["imagenet/efficientnet_b0", "regime/ffcv_ramp"],
+        ["imagenet/efficientnet_b0", "regime/multiscale_shift", "regime.strengths.dropout=[0.1, 0.3]"],
+        ["imagenet/resnet50", "regime/timm_progressive", "regime.fraction_of=pixels"],
         ["demo", "regime={mode: table, choices: [{size_px: 16, batch_size: 16, share: 1.0}]}", "model.kwargs.a=1"],
     )
 ]

@@ -176,16 +176,28 @@ def test_a_table_of_any_rows_is_kept_or_names_the_row(rows, options):
     assert re.fullmatch("[0-9a-f]{12}", regime.digest())
 
 
-PHASES = st.fixed_dictionaries(
+STRENGTHS = st.dictionaries(
+    st.sampled_from(["magnitude", "mixup", "dropout"]), st.floats(0, 0.9) | st.tuples(st.floats(0, 0.9), st.just(0.5))
+)
+REST_OF_A_PHASE = {
+    "epochs": st.integers(1, 50),
+    "lr_factor": st.floats(0.01, 2),
+    "crop_scale": st.one_of(st.none(), st.just((0.2, 1.0)), st.just([0.5, 0.5])),
+    "strengths": STRENGTHS,
+}
+# Batches of a number that every batch_multiple below divides, but for some.
+BATCHES = st.one_of(st.none(), st.integers(1, 40).map(lambda batch: 12 * batch), count(512))
+ONE_SIZE = st.fixed_dictionaries({"size_px": st.integers(1, 256), "batch_size": BATCHES, **REST_OF_A_PHASE})
+MIXTURES = st.fixed_dictionaries(
     {
-        "size_px": st.integers(1, 256),
-        "epochs": st.integers(1, 50),
-        # Of a number that every batch_multiple below divides, but for some.
-        "batch_size": st.one_of(st.none(), st.integers(1, 40).map(lambda batch: 12 * batch), count(512)),
-        "lr_factor": st.floats(0.01, 2),
-        "crop_scale": st.one_of(st.none(), st.just((0.2, 1.0)), st.just([0.5, 0.5])),
+        "size_px": st.sampled_from([{16: 0.5, 64: 0.5}, {96: 0.2, 32: 0.8}, {48: 1.0}, "s28"]),
+        "mode": st.sampled_from(MODES),
+        "share_of": st.sampled_from(["samples", "steps"]),
+        "draw": st.sampled_from(["step", "epoch"]),
+        **REST_OF_A_PHASE,
     }
 )
+PHASES = ONE_SIZE | MIXTURES
 
 
 @for_all(
@@ -229,9 +241,23 @@ def test_phases_of_any_kind_follow_one_another_or_one_is_named(rows, options, ep
         passed += phase.epochs
     else:
         phase = phases[-1]
-    (choice,) = progression.at_epoch(epoch).choices
-    assert choice.size_px == phase.size_px
-    assert phase.batch_size in (None, choice.batch_size)
+    drawn = progression.at_epoch(epoch)
+    if isinstance(phase.size_px, (str, dict)):
+        alone = Regime.from_sizes(
+            phase.size_px, Base(64, 512), phase.mode, share_of=phase.share_of, draw=phase.draw,
+            rounding=progression.rounding, batch_multiple=progression.batch_multiple,
+        )  # fmt: skip
+        assert drawn == alone
+    else:
+        (choice,) = drawn.choices
+        assert choice.size_px == phase.size_px
+        assert phase.batch_size in (None, choice.batch_size)
+    for name, value in phase.strengths.items():
+        ends = value if isinstance(value, tuple) else (value, value)
+        strength = progression.strength_at(name, epoch)
+        assert strength is not None
+        assert min(ends) - 1e-12 <= strength <= max(ends) + 1e-12
+    assert progression.strength_at("drop_path", epoch) is None
     assert progression.crop_scale_at(epoch) == (None if phase.crop_scale is None else tuple(phase.crop_scale))
     assert 0 < progression.lr_factor(epoch) <= phase.lr_factor
     for start, begun in zip(progression.starts[1:], phases[1:], strict=True):
@@ -264,6 +290,43 @@ def test_a_ramp_between_any_ends_stays_between_them_or_names_what_is_wrong(good,
     ramp = made(lambda: Progression.ramp(Base(64, 4096), **faulty), NAMED)
     if ramp is not None:
         check_ramp(ramp, **faulty)
+
+
+@for_all(
+    60,
+    5_000,
+    arguments=spoilt(
+        st.fixed_dictionaries(
+            {
+                "start": st.sampled_from([{32: 1.0}, {16: 0.5, 32: 0.5}, "s28"]) | faulty_distributions,
+                "end": st.sampled_from([{64: 1.0}, {32: 0.25, 64: 0.75}, {16: 0.1, 96: 0.9}]),
+                "begin_epoch": st.integers(0, 50),
+                "end_epoch": st.integers(51, 300) | st.just(10**6),
+                "stages": st.integers(1, 40),
+                "mode": st.sampled_from(MODES),
+            }
+        )
+    ),
+)
+def test_a_shift_between_any_distributions_goes_from_one_to_the_other_in_a_line(arguments):
+    def build(**some: Any) -> Progression:
+        return Progression.shift(Base(64, 4096), **some)
+
+    shift = made(lambda: build(**arguments), re.compile(f"{NAMED.pattern}|start|end|stages|shift"))
+    if shift is None:
+        return
+    ends = [Regime.from_sizes(arguments[end], Base(64, 4096), arguments["mode"]) for end in ("start", "end")]
+    first, last = ({c.size_px: share for c, share in zip(r.choices, r.shares, strict=True)} for r in ends)
+    begin, end = arguments["begin_epoch"], arguments["end_epoch"]
+    assert len(shift.phases) <= arguments["stages"] + 1
+    for epoch in (0, begin, (begin + end) // 2, end - 1, end, end + 5):
+        done = min(1.0, max(0, epoch - begin) / (end - begin))
+        drawn = {choice.size_px: choice.share for choice in shift.at_epoch(epoch).choices}
+        assert math.fsum(drawn.values()) == pytest.approx(1)
+        for size in {*first, *last}:
+            line = (1 - done) * first.get(size, 0) + done * last.get(size, 0)
+            assert abs(drawn.get(size, 0) - line) <= 0.5 / arguments["stages"] + 1e-9
+    assert {choice.size_px for choice in shift.at_epoch(end).choices} == set(last)
 
 
 def check_ramp(ramp: Progression, start_px: int, end_px: int, begin_epoch: int, end_epoch: int, step_px: int) -> None:

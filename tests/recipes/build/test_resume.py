@@ -103,6 +103,49 @@ def test_a_run_in_bfloat16_stopped_in_mid_epoch_ends_with_the_same_weights(digit
         assert weights(tmp_path / "runs/demo" / name) == weights(tmp_path / "runs/whole" / name)
 
 
+# Sizes below the stride are for speed; the epochs of the phases become shorter.
+SMALL = [
+    *EVERYTHING[:5], "regime.stride=1", "regime.base.size_px=16", "regime.base.batch_size=128", "evaluation.sizes=[16]",
+    "max_duration=3ep",
+]  # fmt: skip
+CURRICULA = {
+    "phases of mixtures": "phases: [{sizes: {16: 0.75, 8: 0.25}, mode: D+, share_of: steps, epochs: 1, dropout: 0.5}, "
+    "{sizes: {16: 0.5, 12: 0.5}, epochs: 1, drop_path: 0.1}, "
+    "{sizes: {12: 0.5, 10: 0.5}, draw: epoch, epochs: 1, dropout: [0.1, 0.3]}]",
+    "a shifting mixture": "shift: {start: {12: 1.0}, end: {20: 0.5, 16: 0.5}, end_fraction: 1.0, stages: 2}, "
+    "strengths: {dropout: [0.0, 0.4], drop_path: [0.2, 0.0]}",
+}
+
+
+@pytest.mark.parametrize("name", CURRICULA)
+def test_a_curriculum_stopped_in_an_epoch_ends_with_the_same_weights(digits, tmp_path, name):
+    items = [*SMALL, f"regime={{mode: progressive, {CURRICULA[name]}}}", "schedule={name: constant}"]
+    items += ["output.save_every=7ba", "output.log_batches=true"]
+    whole = fit(build(recipe(digits, tmp_path, *items, "name=whole")))
+    stop_after(build(recipe(digits, tmp_path, *items)), 8)
+    again = build(recipe(digits, tmp_path, *items))
+    assert int(again.trainer.state.timestamp.batch) == 7
+    assert int(again.trainer.state.timestamp.batch_in_epoch) > 0
+    record = fit(again)
+    for key in ("steps", "samples", "pixels", "sequence_crc", "plan_digest", "accuracy", "loss"):
+        assert getattr(record, key) == getattr(whole, key)
+    assert len({row.size_px for row in record.shapes}) > 1
+    assert weights(tmp_path / "runs/demo/model.safetensors") == weights(tmp_path / "runs/whole/model.safetensors")
+    lines = [set((tmp_path / f"runs/{run}/batches-rank0.csv").read_text().splitlines()) for run in ("demo", "whole")]
+    assert lines[0] == lines[1]
+
+
+def test_strengths_are_part_of_what_a_stopped_run_keeps(digits, tmp_path):
+    def items(dropout):
+        return [*SMALL, f"regime={{mode: progressive, phases: [{{size_px: 8, epochs: 3, dropout: {dropout}}}]}}"]
+
+    fit(build(recipe(digits, tmp_path, *items("[0.1, 0.2]"))))
+    with pytest.raises(ValueError, match=r"a run of another recipe: regime\.phases was .*0\.3"):
+        build(recipe(digits, tmp_path, *items("[0.1, 0.3]")))
+    with pytest.raises(ValueError, match=r"is 4ep: regime\.phases has strengths that change up to the last epoch"):
+        build(recipe(digits, tmp_path, *items("[0.1, 0.2]"), "max_duration=4ep"))
+
+
 def test_going_on_decodes_nothing_that_came_before(digits, tmp_path, monkeypatch):
     items = ["max_duration=30ba", "output.save_every=20ba"]
     stop_after(build(recipe(digits, tmp_path, *items)), 25)

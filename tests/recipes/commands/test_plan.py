@@ -158,6 +158,53 @@ def test_without_the_file_the_images_are_the_recipes(capsys):
     assert "no file data/digits/train.beton, and data.train_images is not given" in capsys.readouterr().err
 
 
+SHIFT = (
+    "regime={mode: progressive, shift: {start: {16: 0.5, 24: 0.5}, end: {24: 0.5, 32: 0.5}, end_fraction: 1.0, "
+    "stages: 50}, strengths: {dropout: [0.0, 0.4]}}"
+)
+SHIFTING = ["cifar10/resnet20", SHIFT, "model.kwargs.drop_rate=0.1", "max_duration=51ep", "schedule={name: constant}"]
+
+
+def test_fifty_phases_are_printed_as_each_shape_once_and_some_of_the_phases(capsys):
+    out = printed(capsys, *SHIFTING)
+    assert "12 of 51 phases, shares of the sizes" in out
+    assert len(out.splitlines()) < 70
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    # 64 images of 32 px, 114 of 24 px and 256 of 16 px; each half on the mean over the run, or a quarter
+    assert [row[:4] for row in rows[:3]] == [
+        ["32", "64", "1", "0.25"], ["24", "114", "1", "0.5"], ["16", "256", "1", "0.25"],
+    ]  # fmt: skip
+    # 20 px of .5 * (16^2 + 24^2) / 32^2 = .41 at the start; after 5 of 50 epochs .05 of 32 px and .45 of 16 px
+    assert rows[3] == ["0", "20", "0.41x", "", "0.5", "0.5", "0"]
+    assert rows[4] == ["5", "21", "0.44x", "0.05", "0.5", "0.45", "0.04"]
+    assert rows[14] == ["50", "28", "0.78x", "0.5", "0.5", "", "0.4"]
+
+
+def test_json_and_the_figure_hold_every_phase(capsys, tmp_path):
+    plan = json.loads(printed(capsys, *SHIFTING, "--json"))
+    assert len(plan["phases"]) == 51
+    assert plan["phases"][25]["shares"] == {"32": 0.25, "24": 0.5, "16": 0.25}
+    assert plan["phases"][25]["strengths"]["dropout"] == pytest.approx([0.2, 0.2])
+    assert [row["size_px"] for row in plan["choices"]] == [32, 24, 16]
+    assert plan["steps_total"] == round(sum(row["steps_total"] for row in plan["choices"]))
+    axes = plot_plan(make_plan(compose(SHIFTING))).axes
+    assert [ax.get_title() for ax in axes] == [
+        "shares of the samples by epoch",
+        "images of the run",
+        "steps of the run",
+    ]
+    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["32 px", "24 px", "16 px"]
+
+
+def test_a_few_phases_with_strengths_are_printed_one_by_one(capsys):
+    phases = "[{size_px: 16, epochs: 2, dropout: 0.1}, {size_px: 32, epochs: 1, dropout: [0.1, 0.3]}]"
+    items = ["cifar10/resnet20", f"regime={{mode: progressive, phases: {phases}}}", "model.kwargs.drop_rate=0.1"]
+    out = printed(capsys, *items, "max_duration=5ep", "schedule={name: constant}")
+    assert "0 to 1" in out
+    assert "2 to 4" in out
+    assert "0.1 to 0.3" in out
+
+
 PHASES = "regime={{mode: progressive, phases: [{{size_px: 8, epochs: 30}}, {{size_px: 16, epochs: 1}}]}}"
 
 
@@ -188,6 +235,18 @@ PHASES = "regime={{mode: progressive, phases: [{{size_px: 8, epochs: 30}}, {{siz
         (["optimizer={{name: timm, opt: lam, lr: 0.1}}"], "optimizer.opt is 'lam'"),
         (["optimizer={{name: timm, opt: lamb, lr: 0.1, kwargs: {{betas: 0.9}}}}"], "optimizer.kwargs.betas is 0.9"),
         (["mixing={{mixup: 0.0, cutmix: 0.0}}"], "mixing: has no effect"),
+        (
+            ["regime={{mode: progressive, phases: [{{size_px: 8, epochs: 1, dropout: 0.1}}]}}"],
+            "regime: the network has no dropout to set; make it with drop_rate above 0 (model.kwargs.drop_rate)",
+        ),
+        (
+            [
+                "regime={{mode: progressive, phases: [{{sizes: {{8: 0.5, 16: 0.5}}, epochs: 9}}, "
+                "{{sizes: {{16: 0.5, 32: 0.5}}, epochs: 1}}]}}",
+                "max_duration=4ep",
+            ],
+            "regime: the phase at 32 px and 16 px begins at epoch 9, which a run of max_duration 4ep does not reach",
+        ),
         (
             ["regime={{mode: progressive, phases: [{{size_px: 8, epochs: 1, crop_scale: [0.5, 1.0]}}]}}"],
             "regime.phases.0.crop_scale: needs data.augment.name random_resized_crop, it is pad_crop",

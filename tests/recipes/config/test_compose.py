@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from mixsize.recipes.config import keys, optimisation, regimes, schema
 from mixsize.recipes.config.compose import RecipeError, compose, digest, packaged_recipes, to_yaml
+from mixsize.recipes.config.regimes import ProgressiveRegime
 
 RESNET = "cifar10/resnet44"
 MIXED = (RESNET, "regime/s28_bplus")
@@ -158,8 +159,108 @@ def test_phases_or_a_ramp_make_a_progressive_regime():
         ("regime.phases: does not fit max_duration 2ep: phases[", fractions, "max_duration=2ep"),
     ):
         assert refusal(RESNET, *items)[0].startswith(words)
+    mixture = fractions.replace("size_px: 32", "sizes: {32: 0.5, 16: 0.5}", 1)
+    shift = "regime={mode: progressive, shift: {start: {16: 1.0}, end: {32: 1.0}, end_fraction: 1.0}}"
+    for words, *items in (
+        ("regime.phases.0: needs either size_px or sizes", fractions.replace("size_px: 32, ", "", 1)),
+        ("regime: phases[0].batch_size is 8; several", mixture.replace("fraction:", "batch_size: 8, fraction:", 1)),
+        ("regime.phases.0.sizes.16: must be in (0, 1], got 5", mixture.replace("16: 0.5", "16: 5")),
+        ("regime.phases.0.sizes.0: the key must be in [1, 65535]", mixture.replace("16: 0.5", "0: 0.5")),
+        ("regime.phases.0.sizes: must be one of s28, s144", mixture.replace("{32: 0.5, 16: 0.5}", "s29")),
+        ("regime: phases[0]: the shares sum to 0.9", mixture.replace("16: 0.5", "16: 0.4")),
+        ("regime.fraction_of: needs regime.phases with fractions", shift, "regime.fraction_of=pixels"),
+        ("regime.shift: needs either end_epoch or end_fraction", shift, "regime.shift.end_epoch=5"),
+        ("regime.shift.begin_epoch: needs end_epoch", shift, "regime.shift.begin_epoch=5"),
+        ("regime.shift: has fractions, which need a max_duration in epochs; it is 9ba", shift, "max_duration=9ba"),
+        ("regime.shift: does not fit max_duration 1ep: the shift goes from epoch 0 to 0", shift, "max_duration=1ep"),
+        ("regime.shift.stages: must be in [1, 1000], got 1001", shift, "regime.shift.stages=1001"),
+        ("regime: end: the shares sum to 1.5", shift, "regime.shift.end.16=0.5"),
+    ):
+        assert refusal(RESNET, "schedule={name: constant}", *items)[0].startswith(words)
     frozen = refusal(RESNET, phases, "regime.batch_norm=freeze")
     assert frozen[0].startswith("regime.freeze_steps: must be at least 1 with regime.batch_norm freeze")
+
+
+def test_a_shift_follows_the_runs_length_from_its_first_to_its_last_epoch():
+    shift = "regime={mode: progressive, shift: {start: {16: 1.0}, end: {32: 1.0}, end_fraction: 1.0, stages: 4}}"
+    regime = compose([RESNET, shift, "max_duration=9ep", "schedule={name: constant}"]).regime
+    built = regime.build(4, 1, 9)
+    large = [{c.size_px: c.share for c in built.at_epoch(epoch).choices}.get(32, 0) for epoch in range(9)]
+    # Four stages in 8 epochs: 0, 1/8 (to the even stage, 0), 1/4, 3/8 (to 1/2), 1/2, 5/8 (1/2), 3/4, 7/8 (1), 1
+    assert large == [0, 0, 0.25, 0.5, 0.5, 0.5, 0.75, 1, 1]
+    assert [built.at_epoch(epoch).choices[-1].batch_size for epoch in (0, 8)] == [256, 64]
+    ramp = "regime={mode: progressive, ramp: {start_px: 16, end_px: 32, begin_fraction: 0.5, end_fraction: 0.75}}"
+    sizes = [regime.choices[0].size_px for regime in compose([RESNET, ramp]).regime.build(4, 1, 200).regimes]
+    assert sizes == [16, 20, 24, 28, 32]
+    # From epoch 100 to 150 of 201: 30 px, which is rounded to 32, is reached after 7/8 of it, 43.75 epochs.
+    assert compose([RESNET, ramp]).regime.build(4, 1, 201).starts[-1] == 144
+
+
+EFFICIENTTRAIN = """
+mode: progressive
+fraction_of: pixels
+phases:
+  - {size_px: 96, fraction: 0.1, magnitude: 0}
+  - {size_px: 96, fraction: 0.1, magnitude: 1}
+  - {size_px: 160, fraction: 0.1, magnitude: 2}
+  - {size_px: 160, fraction: 0.1, magnitude: 3}
+  - {size_px: 160, fraction: 0.1, magnitude: 4}
+  - {size_px: 160, fraction: 0.1, magnitude: 5}
+  - {size_px: 224, fraction: 0.1, magnitude: 6}
+  - {size_px: 224, fraction: 0.1, magnitude: 7}
+  - {size_px: 224, fraction: 0.1, magnitude: 8}
+  - {size_px: 224, fraction: 0.1, magnitude: 9}
+base: {size_px: 224, batch_size: 1024}
+"""
+
+
+def test_a_recipe_can_say_efficienttrain_plus_plus():
+    regime = ProgressiveRegime.model_validate(yaml.safe_load(EFFICIENTTRAIN))
+    built = regime.build(32, 1, 455)
+    assert [phase.epochs for phase in built.phases] == [109, 109, 39, 39, 40, 39, 20, 20, 20, 20]
+    assert [built.strength_at("magnitude", start) for start in built.starts] == list(range(10))
+    assert regime.follows_duration == ("phases", "fractions")
+    # A mixture's pixels are those of its mean image: half of them at 224 px, a quarter of the pixels at 112 px
+    mixed = {**yaml.safe_load(EFFICIENTTRAIN), "base": {"size_px": 224, "batch_size": 64}}
+    mixed["phases"] = [{"sizes": {224: 0.5, 112: 0.5}, "fraction": 0.5}, {"size_px": 224, "fraction": 0.5}]
+    lengths = [phase.epochs for phase in ProgressiveRegime.model_validate(mixed).build(32, 1, 130).phases]
+    assert lengths == [80, 50]  # 80 * 0.625 = 50
+
+
+def test_strengths_are_held_or_change_and_those_of_a_phase_come_first():
+    phases = "[{size_px: 16, epochs: 4, dropout: 0.1}, {size_px: 32, epochs: 1, drop_path: [0.0, 0.2]}]"
+    items = [f"regime={{mode: progressive, phases: {phases}, strengths: {{dropout: [0.0, 0.9]}}}}", "max_duration=10ep"]
+    regime = compose([RESNET, "schedule={name: constant}", *items]).regime
+    built = regime.build(4, 1, 10)
+    assert [built.strength_at("dropout", epoch) for epoch in (0, 3, 4, 9)] == pytest.approx([0.1, 0.1, 0.4, 0.9])
+    # The last phase lasts from epoch 4 to 9.
+    assert [built.strength_at("drop_path", epoch) for epoch in (0, 4, 9)] == [None, 0.0, 0.2]
+    assert regime.follows_duration == ("strengths", "strengths that change up to the last epoch")
+    held = [items[0].replace("[0.0, 0.9]", "0.3").replace("[0.0, 0.2]", "0.2"), "max_duration=9000ba"]
+    regime = compose([RESNET, "schedule={name: constant}", *held]).regime
+    assert regime.follows_duration is None
+    assert regime.build(4, 1, None).strength_at("dropout", 4) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("words", "item", "others"),
+    [
+        ("regime.strengths.mixup: needs the section mixing, got 0.2", "strengths: {mixup: 0.2}", []),
+        ("regime.strengths.magnitude: needs data.augment.magnitude", "strengths: {magnitude: [0, 9]}", []),
+        ("regime.strengths.dropout: must be in [0, 1), got 1.5", "strengths: {dropout: 1.5}", []),
+        ("regime.strengths.dropout.1: must be in [0, 1), got 1", "strengths: {dropout: [0, 1]}", []),
+        ("regime.strengths.dropout: must be a number, got", "strengths: {dropout: high}", []),
+        ("regime.strengths.dropout.1: missing from the list", "strengths: {dropout: [0.1]}", []),
+        ("regime.strengths.drop: unknown key", "strengths: {drop: 0.1}", []),
+        ("regime.strengths.drop_path: needs execution.network eager", "strengths: {drop_path: 0.1}",
+         ["execution.network=compile"]),
+        ("regime.strengths: has strengths that change up to the last epoch, which need a max_duration in epochs",
+         "strengths: {drop_path: [0.1, 0.2]}", ["max_duration=9ba"]),
+    ],
+)  # fmt: skip
+def test_a_strength_without_an_effect_is_refused(words, item, others):
+    phases = f"regime={{mode: progressive, phases: [{{size_px: 16, epochs: 4}}], {item}}}"
+    assert refusal(RESNET, "schedule={name: constant}", phases, *others)[0].startswith(words)
 
 
 # ---- writing ----
@@ -168,6 +269,11 @@ def test_phases_or_a_ramp_make_a_progressive_regime():
 ROUND_TRIPS = [
     (*MIXED, "regime.sizes={16: 0.5, 32: 0.5}", "optimizer.lr=1e-7"),
     (RESNET, "optimizer.name=adamw", "schedule={name: one_cycle}", "data.mean=[0.1, 0.2, 0.3]"),
+    (
+        RESNET,
+        "regime={mode: progressive, phases: [{sizes: s28, epochs: 1, dropout: [0, 0.5]}], strengths: {dropout: 0}}",
+    ),
+    (RESNET, "regime={mode: progressive, shift: {start: s28, end: {32: 0.5, 16: 0.5}, end_epoch: 3}}"),
     (RESNET, "regime.mode=table", "regime.choices=[{size_px: 8, batch_size: 4, share: 1}]"),
     (RESNET, "output.wandb={project: 'off', tags: ['1e-4', 'no', '010', 'é']}", "name='null'"),
     (RESNET, "data.augment={policy: rand-m9, magnitude: {32: 9, 16: 3.5}, color_jitter: [0.4, 0, 1, 0.1], erasing: 1}"),

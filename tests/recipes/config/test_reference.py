@@ -85,7 +85,7 @@ def test_a_default_is_what_a_recipe_without_the_key_gets():
     for key in recipe_keys():
         # Keys of sections that are off, of lists and of some variants have no place in this recipe.
         is_off = key.name.split(".")[0] in ("smoothing", "calibration") or key.name.startswith(
-            ("output.wandb.", "regime.ramp.")
+            ("output.wandb.", "regime.ramp.", "regime.shift.", "regime.strengths.")
         )
         if key.default in (REQUIRED, OF_ITS_KEYS, "") or key.variants or "[]" in key.name or is_off:
             continue
