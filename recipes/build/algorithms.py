@@ -51,7 +51,8 @@ class Algorithms:
         """As the Trainer takes them.
 
         Composer reverses the order at events whose names begin with ``after``. Its own algorithms stand first, so that
-        they change batches that the plan was compared with, draw from the step's seed, and clip smoothed gradients.
+        they change batches that the plan was compared with, and draw from the step's seed. ``GradSmoothing`` finds its
+        own place, before clipping.
         """
         companions = [one for one in (self.smoothing, self.calibration, self.preflight, self.ema) if one is not None]
         return [*self.composers, StepSeed(), self.sampling, self.schedule, *companions]
