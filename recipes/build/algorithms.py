@@ -59,8 +59,8 @@ class Algorithms:
         """As the Trainer takes them.
 
         Composer reverses the order at events whose names begin with ``after``. Its own algorithms stand first, so that
-        they change batches that the plan was compared with, draw from the step's seed, and clip smoothed gradients.
-        Mixing and clipping stand before the others for the same reasons.
+        they change batches that the plan was compared with, and draw from the step's seed. ``GradSmoothing`` finds its
+        own place, before clipping.
         """
         first = (*self.composers, self.mixing, self.clipping, StepSeed(), self.sampling, self.schedule)
         companions = (self.curriculum, self.smoothing, self.calibration, self.preflight, self.ema)

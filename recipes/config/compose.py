@@ -109,7 +109,7 @@ def _apply(draft: "_Draft", item: str) -> None:
     if equals and "/" not in key:
         _apply_override(draft, item, key, value)
     elif item.endswith(SUFFIXES):
-        draft.merge(_parse(_read(item), item), f"in {item}")
+        draft.merge(parse_file(item), f"in {item}")
     else:
         files = _packaged()
         if item not in files:
@@ -135,6 +135,15 @@ def _apply_override(draft: "_Draft", item: str, key: str, text: str) -> None:
         problem = f"'{printable(text)}' is not a YAML value: {printable(str(error))}"
         raise RecipeError(f"{dotted(path)}: {problem} ({COMMAND_LINE})") from error
     draft.put(path, value, COMMAND_LINE)
+
+
+def parse_file(item: str) -> dict[str, Any]:
+    """Return the mapping of a recipe file as it is written, without checks of its keys and values.
+
+    Raises:
+        RecipeError: it cannot be read, is too large, or is no mapping in YAML.
+    """
+    return _parse(_read(item), item)
 
 
 def _read(item: str) -> str:

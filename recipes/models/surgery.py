@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from mixsize.recipes.config import yamltext
+from mixsize.recipes.config.compose import parse_file
+from mixsize.recipes.config.composer_arguments import check_arguments
 from mixsize.recipes.config.composer_table import ALGORITHMS
 from mixsize.recipes.config.schema import Recipe
 
@@ -43,15 +44,21 @@ class Surgery:
         """That of a run's ``recipe.yaml``; none where there is no file.
 
         Raises:
-            OSError: it cannot be read.
-            ValueError: it is no mapping in YAML.
+            ValueError: it cannot be read, or its section ``algorithms`` has arguments that Composer refuses.
         """
         if recipe is None or not recipe.is_file():
             return cls()
-        data = yamltext.load(recipe.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError(f"{recipe} is no recipe")
-        return cls(_changing(data.get("algorithms") or {}), data.get("precision", "fp32"))
+        # No other key: weights of a version with other keys serve as well.
+        data = parse_file(str(recipe))
+        algorithms = data.get("algorithms") or {}
+        if not (isinstance(algorithms, dict) and all(isinstance(one, dict) for one in algorithms.values())):
+            raise ValueError(f"{recipe}: algorithms must be a mapping of names to arguments")
+        changing = _changing(algorithms)
+        try:
+            check_arguments("algorithms", changing)
+        except ValueError as error:
+            raise ValueError(f"{recipe}: algorithms: {error}") from error
+        return cls(changing, data.get("precision", "fp32"))
 
     def apply(self, network: nn.Module) -> None:
         """Change a network's layers in place.

@@ -16,14 +16,14 @@ import yaml
 from hypothesis import strategies as st
 
 from mixsize.recipes.config.compose import RecipeError, compose, digest, packaged_recipes, to_yaml
-from mixsize.recipes.config.keys import LEAF_MAPPINGS, all_keys
+from mixsize.recipes.config.keys import LEAF_MAPPINGS, OPEN_SECTIONS, all_keys
 from mixsize.recipes.planning.regimes import build_regime
 
 from .for_all import for_all, made
 from .recipe_strategies import STARTS, applied, changes
 
 KNOWN = {".".join(map(str, path)) for path in all_keys()}
-FREE = tuple(".".join(path) + "." for path in LEAF_MAPPINGS)
+FREE = tuple(".".join(path) + "." for path in LEAF_MAPPINGS | OPEN_SECTIONS)
 FILE = "mutant.yaml"
 
 

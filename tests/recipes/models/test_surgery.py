@@ -105,6 +105,20 @@ def test_weights_of_timms_network_are_loaded_before_it_is_changed(tmp_path):
     assert torch.equal(build(BLUR, f"model.checkpoint={weights}")(images()), plain(images()))
 
 
+@pytest.mark.parametrize(
+    ("algorithms", "message"),
+    [
+        ("[blurpool]", "must be a mapping of names to arguments"),
+        ("{blurpool: {optimizers: 1}}", "algorithms: is no argument of blurpool, which takes replace_convs"),
+    ],
+)
+def test_a_recipe_beside_weights_is_read_with_care(tmp_path, algorithms, message):
+    weights = saved(tmp_path / "run", build())
+    (tmp_path / "run/recipe.yaml").write_text(f"algorithms: {algorithms}")
+    with pytest.raises(ValueError, match=f"recipe.yaml: .*{message}"):
+        build(f"model.checkpoint={weights}")
+
+
 def test_a_network_without_surgery_needs_no_composer(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "composer", None)
     with warnings.catch_warnings():
