@@ -415,10 +415,10 @@ def test_a_source_without_one_usable_image_is_refused(tmp_path, quiet):
 class Interfering(ArraySource):
     """Calls ``self.act`` when the image at ``self.at`` is asked for."""
 
-    def item(self, index):
+    def sample(self, index):
         if index == self.at:
             self.act()
-        return super().item(index)
+        return super().sample(index)
 
 
 def interfering(act, count=400, at=300):
@@ -645,6 +645,12 @@ def test_a_class_may_be_called_train(tmp_path):
     assert open_folder(tmp_path).classes == ("bus", "train")
 
 
+def test_listing_counts_every_image(tmp_path, folder):
+    listed = []
+    open_folder(folder, listed=listed.append)
+    assert sorted(listed) == [0, 1, 2, 2]  # The folder itself, dog/more, cat and dog.
+
+
 def test_links_are_followed_inside_the_folder_only(tmp_path, folder):
     (folder / "cat" / "link.bmp").symlink_to("x.bmp")
     (folder / "cat" / "dir").symlink_to(folder / "dog")
@@ -709,14 +715,6 @@ def test_levels_that_no_image_got_say_why(tmp_path, folder, capsys):
     # At 50 px or less on both sides, all are stored raw.
     assert command(folder, tmp_path / "a.beton", "--levels", "2", "--max-side", "50") == 0
     assert "level 1/2: no images. Smaller copies are kept of images stored as JPEG" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("kind", ["map-style", "iterable"])
-def test_a_data_set_is_no_source(tmp_path, folder, kind, quiet):
-    data = torchvision.datasets.ImageFolder(folder) if kind == "map-style" else iter([])
-    for function, out in ((convert, "a.beton"), (convert_splits, "out")):
-        with pytest.raises(ConvertError, match=rf"^source is a {type(data).__name__}; expected the path of a folder"):
-            function(data, tmp_path / out, **quiet)
 
 
 def test_names_that_are_no_text_can_be_named(tmp_path, quiet):
@@ -871,9 +869,11 @@ def test_impossible_encodings_are_refused(values):
         Encoding(**values)
 
 
-def test_the_bar_shows_progress_on_stderr(folder, tmp_path, capfd):
+def test_the_bars_of_listing_and_of_writing_are_on_stderr(folder, tmp_path, capfd):
     convert(folder, tmp_path / "out.beton", workers=1)
-    assert "5/5" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "listing images: 0 img" in told
+    assert "5/5" in told
     convert(folder, tmp_path / "out.beton", workers=1, overwrite=True, progress=False)
     assert capfd.readouterr().err == ""
 
