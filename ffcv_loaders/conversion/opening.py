@@ -23,6 +23,7 @@ from mixsize.ffcv_loaders.conversion.sources import (
     open_folder,
     some,
 )
+from mixsize.ffcv_loaders.conversion.writer import ConvertError
 from mixsize.system.packages import one_line
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ Place: TypeAlias = "str | os.PathLike[str] | ImageDataset | Split"
 _CIFAR = ("cifar10", "cifar100")
 #: Files that save_to_disk writes, of a split and of several.
 _SAVED_SPLIT, _SAVED_SPLITS = "state.json", "dataset_dict.json"
+#: Listing shows no bar before, so that an error of a moment stands alone.
+_SECONDS_WITHOUT_BAR = 1.0
 _HUGGING_FACE = "data sets of Hugging Face's datasets"
 
 
@@ -53,7 +56,7 @@ class Opening:
         """Refuse options that do not apply to a source of this kind.
 
         Raises:
-            SourceError: names the option.
+            ConvertError: names the option.
         """
         for option, given, kinds, words in (
             ("--root", self.root is not None, ("cifar",), "cifar10 and cifar100"),
@@ -69,7 +72,7 @@ class Opening:
             ),
         ):
             if given and kind not in kinds:
-                raise SourceError(f"{option} applies to {words}, not to {name}")
+                raise ConvertError(f"{option} applies to {words}, not to {name}")
 
 
 def in_words(source: object) -> str:
@@ -165,4 +168,12 @@ def _load_saved(folder: Path) -> Any:
 
 
 def _listing(place: str | os.PathLike[str], progress: bool) -> tqdm:
-    return tqdm(unit=" img", desc=f"listing {Path(place).name}", file=sys.stderr, leave=False, disable=not progress)
+    """A bar that counts images, and goes when it is done."""
+    return tqdm(
+        unit=" img",
+        desc=f"listing {Path(place).name}",
+        file=sys.stderr,
+        leave=False,
+        delay=_SECONDS_WITHOUT_BAR,
+        disable=not progress,
+    )

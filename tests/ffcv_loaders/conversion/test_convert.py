@@ -22,7 +22,7 @@ from PIL import Image, ImageCms
 
 from mixsize.cli import main
 from mixsize.ffcv_loaders.beton.reader import Beton
-from mixsize.ffcv_loaders.conversion import encode, writer
+from mixsize.ffcv_loaders.conversion import encode, opening, writer
 from mixsize.ffcv_loaders.conversion.convert import add_arguments, convert, convert_splits, prepare
 from mixsize.ffcv_loaders.conversion.encode import EncodedImage, Encoding, UnusableImage, encode_image
 from mixsize.ffcv_loaders.conversion.sources import ArraySource, SourceError, open_cifar, open_folder
@@ -645,10 +645,15 @@ def test_a_class_may_be_called_train(tmp_path):
     assert open_folder(tmp_path).classes == ("bus", "train")
 
 
-def test_listing_counts_every_image(tmp_path, folder):
+def test_a_listing_that_takes_long_counts_every_image(tmp_path, folder, monkeypatch, capfd):
     listed = []
     open_folder(folder, listed=listed.append)
     assert sorted(listed) == [0, 1, 2, 2]  # The folder itself, dog/more, cat and dog.
+    convert(folder, tmp_path / "a.beton", workers=1)
+    assert "listing" not in capfd.readouterr().err
+    monkeypatch.setattr(opening, "_SECONDS_WITHOUT_BAR", 0)
+    convert(folder, tmp_path / "b.beton", workers=1)
+    assert "listing images: 0 img" in capfd.readouterr().err
 
 
 def test_links_are_followed_inside_the_folder_only(tmp_path, folder):
@@ -869,11 +874,9 @@ def test_impossible_encodings_are_refused(values):
         Encoding(**values)
 
 
-def test_the_bars_of_listing_and_of_writing_are_on_stderr(folder, tmp_path, capfd):
+def test_the_bar_shows_progress_on_stderr(folder, tmp_path, capfd):
     convert(folder, tmp_path / "out.beton", workers=1)
-    told = capfd.readouterr().err
-    assert "listing images: 0 img" in told
-    assert "5/5" in told
+    assert "5/5" in capfd.readouterr().err
     convert(folder, tmp_path / "out.beton", workers=1, overwrite=True, progress=False)
     assert capfd.readouterr().err == ""
 
