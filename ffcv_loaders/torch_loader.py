@@ -6,16 +6,15 @@ would cut them, and resized by Pillow; the FFCV loader's pixels are within one l
 
 from __future__ import annotations
 
-import operator
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from mixsize.algorithms.regime.plan import EpochPlan, Step
 from mixsize.algorithms.regime.progression import Progression
@@ -30,7 +29,9 @@ from mixsize.ffcv_loaders.decode.augment import (
     draw_windows,
     resample_of,
 )
+from mixsize.ffcv_loaders.decode.hugging_face import Split
 from mixsize.ffcv_loaders.decode.policy import check_one_size, make_policy
+from mixsize.ffcv_loaders.decode.samples import ImageDataset, as_images, read_sample
 from mixsize.ffcv_loaders.decode.views import open_changes
 from mixsize.ffcv_loaders.engine.native import (
     FLIP,
@@ -47,19 +48,6 @@ from mixsize.ffcv_loaders.engine.native import (
 from mixsize.ffcv_loaders.pipeline.planned import PlannedDataset, PlannedLoader
 from mixsize.ffcv_loaders.pipeline.staging import IMAGENET_MEAN, IMAGENET_STD, Stager
 
-_EXPECTED = (
-    "a map-style data set of pairs (image, label): a Pillow image or a uint8 array (H, W, 3) or (H, W), and a class "
-    "index, without transforms such as ToTensor, as the loader crops and normalises"
-)
-
-
-class ImageDataset(Protocol):
-    """A map-style data set of (image, label): a Pillow image or a ``(H, W, 3)`` uint8 array, and a class index."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Any, int]: ...
-
 
 class TorchMixSizeLoader(PlannedLoader):
     """Training batches whose side, batch size and duplicates follow a regime, from any map-style data set.
@@ -68,7 +56,8 @@ class TorchMixSizeLoader(PlannedLoader):
     :class:`~mixsize.ffcv_loaders.MixSizeLoader`.
 
     Args:
-        data: yields (image, label) without any augmentation, for instance torchvision's ``ImageFolder``.
+        data: yields (image, label) without any augmentation, for instance torchvision's ``ImageFolder``; or a split of
+            Hugging Face's ``datasets`` with one column of images and one of class labels.
         regime: sizes, batch sizes and duplicates to draw from.
         augment: how views are cut.
         mean: of each channel on the 0..1 scale.
@@ -83,8 +72,8 @@ class TorchMixSizeLoader(PlannedLoader):
         world_size: as for ``rank``.
 
     Raises:
-        ValueError: a regime that this many images or ranks cannot serve, or a data set whose first sample is something
-            else than an image and its label.
+        ValueError: a regime that this many images or ranks cannot serve, a data set whose first sample is something
+            else than an image and its label, or a split without such columns.
 
     Example:
         >>> regime = Regime.from_sizes({32: 0.5, 16: 0.5}, Base(size_px=32, batch_size=2), "D+")
@@ -94,7 +83,7 @@ class TorchMixSizeLoader(PlannedLoader):
 
     def __init__(
         self,
-        data: ImageDataset,
+        data: ImageDataset | Split,
         regime: Regime | Progression,
         *,
         augment: Augment | None = None,
@@ -113,8 +102,10 @@ class TorchMixSizeLoader(PlannedLoader):
         stager = Stager(mean, std, device, dtype, channels_last)
         augment = RandomResizedCrop() if augment is None else augment
         resample_of(interpolation)
-        _check_data_set(data)
-        images = (data, augment, interpolation, stager, num_workers)
+        pairs = as_images(data)
+        if len(pairs):
+            read_sample(pairs, 0)
+        images = (pairs, augment, interpolation, stager, num_workers)
         super().__init__(_MapStyleImages(*images, regime, seed, rank, world_size))
 
 
@@ -234,46 +225,6 @@ def _crop(image: Image.Image, window: np.ndarray, mirror: bool = False) -> Image
     top, left, height, width = (int(window[column]) for column in (TOP, LEFT, HEIGHT, WIDTH))
     view = image.crop((left, top, left + width, top + height))
     return ImageOps.mirror(view) if mirror else view
-
-
-def read_sample(data: ImageDataset, index: int) -> tuple[Image.Image, int]:
-    """A sample's image in RGB, and its label.
-
-    Raises:
-        ValueError: something else; the message says what is expected and what was found.
-    """
-    sample: Any = data[index]
-    if not (isinstance(sample, tuple | list) and len(sample) == 2):
-        raise ValueError(f"sample {index} is {_in_words(sample)}; expected {_EXPECTED}")
-    image, label = sample
-    if not isinstance(image, Image.Image):
-        is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim > 1
-        if not is_array or image.shape[2:] not in ((), (3,)):
-            raise ValueError(f"the image of sample {index} is {_in_words(image)}; expected {_EXPECTED}")
-        image = Image.fromarray(image)
-    try:
-        return image.convert("RGB"), operator.index(label)
-    except TypeError as error:
-        raise ValueError(f"the label of sample {index} is {_in_words(label)}; expected {_EXPECTED}") from error
-
-
-def _check_data_set(data: object) -> None:
-    """Refuse a data set without a length and numbered samples, or of samples that are not (image, label)."""
-    if isinstance(data, IterableDataset) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        raise ValueError(f"data is {_in_words(data)}; expected {_EXPECTED}")
-    images = cast(ImageDataset, data)
-    if len(images):
-        read_sample(images, 0)
-
-
-def _in_words(value: object) -> str:
-    """Type and shape of a value, and the keys of a mapping."""
-    words = f"a {type(value).__name__}"
-    if isinstance(value, np.ndarray | torch.Tensor):
-        return f"{words} {tuple(value.shape)} of {value.dtype}"
-    if isinstance(value, Mapping):
-        return f"{words} with the keys {', '.join(map(str, value))}"
-    return f"{words} of length {len(value)}" if isinstance(value, tuple | list) else words
 
 
 def _join(items: list[tuple[np.ndarray, int]]) -> tuple[torch.Tensor, torch.Tensor]:

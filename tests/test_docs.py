@@ -14,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,8 @@ def files(digits, tmp_path_factory) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             pixels = (images[index].reshape(8, 8) * 255 / 16).astype("uint8")
             Image.fromarray(pixels).save(folder / f"{index}.png")
+    if find_spec("datasets"):
+        save_hugging_face(root / "path/to/train", root / "path/to/saved")
     Image.fromarray(pixels).save(root / "digit.png")
     network = timm.create_model("cifar_resnet20")
     recipe = with_preparation(compose(["demo"]), network, Beton.open(digits / "test.beton"))
@@ -161,6 +164,19 @@ def files(digits, tmp_path_factory) -> Path:
     save_weights(network, root / "runs/demo/model.safetensors")
     (root / "runs/demo/config.json").write_text(config_text(network, preparation_of(recipe), None))
     return root
+
+
+def save_hugging_face(images: Path, out: Path) -> None:
+    """Class folders as a saved data set."""
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, disable_progress_bars
+    from datasets import Image as ImageFeature
+
+    disable_progress_bars()
+    found = sorted(images.rglob("*.png"))
+    names = sorted({path.parent.name for path in found})
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
+    rows = {"image": list(map(str, found)), "label": [path.parent.name for path in found]}
+    DatasetDict(train=Dataset.from_dict(rows, features=features)).save_to_disk(out)
 
 
 @pytest.fixture
@@ -193,8 +209,9 @@ def test_every_exchange_is_used():
 
 @pytest.mark.parametrize("page", sorted({block.page for block in of_kind("python")}))
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, workplace, capfd):
-    if page == "docs/ffcv-loader.md":
-        pytest.importorskip("ffcv")
+    needed = {"docs/ffcv-loader.md": "ffcv", "docs/sources.md": "datasets"}
+    if page in needed:
+        pytest.importorskip(needed[page])
     names = {}
     if page == "README.md":
         names = given()

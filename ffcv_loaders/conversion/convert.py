@@ -11,32 +11,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from mixsize.ffcv_loaders.beton.info import BetonInfo
 from mixsize.ffcv_loaders.beton.levels import DENOMINATORS, MAX_SHARE, MIN_SIDE, level_side
 from mixsize.ffcv_loaders.conversion.encode import DEFAULT_QUALITY, RAW_UP_TO, STORES, Encoding
-from mixsize.ffcv_loaders.conversion.sources import (
-    BUILT_IN,
-    SPLITS,
-    ArraySource,
-    FolderSource,
-    Source,
-    check_same_classes,
-    find_splits,
-    open_cifar,
-    open_digits,
-    open_folder,
-)
+from mixsize.ffcv_loaders.conversion.opening import Opening, Place, find_splits, in_words, open_source
+from mixsize.ffcv_loaders.conversion.sources import ArraySource, FolderSource, Source, check_same_classes
 from mixsize.ffcv_loaders.conversion.writer import ConvertError, check_destination, write_beton
 
 _LISTED = 20
 
 
 def convert(
-    source: str | os.PathLike[str],
+    source: Place,
     out: str | os.PathLike[str],
     *,
     store: str = "auto",
@@ -52,12 +43,16 @@ def convert(
     root: str | os.PathLike[str] | None = None,
     download: bool = False,
     follow_links: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> BetonInfo:
     """Write one ``.beton`` file.
 
     Args:
-        source: a folder with one sub-folder a class, or ``cifar10``, ``cifar100`` or ``digits``. A folder of one of
-            these names is written ``./digits``.
+        source: a folder with one sub-folder a class; ``cifar10``, ``cifar100`` or ``digits`` (a folder of one of these
+            names is written ``./digits``); a data set of Hugging Face's ``datasets``, itself or the folder that
+            ``save_to_disk`` wrote; shards of WebDataset, as a folder or as ``train-{000000..000146}.tar``; or any
+            map-style data set of pairs (image, label), as torchvision's.
         out: the file to write, ending in ``.beton``.
         store: ``raw`` pixels, ``jpg``, or ``auto``: raw up to 64 x 64 pixels in area, JPEG above.
         quality: JPEG quality 1..100 (default 90) of images that must be encoded, with 4:2:0 chroma subsampling. JPEG
@@ -72,10 +67,13 @@ def convert(
         overwrite: replace ``out`` where it exists.
         workers: processes; default: one for each core.
         progress: show a progress bar on stderr.
-        split: ``train`` or ``test``; for the named sources only, and needed there.
+        split: ``train`` or ``test`` of the named sources, or a split of a saved data set that has several; needed
+            there.
         root: folder of the CIFAR files; for ``cifar10`` and ``cifar100`` only, and needed there.
         download: fetch the CIFAR files into ``root`` where they are missing.
         follow_links: follow symbolic links that lead out of the source folder; by default they are an error.
+        image_column: of a Hugging Face data set with several columns of images, the one to take.
+        label_column: of a Hugging Face data set with several columns of class labels, the one to take.
 
     Returns:
         The facts that the file keeps about its images.
@@ -88,22 +86,25 @@ def convert(
     on stderr says so. A link that leads nowhere counts as a broken image. EXIF orientation is ignored, as torchvision
     and timm ignore it.
 
+    The JPEG files of a folder, of shards and of a Hugging Face data set keep their bytes. A map-style data set gives
+    pixels, which are encoded anew, and is read in this process alone.
+
     Example:
         >>> info = convert("train", "copy.beton", store="jpg", levels=(2,), progress=False)
         >>> info.classes
         ('cat', 'dog')
     """
-    _check_is_place(source)
     options = _Options(skip_broken, overwrite, workers, progress, shuffle)
     encoding = _encoding(store, quality, max_side, levels)
     check_destination(out, overwrite)
-    opened = _open(source, split, root, download, follow_links)
+    opening = Opening(root, download, follow_links, image_column, label_column, progress)
+    opened = open_source(source, split, opening)
     _refuse_idle_options(opened, encoding, quality)
     return _write(opened, Path(out), encoding, options)
 
 
 def convert_splits(
-    source: str | os.PathLike[str],
+    source: Place | Mapping[str, Place],
     out: str | os.PathLike[str],
     *,
     store: str = "auto",
@@ -118,12 +119,15 @@ def convert_splits(
     root: str | os.PathLike[str] | None = None,
     download: bool = False,
     follow_links: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> dict[Path, BetonInfo]:
     """Write one ``.beton`` file for each split of a source into the folder ``out``, named after the split.
 
-    The source is ``cifar10``, ``cifar100``, ``digits``, or a folder whose sub-folders are named ``train``, ``test``,
-    ``val`` or ``valid``, each with one sub-folder a class. ``out`` is made where it is missing. The options are those
-    of :func:`convert`.
+    The source is ``cifar10``, ``cifar100``, ``digits``, a folder whose sub-folders are named ``train``, ``test``,
+    ``val`` or ``valid``, each with one sub-folder a class, the folder of a saved ``datasets.DatasetDict``, or a mapping
+    of splits to sources, as a ``DatasetDict`` is. ``out`` is made where it is missing. The options are those of
+    :func:`convert`.
 
     Returns:
         The facts that each file keeps about its images, by the file's path.
@@ -135,19 +139,20 @@ def convert_splits(
     out = Path(out)
     if out.suffix == ".beton" or (out.exists() and not out.is_dir()):
         raise ConvertError(f"{out}: splits are written into a folder, not into a file")
-    _check_is_place(source)
     options = _Options(skip_broken, overwrite, workers, progress, shuffle)
     encoding = _encoding(store, quality, max_side, levels)
-    folders = dict.fromkeys(SPLITS) if str(source) in BUILT_IN else find_splits(source, follow_links)
-    if not folders:
-        open_folder(source, follow_links)  # It raises where the folder cannot be used at all.
-        raise ConvertError(f"{out}: {source} has no train and test folders, so the file to write must end in .beton")
-    for split in folders:
+    opening = Opening(root, download, follow_links, image_column, label_column, progress)
+    splits = find_splits(source, follow_links)
+    if not splits:
+        open_source(cast(Place, source), None, opening)  # It raises where the source cannot be used at all.
+        raise ConvertError(
+            f"{out}: {in_words(source)} has no train and test folders, so the file to write must end in .beton"
+        )
+    for split in splits:
+        if Path(split).name != split:
+            raise ConvertError(f"{in_words(source)}: has a split named {split}, which is no name of a file")
         check_destination(out / f"{split}.beton", overwrite)
-    sources = {
-        split: _open(folder or source, None if folder else split, root, download, follow_links)
-        for split, folder in folders.items()
-    }
+    sources = {split: open_source(place, name, opening) for split, (place, name) in splits.items()}
     check_same_classes(sources)
     for opened in sources.values():
         _refuse_idle_options(opened, encoding, quality)
@@ -192,49 +197,6 @@ def _refuse_idle_options(source: Source, encoding: Encoding, quality: int | None
         )
 
 
-def _open(
-    source: str | os.PathLike[str],
-    split: str | None,
-    root: str | os.PathLike[str] | None,
-    download: bool,
-    follow_links: bool,
-) -> Source:
-    name = str(source)
-    is_cifar = name in ("cifar10", "cifar100")
-    if not is_cifar:
-        for option, given in (("--root", root is not None), ("--download", download)):
-            if given:
-                raise ConvertError(f"{option} applies to cifar10 and cifar100, not to {name}")
-    if name not in BUILT_IN:
-        if split is not None:
-            raise ConvertError(f"--split applies to {', '.join(BUILT_IN)}; give the folder of the split instead")
-        return open_folder(source, follow_links)
-    if follow_links:
-        raise ConvertError(f"--follow-links applies to folders, not to {name}")
-    if split is None:
-        raise ConvertError(f"{name}: needs --split {' or '.join(SPLITS)}, or a folder as OUT for both")
-    if split not in SPLITS:
-        raise ConvertError(f"--split {split}: must be {' or '.join(SPLITS)}")
-    if not is_cifar:
-        return open_digits(split)
-    if root is None:
-        raise ConvertError(f"{name}: needs --root, the folder that holds its files or that --download puts them into")
-    return open_cifar(name, root, split, download)
-
-
-def _check_is_place(source: object) -> None:
-    """Refuse a data set, which has no path.
-
-    Raises:
-        ConvertError: ``source`` is neither text nor a path.
-    """
-    if not isinstance(source, str | os.PathLike):
-        raise ConvertError(
-            f"source is a {type(source).__name__}; expected the path of a folder of class folders, or one of"
-            f" {', '.join(BUILT_IN)}. A data set of images is read by TorchMixSizeLoader, without a .beton file"
-        )
-
-
 def _write(source: Source, out: Path, encoding: Encoding, options: _Options) -> BetonInfo:
     if isinstance(source, FolderSource):
         for line in source.passed_over:
@@ -261,8 +223,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a folder with one sub-folder a class, a folder of such folders named train and test (or val, valid), or"
-        " one of cifar10, cifar100, digits (a folder of such a name: ./digits)",
+        help="a folder with one sub-folder a class; a folder of such folders named train and test (or val, valid); one"
+        " of cifar10, cifar100, digits (a folder of such a name: ./digits); a data set that Hugging Face's save_to_disk"
+        " wrote; or shards of WebDataset: a folder of .tar files, or 'train-{000000..000146}.tar' in quotes",
     )
     parser.add_argument("out", metavar="OUT", help="the .beton file to write, or a folder to write all splits into")
     parser.add_argument(
@@ -300,9 +263,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
-    parser.add_argument("--split", choices=SPLITS, help="which part of cifar10, cifar100 or digits")
+    parser.add_argument("--split", help="which part of cifar10, cifar100, digits (train, test), or of a saved data set")
     parser.add_argument("--root", metavar="FOLDER", help="where the files of cifar10 or cifar100 are")
     parser.add_argument("--download", action="store_true", help="fetch cifar10 or cifar100 into --root if missing")
+    for what in ("image", "label"):
+        parser.add_argument(
+            f"--{what}-column", metavar="NAME", help=f"which {what} column of a saved data set, where it has several"
+        )
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
@@ -327,6 +294,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         "root": args.root,
         "download": args.download,
         "follow_links": args.follow_links,
+        "image_column": args.image_column,
+        "label_column": args.label_column,
     }
     out = Path(args.out)
     if out.suffix != ".beton" and args.split is None:

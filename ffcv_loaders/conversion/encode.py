@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -36,6 +37,19 @@ _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")
 
 class UnusableImage(ValueError):  # noqa: N818 (a finding about an image, not a failure of the program)
     """An image that cannot go into the file; the message is the reason, without the image's name."""
+
+
+class FilePart(NamedTuple):
+    """An image file inside of another file: ``size`` bytes of ``path`` from ``offset`` on."""
+
+    path: str
+    offset: int
+    size: int
+
+
+#: An image to encode: the path of its file, its file's bytes, where they lie, its ``(height, width, 3)`` uint8 RGB
+#: pixels, or why there is none.
+Item: TypeAlias = str | bytes | FilePart | np.ndarray | UnusableImage
 
 
 @dataclass(frozen=True)
@@ -118,11 +132,11 @@ class EncodedChunk:
     histogram: np.ndarray
 
 
-def encode_chunk(items: Sequence[str | np.ndarray], encoding: Encoding) -> EncodedChunk:
+def encode_chunk(items: Sequence[Item], encoding: Encoding) -> EncodedChunk:
     """Encode images in order.
 
     Args:
-        items: paths of image files, or ``(height, width, 3)`` uint8 RGB arrays.
+        items: the images.
         encoding: how to store them.
     """
     results: list[EncodedImage | str] = []
@@ -138,7 +152,7 @@ def encode_chunk(items: Sequence[str | np.ndarray], encoding: Encoding) -> Encod
     return EncodedChunk(results, histogram)
 
 
-def encode_image(item: str | np.ndarray, encoding: Encoding) -> tuple[EncodedImage, np.ndarray]:
+def encode_image(item: Item, encoding: Encoding) -> tuple[EncodedImage, np.ndarray]:
     """Encode one image, decoding it fully on the way.
 
     A JPEG file that needs no change (8-bit RGB, YCbCr or greyscale) keeps its bytes, provided that the loader's own
@@ -154,12 +168,9 @@ def encode_image(item: str | np.ndarray, encoding: Encoding) -> tuple[EncodedIma
     """
     if isinstance(item, np.ndarray):
         return _encode_pixels(Image.fromarray(item), encoding)
-    try:
-        if os.path.getsize(item) > MAX_BYTES:
-            raise UnusableImage(f"takes {os.path.getsize(item)} bytes, a .beton page holds at most {MAX_BYTES}")
-        data = Path(item).read_bytes()
-    except OSError as error:
-        raise UnusableImage(f"cannot be read: {error.strerror or error}") from error
+    if isinstance(item, UnusableImage):
+        raise item
+    data = _bytes_of(item)
     if not data:
         raise UnusableImage("is empty (zero bytes)")
     # A decoder may raise nearly anything on damaged input, and warns about damage that does not touch the pixels.
@@ -182,6 +193,22 @@ def encode_image(item: str | np.ndarray, encoding: Encoding) -> tuple[EncodedIma
         raise UnusableImage("is not an image of a known format, or its header is damaged") from error
     except Exception as error:
         raise UnusableImage(f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _bytes_of(item: str | bytes | FilePart) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    try:
+        size = item.size if isinstance(item, FilePart) else os.path.getsize(item)
+        if size > MAX_BYTES:
+            raise UnusableImage(f"takes {size} bytes, a .beton page holds at most {MAX_BYTES}")
+        if isinstance(item, str):
+            return Path(item).read_bytes()
+        with open(item.path, "rb") as file:
+            file.seek(item.offset)
+            return file.read(size)
+    except OSError as error:
+        raise UnusableImage(f"cannot be read: {error.strerror or error}") from error
 
 
 def _check_declared_size(image: Image.Image, encoding: Encoding) -> None:

@@ -1,19 +1,22 @@
-"""Where images come from: a folder of class folders, CIFAR-10 and CIFAR-100, scikit-learn's digits.
+"""Where images come from: what a source is, a folder of class folders, CIFAR-10 and CIFAR-100, scikit-learn's digits.
 
-A source is a sequence of samples, each with a name for messages, a label, and either the path of an image file or an
-array of pixels. Nothing is decoded here.
+A source is a sequence of samples, each with a name for messages, a label, and an image as
+:mod:`~mixsize.ffcv_loaders.conversion.encode` takes it. Sources of other libraries have modules of their own.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
+
+from mixsize.ffcv_loaders.beton.reader import MAX_CLASSES
+from mixsize.ffcv_loaders.conversion.encode import Item
 
 # torchvision.datasets.folder.IMG_EXTENSIONS; files of other kinds are passed over, as torchvision does.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -43,20 +46,17 @@ class Source(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names, indexed by label."""
+        """Class names, indexed by label; complete when all samples have been read."""
         ...
 
-    @property
-    def labels(self) -> np.ndarray:
-        """Int64, ``(N,)``."""
-        ...
+    def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
         """Name of a sample for messages: relative, printable, the same on every machine."""
         ...
 
-    def item(self, index: int) -> str | np.ndarray:
-        """Path of the sample's image file, or its ``(height, width, 3)`` uint8 RGB pixels."""
+    def sample(self, index: int) -> tuple[Item, int]:
+        """A sample's image, or the reason why it has none that can be used, and its label."""
         ...
 
 
@@ -77,13 +77,16 @@ class FolderSource:
     passed_over: tuple[str, ...] = ()
     kind: str = "image folder"
 
+    def __len__(self) -> int:
+        return len(self.files)
+
     def name(self, index: int) -> str:
         """The file's path relative to the source folder."""
         return printable(self.files[index])
 
-    def item(self, index: int) -> str:
-        """The file's path."""
-        return os.path.join(self.root, self.files[index])
+    def sample(self, index: int) -> tuple[str, int]:
+        """The file's path, and the label."""
+        return os.path.join(self.root, self.files[index]), int(self.labels[index])
 
 
 @dataclass(frozen=True)
@@ -101,19 +104,33 @@ class ArraySource:
         assert self.pixels.shape[0] == len(self.labels)
         assert self.pixels.shape[3] == 3
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
     def name(self, index: int) -> str:
         """Split and index, as in ``train[17]``."""
         return f"{self.split}[{index}]"
 
-    def item(self, index: int) -> np.ndarray:
-        """The sample's pixels."""
-        return self.pixels[index]
+    def sample(self, index: int) -> tuple[np.ndarray, int]:
+        """The sample's pixels, and the label."""
+        return self.pixels[index], int(self.labels[index])
 
 
 def printable(name: str) -> str:
     """``name`` with escapes for bytes that are not text and for characters that would act on a terminal."""
     text = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names of classes that have none: ``0``, ``1``, ..."""
+    return tuple(map(str, range(count)))
+
+
+def wrong_label(label: int, classes: int | None) -> str | None:
+    """What is wrong with a label, None if nothing is; ``classes`` is their number, None where it is not known."""
+    most = (MAX_CLASSES if classes is None else classes) - 1
+    return None if 0 <= label <= most else f"has the label {label}; it must be from 0 to {most}"
 
 
 def some(names: Iterable[str]) -> str:
@@ -123,7 +140,9 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(names[:_LISTED]) + more
 
 
-def open_folder(root: str | os.PathLike[str], follow_links: bool = False) -> FolderSource:
+def open_folder(
+    root: str | os.PathLike[str], follow_links: bool = False, listed: Callable[[int], object] = lambda images: None
+) -> FolderSource:
     """Images in torchvision's ``ImageFolder`` layout: ``root/<class>/.../<name>.<extension>``.
 
     Classes are the sub-folders that hold images, sorted by name; files come in the order in which torchvision lists
@@ -133,6 +152,7 @@ def open_folder(root: str | os.PathLike[str], follow_links: bool = False) -> Fol
     Args:
         root: the folder.
         follow_links: also follow links that lead out of the folder.
+        listed: called with the number of images in each folder, as it is listed.
 
     Raises:
         SourceError: not a folder, no class folders, images beside the class folders, a class folder whose images are
@@ -145,7 +165,7 @@ def open_folder(root: str | os.PathLike[str], follow_links: bool = False) -> Fol
     if not root.is_dir():
         raise SourceError(f"{root}: is not a folder of class folders")
     try:
-        listing = _Listing(root, follow_links)
+        listing = _Listing(root, follow_links, listed)
     except OSError as error:
         raise SourceError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
     listing.check()
@@ -162,13 +182,14 @@ def open_folder(root: str | os.PathLike[str], follow_links: bool = False) -> Fol
 class _Listing:
     """All folders and images below a root, by path relative to it."""
 
-    def __init__(self, root: Path, follow_links: bool):
+    def __init__(self, root: Path, follow_links: bool, listed: Callable[[int], object]):
         self.root = root
         self.images: dict[str, list[str]] = {}
         self.other_images: dict[str, list[str]] = {}
         self.leading_out: list[str] = []
         self.refused: list[str] = []
         self._follow_links = follow_links
+        self._listed = listed
         self._top = os.path.realpath(root)
         self._walk("", (self._top,))
         folders = [folder for folder in self.images if folder]
@@ -202,6 +223,7 @@ class _Listing:
                     self.refused.append(path)
         self.images[folder] = sorted(images)
         self.other_images[folder] = sorted(others)
+        self._listed(len(images))
         for path in folders:
             self._walk(path, (*above, os.path.realpath(os.path.join(self.root, path))))
 
@@ -256,7 +278,7 @@ class _Listing:
                 )
 
 
-def find_splits(root: str | os.PathLike[str], follow_links: bool = False) -> dict[str, Path]:
+def find_split_folders(root: str | os.PathLike[str], follow_links: bool = False) -> dict[str, Path]:
     """Split folders of a folder such as ``cifar10/{train,test}``, train first; empty where it is not of that kind.
 
     Of that kind are folders whose only sub-folders are ``train``, ``test``, ``val`` or ``valid``, each holding folders

@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mixsize.ffcv_loaders.beton.info import BetonInfo
-from mixsize.ffcv_loaders.conversion.encode import EncodedChunk, Encoding, encode_chunk, start_worker
+from mixsize.ffcv_loaders.conversion.encode import EncodedChunk, Encoding, Item, encode_chunk, start_worker
 from mixsize.ffcv_loaders.conversion.pages import PageWriter
 from mixsize.ffcv_loaders.conversion.sources import Source
 from mixsize.system.files import in_one_piece
@@ -90,7 +90,7 @@ def write_beton(
     """
     out = Path(out)
     check_destination(out, overwrite)
-    total = len(source.labels)
+    total = len(source)
     if total == 0:
         raise ConvertError(f"{out}: the source holds no images")
     if workers is None:
@@ -110,12 +110,12 @@ def write_beton(
             histogram = np.zeros((3, 256), np.int64)
             synced = 0
             with closing(_encoded(source, order, encoding, workers)) as chunks:
-                for samples, chunk in chunks:
-                    for sample, result in zip(samples.tolist(), chunk.results, strict=True):
+                for samples, labels, chunk in chunks:
+                    for sample, label, result in zip(samples, labels, chunk.results, strict=True):
                         if isinstance(result, str):
                             broken[source.name(sample)] = result
                         elif skip_broken or not broken:
-                            pages.add(result, int(source.labels[sample]))
+                            pages.add(result, label)
                     histogram += chunk.histogram
                     bar.update(len(chunk.results))
                     if file.tell() - synced >= _SYNC_BYTES:
@@ -201,29 +201,31 @@ def _remove_stale(out: Path) -> None:
 
 def _encoded(
     source: Source, order: np.ndarray, encoding: Encoding, workers: int
-) -> Generator[tuple[np.ndarray, EncodedChunk]]:
-    """Chunks of sample indices, in order, with their results."""
-    chunks = (order[start : start + CHUNK] for start in range(0, len(order), CHUNK))
+) -> Generator[tuple[list[int], list[int], EncodedChunk]]:
+    """Chunks in order: indices of the samples, their labels, and their results."""
 
-    def items(samples: np.ndarray) -> list[str | np.ndarray]:
-        return [source.item(sample) for sample in samples.tolist()]
+    def read() -> Iterator[tuple[list[int], list[int], list[Item]]]:
+        for start in range(0, len(order), CHUNK):
+            samples = order[start : start + CHUNK].tolist()
+            items, labels = zip(*map(source.sample, samples), strict=True)
+            yield samples, list(labels), list(items)
 
     if workers == 1:
-        for samples in chunks:
-            yield samples, encode_chunk(items(samples), encoding)
+        for samples, labels, items in read():
+            yield samples, labels, encode_chunk(items, encoding)
         return
     # Not "fork": this process may hold threads (PyTorch's), whose locks a forked child would inherit locked.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=start_worker)
-    waiting: deque[tuple[np.ndarray, Future[EncodedChunk]]] = deque()
+    waiting: deque[tuple[list[int], list[int], Future[EncodedChunk]]] = deque()
     try:
-        for samples in chunks:
-            waiting.append((samples, pool.submit(encode_chunk, items(samples), encoding)))
+        for samples, labels, items in read():
+            waiting.append((samples, labels, pool.submit(encode_chunk, items, encoding)))
             # A bound on the results that wait in memory.
             if len(waiting) >= 2 * workers:
-                samples, future = waiting.popleft()
-                yield samples, future.result()
-        for samples, future in waiting:
-            yield samples, future.result()
+                samples, labels, future = waiting.popleft()
+                yield samples, labels, future.result()
+        for samples, labels, future in waiting:
+            yield samples, labels, future.result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module
@@ -38,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw sizes, images and steps into this PNG")
     parser.add_argument(
+        "--as",
+        dest="other",
+        choices=("timm",),
+        help="print the command of timm's own train.py that trains the recipe, as far as it can; the rest is named on"
+        " stderr",
+    )
+    parser.add_argument(
         "--table", action="store_true", help="print all packaged networks and their regimes as one Markdown table"
     )
     add_imports(parser)
@@ -54,6 +63,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         return _prepare_table(args)
     if not args.items:
         raise ValueError("plan: give a recipe, for instance: mixsize plan cifar10/resnet44 regime/s28_bplus")
+    if args.other is not None and (args.json or args.times or args.plot):
+        raise ValueError("--as timm: prints a command alone; leave out --json, --times and --plot")
     if args.plot is not None and args.plot.suffix != ".png":
         raise ValueError(f"--plot {args.plot}: the figure is a PNG; give a name that ends in .png")
     if args.plot is not None:
@@ -71,6 +82,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     data = known_data(recipe, process_rank()[1])
     plan = make_plan(data.recipe, times)
     check_checkpoint(data.recipe)
+    if args.other is not None:
+        return _prepare_timm(plan, data)
 
     def show() -> int:
         if args.json:
@@ -90,8 +103,31 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     return show
 
 
+def _prepare_timm(plan: Plan, data: KnownData) -> Callable[[], int]:
+    from mixsize.recipes.build.preparation import with_preparation
+    from mixsize.recipes.models.network import planned_network
+    from mixsize.recipes.planning.timm_arguments import timm_arguments
+    from mixsize.system.ranks import process_rank
+
+    values, ranks = plan.recipe.data, process_rank()[1]
+    if values.normalization == "file" and not (values.mean and values.std) and data.train is None:
+        raise ValueError(f"data.normalization: file, and there is no file {values.train}; give data.mean and data.std")
+    recipe = with_preparation(plan.recipe, planned_network(plan.recipe), data.train)
+    told = timm_arguments(recipe, plan.regime, plan.epochs, ranks)
+    script = "python train.py" if ranks == 1 else f"torchrun --nproc-per-node={ranks} train.py"
+
+    def show() -> int:
+        print(" \\\n  ".join([script, *map(shlex.join, told.arguments)]))
+        for title, lines in (("timm approximates", told.approximated), ("timm cannot express", told.missing)):
+            for line in [f"{title}:", *(f"  {line}" for line in lines)] if lines else ():
+                print(line, file=sys.stderr)
+        return 0
+
+    return show
+
+
 def _prepare_table(args: argparse.Namespace) -> Callable[[], int]:
-    if args.items or args.json or args.times or args.plot:
+    if args.items or args.json or args.times or args.plot or args.other:
         raise ValueError("--table: takes no items and no other option; it lists all packaged networks and regimes")
 
     def show() -> int:

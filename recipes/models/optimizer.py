@@ -30,7 +30,7 @@ def build_optimizer(config: Optimizer, module: nn.Module, regime: Regime | Progr
         ValueError: an optimiser that timm does not have, arguments that it does not take, or layer decay for a network
             whose layers timm does not group.
     """
-    lr = _learning_rate(config, regime)
+    lr = learning_rate(config, regime)
     groups = _groups(config, module) if config.layer_decay is None else _groups_by_layer(config, module, lr)
     if isinstance(config, Sgd):
         return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)
@@ -39,7 +39,8 @@ def build_optimizer(config: Optimizer, module: nn.Module, regime: Regime | Progr
     return _timm_optimizer(config, groups, lr)
 
 
-def _learning_rate(config: Optimizer, regime: Regime | Progression) -> float:
+def learning_rate(config: Optimizer, regime: Regime | Progression) -> float:
+    """The peak learning rate: the recipe's, scaled by the regime's mean batch where it says so."""
     if config.lr_scaling not in BY_MEAN_BATCH:
         return config.lr
     assert isinstance(regime, Regime)  # The recipe refuses these for phases.

@@ -25,7 +25,10 @@ COMMANDS = {
         "mixsize.recipes.commands.start_command",
         "choose a recipe for a folder of images and a timm model; train it",
     ),
-    "convert": ("mixsize.ffcv_loaders.conversion.convert", "write an image folder, CIFAR or digits as .beton files"),
+    "convert": (
+        "mixsize.ffcv_loaders.conversion.convert",
+        "write a folder of images, shards or a data set as .beton files",
+    ),
     "plan": ("mixsize.recipes.commands.plan", "print the steps and costs of a recipe's regime before training"),
     "train": ("mixsize.recipes.commands.train_command", "train a recipe"),
     "eval": ("mixsize.recipes.commands.eval_command", "evaluate trained weights over image sizes"),

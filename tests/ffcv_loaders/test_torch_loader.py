@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 
@@ -292,3 +293,82 @@ def test_a_later_sample_of_another_kind_is_named():
 
     with pytest.raises(ValueError, match="the image of sample 5 is"):
         list(TorchMixSizeLoader(Mixed(), Regime.fixed(Base(8, 1)), device="cpu"))
+
+
+@pytest.fixture
+def split():
+    """The digits as a split of Hugging Face's datasets, with a column that is neither image nor label."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    digits = Digits()
+    names = [str(label) for label in range(10)]
+    features = {"at": datasets.Value("int32"), "img": datasets.Image(), "digit": datasets.ClassLabel(names=names)}
+    rows = {
+        "at": range(400),
+        "img": [Image.fromarray(image) for image in digits.images[:400]],
+        "digit": digits.targets[:400],
+    }
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+
+
+def trained(loader, state=None):
+    """Weights and optimiser after each step that a loader still has, and the sizes of the steps."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    if state is not None:
+        network.load_state_dict(state[0])
+        optimizer.load_state_dict(state[1])
+    states, sizes = [], []
+    for images, labels in loader:
+        loss = nn.functional.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        states.append(copy.deepcopy((network.state_dict(), optimizer.state_dict())))
+        sizes.append(images.shape[-1])
+    return states, sizes
+
+
+def test_a_hugging_face_split_trains_as_the_same_pairs_do_and_goes_on_where_it_stopped(split):
+    regime = Regime.from_sizes(MIX, Base(16, 12), "D+")
+    options = {"augment": PadCrop(1), "seed": 7, "device": "cpu"}
+    pairs = list(zip(Digits().images[:400], Digits().targets[:400], strict=True))
+    states, sizes = trained(TorchMixSizeLoader(split, regime, **options))
+    expected, _ = trained(TorchMixSizeLoader(pairs, regime, **options))
+    assert len(states) == len(expected) > 30
+    assert set(sizes) == set(MIX)
+    resumed = TorchMixSizeLoader(split, regime, **options)
+    resumed.dataset.load_state_dict(resumed.dataset.state_dict(12 * 15, True))
+    rest, _ = trained(resumed, state=states[14])
+    assert len(rest) == len(states) - 15
+    for ours, theirs in ((states, expected), (rest, states)):
+        for weights, theirs_weights in zip(ours[-1][0].values(), theirs[-1][0].values(), strict=True):
+            assert torch.equal(weights, theirs_weights)
+
+
+def test_a_hugging_face_split_of_other_columns_or_labels_is_refused(split):
+    datasets = pytest.importorskip("datasets")
+    with pytest.raises(ValueError, match=r"no column of the type ClassLabel; expected one, which class_encode_column"):
+        TorchMixSizeLoader(split.remove_columns("digit"), D_PLUS, device="cpu")
+    unlabelled = split.remove_columns("digit").add_column("digit", [3] * 399 + [-1])
+    unlabelled = unlabelled.cast_column("digit", datasets.ClassLabel(num_classes=10))
+    with pytest.raises(ValueError, match=r"the label of sample 399 is -1 \(digit\); it must be from 0 to 9"):
+        TorchMixSizeLoader(unlabelled, D_PLUS, device="cpu")
+    with pytest.raises(ValueError, match=r"data is a DatasetDict with the keys train; expected a map-style data set"):
+        TorchMixSizeLoader(datasets.DatasetDict(train=split), D_PLUS, device="cpu")
+
+
+def test_another_order_of_labels_is_another_data_set(split):
+    begun = TorchMixSizeLoader(split, D_PLUS, device="cpu")
+    other = TorchMixSizeLoader(split.select(range(399, -1, -1)), D_PLUS, device="cpu")
+    other.dataset.load_state_dict(begun.dataset.state_dict(0, True))
+    with pytest.raises(ValueError, match="data"):
+        next(iter(other))
+
+
+def test_webdataset_is_refused_with_the_way_to_go():
+    webdataset = pytest.importorskip("webdataset")
+    data = webdataset.WebDataset("train-{000000..000003}.tar", shardshuffle=False)
+    with pytest.raises(ValueError, match="for shards of WebDataset, give their names to mixsize convert"):
+        TorchMixSizeLoader(data, D_PLUS, device="cpu")

@@ -78,6 +78,7 @@ PACKAGES = (
     Package("SciPy", "scipy", "scipy", needed_for="", extra="report"),
     Package("scikit-learn", "sklearn", "scikit-learn", needed_for=""),
     Package("ONNX Script", "onnxscript", "onnxscript", needed_for="", extra="onnx"),
+    Package("Hugging Face Datasets", "datasets", "datasets", needed_for="", extra="hf"),
     Package("Weights & Biases", "wandb", "wandb", needed_for="", extra="wandb"),
 )
 #: mixsize's own compiled library.

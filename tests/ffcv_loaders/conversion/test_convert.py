@@ -22,7 +22,7 @@ from PIL import Image, ImageCms
 
 from mixsize.cli import main
 from mixsize.ffcv_loaders.beton.reader import Beton
-from mixsize.ffcv_loaders.conversion import encode, writer
+from mixsize.ffcv_loaders.conversion import encode, opening, writer
 from mixsize.ffcv_loaders.conversion.convert import add_arguments, convert, convert_splits, prepare
 from mixsize.ffcv_loaders.conversion.encode import EncodedImage, Encoding, UnusableImage, encode_image
 from mixsize.ffcv_loaders.conversion.sources import ArraySource, SourceError, open_cifar, open_folder
@@ -415,10 +415,10 @@ def test_a_source_without_one_usable_image_is_refused(tmp_path, quiet):
 class Interfering(ArraySource):
     """Calls ``self.act`` when the image at ``self.at`` is asked for."""
 
-    def item(self, index):
+    def sample(self, index):
         if index == self.at:
             self.act()
-        return super().item(index)
+        return super().sample(index)
 
 
 def interfering(act, count=400, at=300):
@@ -645,6 +645,17 @@ def test_a_class_may_be_called_train(tmp_path):
     assert open_folder(tmp_path).classes == ("bus", "train")
 
 
+def test_a_listing_that_takes_long_counts_every_image(tmp_path, folder, monkeypatch, capfd):
+    listed = []
+    open_folder(folder, listed=listed.append)
+    assert sorted(listed) == [0, 1, 2, 2]  # The folder itself, dog/more, cat and dog.
+    convert(folder, tmp_path / "a.beton", workers=1)
+    assert "listing" not in capfd.readouterr().err
+    monkeypatch.setattr(opening, "_SECONDS_WITHOUT_BAR", 0)
+    convert(folder, tmp_path / "b.beton", workers=1)
+    assert "listing images: 0 img" in capfd.readouterr().err
+
+
 def test_links_are_followed_inside_the_folder_only(tmp_path, folder):
     (folder / "cat" / "link.bmp").symlink_to("x.bmp")
     (folder / "cat" / "dir").symlink_to(folder / "dog")
@@ -709,14 +720,6 @@ def test_levels_that_no_image_got_say_why(tmp_path, folder, capsys):
     # At 50 px or less on both sides, all are stored raw.
     assert command(folder, tmp_path / "a.beton", "--levels", "2", "--max-side", "50") == 0
     assert "level 1/2: no images. Smaller copies are kept of images stored as JPEG" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("kind", ["map-style", "iterable"])
-def test_a_data_set_is_no_source(tmp_path, folder, kind, quiet):
-    data = torchvision.datasets.ImageFolder(folder) if kind == "map-style" else iter([])
-    for function, out in ((convert, "a.beton"), (convert_splits, "out")):
-        with pytest.raises(ConvertError, match=rf"^source is a {type(data).__name__}; expected the path of a folder"):
-            function(data, tmp_path / out, **quiet)
 
 
 def test_names_that_are_no_text_can_be_named(tmp_path, quiet):

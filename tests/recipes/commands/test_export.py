@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
 
 from mixsize.algorithms.batchnorm.bank import StatisticsBank
@@ -80,6 +80,23 @@ def test_timm_alone_finds_the_accuracy_of_the_networks_own_statistics(run, expor
     images, labels = pictures(photos)
     row = read_record(Path("found/model.json")).sizes[0]
     assert hits(network, transform, images, labels) == round(row.own.top1 * 24)
+
+
+@pytest.mark.parametrize("folder", ["run", "exported"])
+def test_timms_own_training_starts_from_what_is_saved(folder, request):
+    """As its script does with --initial-checkpoint, and with --pretrained-path for other classes."""
+    path = f"{request.getfixturevalue(folder)}/model.safetensors"
+    saved = load_file(path)
+    network = timm.create_model("resnet14t", num_classes=2, checkpoint_path=path)
+    again = timm.create_model("resnet14t", num_classes=2)
+    timm.models.load_checkpoint(again, path)
+    for loaded in (network.state_dict(), again.state_dict()):
+        assert loaded.keys() == saved.keys()
+        assert all(torch.equal(loaded[name], values) for name, values in saved.items())
+    overlay = {"file": path, "num_classes": -1}
+    other = timm.create_model("resnet14t", pretrained=True, num_classes=5, pretrained_cfg_overlay=overlay).state_dict()
+    assert torch.equal(other["layer4.0.conv1.weight"], saved["layer4.0.conv1.weight"])
+    assert other["fc.weight"].shape == (5, saved["fc.weight"].shape[1])
 
 
 def test_a_finished_run_can_be_loaded_and_has_the_statistics_that_it_was_evaluated_with(run, exported):
