@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from mixsize.algorithms.training.schedules import cosine as cosine
     from mixsize.algorithms.training.schedules import multistep as multistep
     from mixsize.algorithms.training.schedules import one_cycle as one_cycle
+    from mixsize.algorithms.training.schedules import step_decay as step_decay
     from mixsize.algorithms.training.setters import attribute_setter as attribute_setter
     from mixsize.algorithms.training.setters import drop_path_setter as drop_path_setter
     from mixsize.algorithms.training.setters import dropout_setter as dropout_setter
@@ -81,7 +82,7 @@ _MODULES = {
     "smoothing.gradient_smoother": ("GradientSmoother",),
     "training.curriculum": ("Curriculum",),
     "training.epoch_schedule": ("EpochSchedule",),
-    "training.schedules": ("constant", "cosine", "multistep", "one_cycle"),
+    "training.schedules": ("constant", "cosine", "multistep", "one_cycle", "step_decay"),
     "training.setters": ("attribute_setter", "drop_path_setter", "dropout_setter"),
     "training.step_seed": ("StepSeed",),
     "training.training_clock": ("TrainingClock",),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from mixsize.algorithms.regime.checks import MAX_EPOCHS
 from mixsize.algorithms.regime.drawing import choices_of_epochs
@@ -62,6 +64,29 @@ def spans_of(
         else:
             epochs = asked - span.epochs
     raise ValueError(f"the run is longer than {MAX_EPOCHS:,} epochs, the most that a plan has")
+
+
+def part_of_pixels(regime: Regime | Progression, spans: Sequence[Span]) -> Callable[[float], float]:
+    """Position in epochs -> part of the run's pixels that is done by then, in a line within each epoch.
+
+    Args:
+        regime: the regime of the run.
+        spans: those of the run.
+
+    Example:
+        >>> progression = Progression(Base(32, 64), (Phase(16, 4), Phase(32, 1)))
+        >>> done = part_of_pixels(progression, list(spans_of(progression, 6400, seed=0, epochs=5)))
+        >>> [done(epoch) for epoch in (0, 2, 4, 4.5, 5)]
+        [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+    epochs, pixels = [0.0], [0.0]
+    for span in spans:
+        choices = regime.regimes[span.regime].choices
+        of_epoch = sum(steps * choice.pixels for steps, choice in zip(span.steps, choices, strict=True))
+        epochs.append(epochs[-1] + span.epochs)
+        pixels.append(pixels[-1] + span.epochs * of_epoch)
+    ends, parts = np.array(epochs), np.array(pixels) / pixels[-1]
+    return lambda position: float(np.interp(position, ends, parts))
 
 
 def _endless(regime: Regime | Progression, num_samples: int, seed: int) -> Iterator[Span]:

@@ -35,6 +35,19 @@ def multistep(milestones: Sequence[float], factors: Sequence[float], warmup_epoc
     return _warmed(lambda epoch: steps[bisect_right(milestones, epoch)], warmup_epochs)
 
 
+def step_decay(every_epochs: float, factor: float, warmup_epochs: float = 0.0) -> Schedule:
+    """Factor 1, multiplied by ``factor`` after every ``every_epochs``, which need not be whole.
+
+    Example:
+        >>> schedule = step_decay(every_epochs=2.5, factor=0.5)
+        >>> [schedule(epoch) for epoch in (0, 2.4, 2.5, 5, 8)]
+        [1.0, 1.0, 0.5, 0.25, 0.125]
+    """
+    if every_epochs <= 0:
+        raise ValueError(f"every_epochs is {every_epochs}; it must be above 0")
+    return _warmed(lambda epoch: float(factor ** (epoch // every_epochs)), warmup_epochs)
+
+
 def cosine(epochs: float, final_factor: float = 0.0, warmup_epochs: float = 0.0) -> Schedule:
     """Half a cosine from 1 after the warm-up to ``final_factor`` at ``epochs`` (Loshchilov & Hutter 2017).
 

@@ -22,7 +22,7 @@ from mixsize.bench.paper import calibration, gradients
 from mixsize.bench.report.tables import regime_notes, regime_table
 from mixsize.bench.result_files import read_json
 from mixsize.display.markdown import markdown_table as _markdown
-from mixsize.recipes.planning.table import plans_table
+from mixsize.recipes.planning.table import plans_table, published_table
 from mixsize.recipes.records.run_record import read_records
 
 _BLOCK = re.compile(r"(<!-- table: (\w+)(?: (\S+))? -->\n).*?(<!-- end table -->)", re.DOTALL)
@@ -96,7 +96,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 #: Tables of training runs, which are made from a file of run records.
 RECORD_TABLES: dict[str, Callable[[Path], str]] = {"peers": regimes_table, "regimes": regimes_table}
 #: Tables that need no result file.
-RECIPE_TABLES: dict[str, Callable[[], str]] = {"plans": plans_table}
+RECIPE_TABLES: dict[str, Callable[[], str]] = {"plans": plans_table, "published": published_table}
 
 
 def refresh(text: str, root: Path) -> str:

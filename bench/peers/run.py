@@ -38,7 +38,6 @@ from mixsize.recipes.build.data import open_data
 from mixsize.recipes.build.devices import check_precision, torch_device, trainer_precision
 from mixsize.recipes.build.evaluators import build_evaluators, evaluator_label
 from mixsize.recipes.build.model import ACCURACY, build_model
-from mixsize.recipes.build.optimisation import build_schedule
 from mixsize.recipes.build.preparation import with_preparation
 from mixsize.recipes.build.trainer import run_folder
 from mixsize.recipes.config import schema
@@ -46,7 +45,8 @@ from mixsize.recipes.config.compose import compose
 from mixsize.recipes.config.regimes import FixedRegime
 from mixsize.recipes.models.network import network_stride
 from mixsize.recipes.models.optimizer import build_optimizer
-from mixsize.recipes.planning.regimes import build_regime, epochs_of
+from mixsize.recipes.planning.regimes import build_regime
+from mixsize.recipes.planning.schedule import schedule_of_run
 from mixsize.recipes.records.environment import environment
 from mixsize.recipes.records.run_folder import RECORD_FILE
 from mixsize.recipes.records.run_record import RunRecord, Seconds, ShapeRow
@@ -131,7 +131,7 @@ def train(peer: Peer, items: Sequence[str], images: Path) -> RunRecord:
         optimizers=build_optimizer(recipe.optimizer, model.module, base_regime),
         algorithms=[
             *(part for part in extras if isinstance(part, Algorithm)),
-            EpochSchedule(build_schedule(recipe, epochs_of(recipe, base_regime, train_images.num_samples))),
+            EpochSchedule(schedule_of_run(recipe, base_regime, train_images.num_samples)),
         ],
         callbacks=[*(part for part in extras if isinstance(part, Callback)), shapes, clock],
         max_duration=recipe.max_duration,

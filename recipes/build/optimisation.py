@@ -12,8 +12,7 @@ from mixsize.algorithms.sampling.mixsize_sampling import MixSizeSampling
 from mixsize.algorithms.training.epoch_schedule import EpochSchedule, elapsed_fraction
 from mixsize.algorithms.training.training_clock import TrainingClock
 from mixsize.recipes.config import schema
-from mixsize.recipes.planning.regimes import epochs_of
-from mixsize.recipes.planning.schedule import build_schedule
+from mixsize.recipes.planning.schedule import build_schedule, schedule_of_run
 
 #: Powers of a step's batch over the base's batch.
 _BY_STEP = {"linear_by_step": 1.0, "sqrt_by_step": 0.5}
@@ -41,7 +40,7 @@ def build_epoch_schedule(
         return EpochSchedule(build_schedule(recipe, 1.0), factor=factor)
     if unit == "sec":
         return EpochSchedule(build_schedule(recipe, 1.0), elapsed_fraction(length, clock), factor)
-    return EpochSchedule(build_schedule(recipe, epochs_of(recipe, regime, images)), factor=factor)
+    return EpochSchedule(schedule_of_run(recipe, regime, images), factor=factor)
 
 
 def _factor_of_step(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from composer.utils import dist
+from pydantic import ValidationError
 
 from mixsize.algorithms.regime.progression import Progression
 from mixsize.algorithms.regime.regime import Regime
@@ -17,6 +18,7 @@ from mixsize.ffcv_loaders.loader import MixSizeLoader
 from mixsize.ffcv_loaders.pipeline.planned import differences
 from mixsize.recipes.config import schema
 from mixsize.recipes.config.compose import compose, to_yaml
+from mixsize.recipes.config.keys import without_nulls
 from mixsize.recipes.config.regimes import ProgressiveRegime
 from mixsize.recipes.models.weights import running_nothing
 from mixsize.recipes.records.run_folder import (
@@ -164,7 +166,7 @@ def finished_record(recipe: schema.Recipe, folder: Path) -> RunRecord | None:
     record = _ended(folder)
     if record is None:
         return None
-    trained, asked = record.recipe, _asked_of(recipe, record)
+    trained, asked = _filled(record.recipe), _asked_of(recipe, record)
     changed = differences(_deciding(trained), _deciding(asked)) or differences(_measuring(trained), _measuring(asked))
     return None if changed else record
 
@@ -172,6 +174,14 @@ def finished_record(recipe: schema.Recipe, folder: Path) -> RunRecord | None:
 def _ended(folder: Path) -> RunRecord | None:
     file = folder / RECORD_FILE
     return read_record(file) if file.exists() else None
+
+
+def _filled(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A record's recipe with the defaults of keys that an earlier version lacked; as it is where it is none today."""
+    try:
+        return schema.Recipe.model_validate_json(json.dumps(without_nulls(recipe))).model_dump(mode="json")
+    except ValidationError:
+        return recipe
 
 
 def _asked_of(recipe: schema.Recipe, record: RunRecord) -> dict[str, Any]:
@@ -185,7 +195,7 @@ def _check_not_ended(recipe: schema.Recipe, folder: Path) -> None:
     record = _ended(folder)
     if record is None:
         return
-    before, now = _deciding(record.recipe), _deciding(_asked_of(recipe, record))
+    before, now = _deciding(_filled(record.recipe)), _deciding(_asked_of(recipe, record))
     length, asked = before.pop("max_duration"), now.pop("max_duration")
     changed = differences(before, now)
     if changed:
@@ -234,8 +244,7 @@ def _with_batch_multiple(recipe: schema.Recipe, multiple: int) -> schema.Recipe:
 
 def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:
     """The keys that batches or weights depend on, of a recipe in plain values."""
-    # Records of earlier versions lack sections that are empty.
-    values = {key: value for key, value in recipe.items() if key not in _FREE and value != {}}
+    values = {key: value for key, value in recipe.items() if key not in _FREE}
     return {**values, "data": {key: value for key, value in recipe["data"].items() if key not in _FREE_DATA}}
 
 

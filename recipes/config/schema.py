@@ -219,12 +219,31 @@ class MultiStep(Section):
         return self
 
 
+class Step(Section):
+    """The base lr, multiplied by a factor after every so many epochs."""
+
+    name: Literal["step"] = Field(description="variant")
+    every_epochs: PositiveFloat = Field(description="epochs from one change to the next, whole or not")
+    factor: InnerFraction = Field(description="of each change")
+    warmup_epochs: _Warmup = 0.0
+
+
+_Follows = Annotated[
+    Literal["epochs", "pixels"],
+    Field(
+        description="the rate follows the part of the run's epochs that is done, or that of its pixels; the warm-up and"
+        " the peak are counted in the same way"
+    ),
+]
+
+
 class Cosine(Section):
     """Half a cosine from the base lr down to `final_factor` of it at the end of training."""
 
     name: Literal["cosine"] = Field(description="variant")
     warmup_epochs: _Warmup = 0.0
     final_factor: Fraction = Field(0.0, description="lr / base lr at the end")
+    follows: _Follows = "epochs"
 
 
 class OneCycle(Section):
@@ -234,6 +253,7 @@ class OneCycle(Section):
     peak_fraction: InnerFraction = Field(0.3, description="fraction of max_duration at which the base lr is reached")
     start_factor: Fraction = Field(0.04, description="lr / base lr at the start")
     final_factor: Fraction = Field(0.0, description="lr / base lr at the end")
+    follows: _Follows = "epochs"
 
 
 class Constant(Section):
@@ -243,7 +263,7 @@ class Constant(Section):
     warmup_epochs: _Warmup = 0.0
 
 
-Schedule = Annotated[MultiStep | Cosine | OneCycle | Constant, Field(discriminator="name")]
+Schedule = Annotated[MultiStep | Step | Cosine | OneCycle | Constant, Field(discriminator="name")]
 
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -476,6 +496,13 @@ class Recipe(Section):
         unknown = f"in epochs, but max_duration {self.max_duration} has no known number of epochs"
         if unit == "sec" and isinstance(self.schedule, MultiStep):
             raise fault(f"has milestones {unknown}; use cosine, one_cycle or constant", ("schedule", "name"))
+        if unit == "sec" and isinstance(self.schedule, Step):
+            raise fault(f"has steps {unknown}; use cosine, one_cycle or constant", ("schedule", "name"))
+        if unit == "sec" and isinstance(self.schedule, Cosine | OneCycle) and self.schedule.follows == "pixels":
+            raise fault(
+                f"needs a known number of epochs, which max_duration {self.max_duration} has not; use epochs",
+                ("schedule", "follows"),
+            )
         if isinstance(self.schedule, Cosine) and self.schedule.warmup_epochs:
             if unit == "sec":
                 raise fault(f"is {unknown}; it must be 0", ("schedule", "warmup_epochs"))

@@ -12,8 +12,8 @@ from mixsize.recipes.config.schema import Recipe
 from mixsize.recipes.models.drops import drop_setters
 from mixsize.recipes.models.network import network_stride
 from mixsize.recipes.models.optimizer import build_optimizer
-from mixsize.recipes.planning.regimes import build_regime, check_reached, epochs_of
-from mixsize.recipes.planning.schedule import build_schedule
+from mixsize.recipes.planning.regimes import build_regime, check_reached
+from mixsize.recipes.planning.schedule import build_schedule, schedule_of_run
 
 if TYPE_CHECKING:
     from mixsize.recipes.planning.costs import Costs
@@ -39,7 +39,10 @@ def check_recipe(recipe: Recipe, costs: Costs, images: int, ranks: int) -> Regim
     check_plannable(regime, images, world_size=ranks)
     check_reached(recipe, regime, images)
     build_optimizer(recipe.optimizer, costs.network, regime)
-    build_schedule(recipe, 1.0 if recipe.duration[1] == "sec" else epochs_of(recipe, regime, images))
+    if recipe.duration[1] == "sec":
+        build_schedule(recipe, 1.0)
+    else:
+        schedule_of_run(recipe, regime, images)
     return regime
 
 

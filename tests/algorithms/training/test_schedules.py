@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mixsize.algorithms.training.schedules import constant, cosine, multistep, one_cycle
+from mixsize.algorithms.training.schedules import constant, cosine, multistep, one_cycle, step_decay
 
 
 def test_multistep_changes_at_its_milestones():
@@ -12,6 +12,13 @@ def test_multistep_changes_at_its_milestones():
     assert [schedule(e) for e in (0, 80.999, 81, 121.9, 122, 163.9, 164, 200)] == [
         1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001,
     ]  # fmt: skip
+
+
+def test_steps_fall_by_a_factor_at_times_that_need_not_be_whole():
+    schedule = step_decay(2.4, 0.97)
+    # 2.4 * 145 = 348
+    assert [schedule(e) for e in (0, 2.3, 2.5, 4.7, 4.9, 349)] == pytest.approx([1, 1, 0.97, 0.97, 0.9409, 0.97**145])
+    assert step_decay(2, 0.5, warmup_epochs=4)(3) == pytest.approx(0.5 * 0.75)
 
 
 def test_cosine_goes_down_half_a_wave():
@@ -37,6 +44,7 @@ def test_warm_up_rises_from_zero():
     [
         (lambda: multistep([1, 2], [0.1]), "2 milestones need as many factors, not 1"),
         (lambda: multistep([2, 2], [0.1, 0.01]), "milestones are"),
+        (lambda: step_decay(0, 0.5), "every_epochs is 0"),
         (lambda: cosine(5, warmup_epochs=5), "warmup_epochs is 5"),
         (lambda: constant(-1), "warmup_epochs is -1"),
         (lambda: one_cycle(10, peak_fraction=1), "peak_fraction is 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -170,6 +171,28 @@ def test_an_ended_run_without_checkpoints_is_never_overwritten(recipe, folder):
         with pytest.raises(ValueError, match=words):
             build(recipe(*items, item))
     assert files(folder) == before
+
+
+def test_a_record_of_an_earlier_version_lacks_keys_that_have_their_defaults(recipe, folder):
+    items = ["output.save_every=never", "max_duration=1ep", "data.augment.padding=2"]
+    first = fit(build(recipe(*items)))
+    file = folder / "record.json"
+    written = json.loads(file.read_text())
+    older = written["recipe"]
+    for key in ("policy", "magnitude", "color_jitter", "erasing"):
+        del older["data"]["augment"][key]
+    del older["optimizer"]["clip_norm"], older["mixing"], older["algorithms"], older["regime"]["stride"]
+    del older["loss"]["name"], older["evaluation"]["interpolation"]
+    file.write_text(json.dumps(written))
+    assert finished_record(recipe(*items), folder) == first.model_copy(update={"recipe": older})
+    with pytest.raises(ValueError, match=r"another recipe: data\.augment\.erasing was 0\.0, is 0\.5; give"):
+        build(recipe(*items, "data.augment.erasing=0.5"))
+    # What is no recipe today is compared as it stands.
+    older["data"]["augment"]["colour"] = older["data"]["augment"].pop("padding")
+    file.write_text(json.dumps(written))
+    assert finished_record(recipe(*items), folder) is None
+    with pytest.raises(ValueError, match=r"another recipe: .*data\.augment\.colour was 2, is None"):
+        build(recipe(*items))
 
 
 def test_an_ended_run_is_evaluated_anew_with_other_settings(recipe, folder):

@@ -79,6 +79,7 @@ OPTIONS = {
         "microbatch_images=50",
     ],
     "phases": [PHASES, "optimizer.lr_scaling=linear_by_step", "optimizer.clip_norm=2.0", "mixing={}"],
+    "by pixels": [PHASES, "schedule={name: cosine, follows: pixels, warmup_epochs: 0.2}"],
 }
 
 
@@ -120,6 +121,18 @@ def test_phases_take_rates_by_step_on_top_of_their_factor_and_their_schedule(rec
     assert steps.rates == pytest.approx([{256: 0.02, 64: 0.0005}[batch] for batch in steps.batches])
     # The phase's factor is logged apart.
     assert steps.logged == pytest.approx([{256: 0.02, 64: 0.001}[batch] for batch in steps.batches])
+
+
+def test_a_cosine_that_follows_pixels_falls_by_steps_of_equal_pixels(recipe):
+    for name, follows in (("epochs", "epochs"), ("pixels", "pixels")):
+        schedule = f"schedule={{name: cosine, warmup_epochs: 0.4, follows: {follows}}}"
+        _, steps = steps_of(recipe(PHASES, "max_duration=2ep", schedule, "optimizer.lr=0.01", f"name={name}"))
+        # 5 steps of 256 images of 8 px in the first epoch, 22 of 64 of 16 px in the second: all of 16,384 pixels.
+        epochs = [step / 5 for step in range(5)] + [1 + step / 22 for step in range(22)]
+        done = [2 * step / 27 for step in range(27)] if follows == "pixels" else epochs
+        cosine = [(1 + math.cos(math.pi * max(0.0, at - 0.4) / 1.6)) / 2 for at in done]
+        rates = [0.01 * min(1, at / 0.4) * part for at, part in zip(done, cosine, strict=True)]
+        assert steps.logged == pytest.approx(rates)
 
 
 def test_gradients_are_smoothed_before_they_are_clipped(recipe):

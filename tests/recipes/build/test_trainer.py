@@ -18,7 +18,6 @@ from mixsize.ffcv_loaders.conversion.convert import convert
 from mixsize.ffcv_loaders.decode.augment import PadCrop, RandomResizedCrop, Resize
 from mixsize.ffcv_loaders.loader import MixSizeLoader
 from mixsize.recipes.build.data import build_calibration_loader, build_eval_loader, build_loader
-from mixsize.recipes.build.optimisation import epochs_of
 from mixsize.recipes.build.preparation import with_preparation
 from mixsize.recipes.build.trainer import build
 from mixsize.recipes.commands.train import fit
@@ -26,7 +25,7 @@ from mixsize.recipes.config.compose import compose
 from mixsize.recipes.models.network import create_network, network_stride, planned_network
 from mixsize.recipes.models.optimizer import build_optimizer
 from mixsize.recipes.planning.costs import make_plan
-from mixsize.recipes.planning.regimes import build_regime
+from mixsize.recipes.planning.regimes import build_regime, epochs_of
 
 
 def recipe(digits, tmp_path, *items):

@@ -18,13 +18,15 @@ from torch.utils.data import SequentialSampler
 
 from mixsize.algorithms.regime.plan import check_plannable, plan_length
 from mixsize.algorithms.regime.progression import Progression
+from mixsize.algorithms.regime.spans import spans_of
 from mixsize.ffcv_loaders.conversion.convert import convert
 from mixsize.recipes.build.trainer import build
 from mixsize.recipes.config import regimes, schema
 from mixsize.recipes.config.compose import RecipeError, compose, packaged_recipes
 from mixsize.recipes.models import amoebanet, networks
 from mixsize.recipes.planning.regimes import build_regime
-from mixsize.recipes.planning.table import packaged_pairs
+from mixsize.recipes.planning.schedule import schedule_of_run
+from mixsize.recipes.planning.table import PUBLISHED, packaged_pairs
 
 # Their import registers the CIFAR networks.
 assert networks.__all__
@@ -44,6 +46,9 @@ IMAGENET_MIXED = ["regime/s144_bplus", "regime/s144_dplus", "regime/s208_dplus",
 CIFAR_REGIMES = ["regime/fixed", *CIFAR_MIXED]
 IMAGENET_CURRICULA = ["regime/progressive", "regime/ffcv_ramp", "regime/multiscale_shift", "regime/timm_progressive"]
 IMAGENET_REGIMES = ["regime/fixed", *IMAGENET_MIXED, *IMAGENET_CURRICULA]
+IMAGENET_PUBLISHED = sorted(PUBLISHED)
+# For published recipes at 160 or 176 px.
+PUBLISHED_REGIMES = ["regime/s106_dplus"]
 DIGIT_REGIMES = ["regime/fixed", "regime/digits_bplus", "regime/digits_dplus"]
 # Files that follow others and change a part of them.
 OVERLAYS = ["regime/per_epoch", "finetune/fixres", "finetune/mixed"]
@@ -59,7 +64,7 @@ def text_of(name: str) -> str:
 
 
 def test_the_package_holds_exactly_these_recipes():
-    assert packaged_recipes() == sorted([*NETWORKS, *REGIMES, *OVERLAYS])
+    assert packaged_recipes() == sorted([*NETWORKS, *REGIMES, *OVERLAYS, *IMAGENET_PUBLISHED, *PUBLISHED_REGIMES])
 
 
 def test_the_table_of_plans_leaves_no_pair_out():
@@ -101,7 +106,7 @@ def test_each_file_opens_with_its_paper_command_target_and_measurements(name):
         compose(items)
 
 
-@pytest.mark.parametrize("names", [NETWORKS, REGIMES])
+@pytest.mark.parametrize("names", [NETWORKS, [*REGIMES, *PUBLISHED_REGIMES]])
 def test_keys_come_in_one_order_so_that_recipes_can_be_compared_line_by_line(names):
     def top_keys(name):
         return re.findall(r"^(\w+):", text_of(name), re.MULTILINE)
@@ -109,7 +114,16 @@ def test_keys_come_in_one_order_so_that_recipes_can_be_compared_line_by_line(nam
     assert len({tuple(top_keys(name)) for name in names}) == 1
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def test_published_recipes_have_the_keys_of_the_networks_and_more_in_the_order_of_the_schema():
+    order = list(schema.Recipe.model_fields)
+    shared = set(re.findall(r"^(\w+):", text_of("imagenet/resnet50"), re.MULTILINE))
+    for name in IMAGENET_PUBLISHED:
+        keys = re.findall(r"^(\w+):", text_of(name), re.MULTILINE)
+        assert keys == sorted(keys, key=order.index), name
+        assert shared <= set(keys) <= shared | {"mixing", "algorithms"}, name
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *IMAGENET_PUBLISHED])
 def test_the_network_and_its_arguments_exist_in_timm(name):
     model = compose([name]).model
     assert timm.is_model(model.name)
@@ -355,6 +369,102 @@ def test_every_pair_can_be_planned_at_its_own_sizes_by_common_numbers_of_ranks(n
         check_plannable(planned, recipe.data.train_images, 0, ranks)
 
 
+# ---- published recipes ----
+
+
+def run_of(*items):
+    recipe = compose(list(items))
+    return recipe, build_regime(recipe, 32, 1)
+
+
+def pixels_of(*items):
+    """Pixels of a whole run, in epochs of ImageNet at 224 px."""
+    recipe, regime = run_of(*items)
+    images, total = recipe.data.train_images, 0.0
+    for span in spans_of(regime, images, recipe.seed, epochs=recipe.duration[0]):
+        choices = regime.regimes[span.regime].choices
+        total += span.epochs * sum(n * choice.pixels for n, choice in zip(span.steps, choices, strict=True))
+    return total / (images * 224**2)
+
+
+@pytest.mark.parametrize("name", IMAGENET_PUBLISHED)
+def test_a_published_recipe_names_its_run_at_mixed_sizes_and_its_pixels(name):
+    commands = re.findall(r"^#.* mixsize train (.*)$", text_of(name), re.MULTILINE)
+    assert commands[:2] == [name, " ".join([name, *PUBLISHED[name]])]
+    ratio = pixels_of(name, *PUBLISHED[name]) / pixels_of(name)
+    words = re.sub(r"\s+#?\s*", " ", text_of(name))
+    assert ratio == pytest.approx(1, abs=0.02 if "with the same pixels" in words else 0.09)
+    for ranks in (1, 4, 8):
+        for items in ([name], [name, *PUBLISHED[name]]):
+            recipe = compose(items)
+            check_plannable(build_regime(recipe, 32, ranks), recipe.data.train_images, 0, ranks)
+
+
+def test_efficienttrain_has_ten_stages_of_equal_pixels_and_its_rate_falls_by_them():
+    recipe, stages = run_of("imagenet/efficienttrain")
+    sizes = [96, 96, 160, 160, 160, 160, 224, 224, 224, 224]
+    assert [regime.choices[0].size_px for regime in stages.regimes] == sizes
+    assert [stages.strength_at("magnitude", start) for start in stages.starts] == list(range(10))
+    assert {choice.batch_size for regime in stages.regimes for choice in regime.choices} == {4096}
+    # Its code gives a stage int(200 * (224 / S)^2) / 10 epochs; the run costs 200 epochs at 224 px.
+    lengths = np.diff([*stages.starts, recipe.duration[0]])
+    assert lengths == pytest.approx([int(200 * (224 / size) ** 2) / 10 for size in sizes], abs=1)
+    assert pixels_of("imagenet/efficienttrain") == pytest.approx(200, rel=2e-3)
+    rate = schedule_of_run(recipe, stages, recipe.data.train_images)
+    warm = 8.4 / 455
+    assert warm == pytest.approx(20 / int(200 * (224 / 96) ** 2), rel=5e-3)
+    for stage, start in enumerate(stages.starts[1:], start=1):
+        fallen = (1 + np.cos(np.pi * (stage / 10 - warm) / (1 - warm))) / 2
+        assert rate(start) == pytest.approx(2.5e-4 + (1 - 2.5e-4) * fallen, abs=3e-3)
+    assert rate(455) * recipe.optimizer.lr == pytest.approx(1e-6)
+
+
+def test_efficientnetv2_has_the_stages_of_its_code():
+    recipe, stages = run_of("imagenet/efficientnetv2_s")
+    assert [regime.choices[0].size_px for regime in stages.regimes] == [128 + 43 * stage for stage in (1, 2, 3, 4)]
+    magnitudes = [stages.strength_at("magnitude", start) for start in stages.starts]
+    assert magnitudes == pytest.approx(np.linspace(5, 10, 4), abs=1e-3)
+    assert recipe.optimizer.lr == pytest.approx(0.016 * 4096 / 256)
+    rate = schedule_of_run(recipe, stages, recipe.data.train_images)
+    assert [rate(epoch) for epoch in (2.5, 240.1)] == pytest.approx([0.97 * 0.5, 0.97**100])
+
+
+@pytest.mark.parametrize("name", ["imagenet/mosaic_mild", "imagenet/mosaic_medium"])
+def test_the_mosaic_recipes_grow_as_composers_progressive_resizing_does(name):
+    recipe, ramp = run_of(name)
+    sizes = [ramp.at_epoch(epoch).choices[0].size_px for epoch in range(90)]
+    # Its initial_scale, delay_fraction and finetune_fraction: 0.5, 0.4 and 0.2.
+    scales = 0.5 + 0.5 * np.interp(np.arange(90) / 89, [0.4, 0.8], [0, 1])
+    assert np.abs(np.array(sizes) - 176 * scales).max() <= 4
+    assert (set(sizes[:36]), set(sizes[72:])) == ({88}, {176})
+    assert set(sizes) == set(range(88, 177, 4))
+    assert {ramp.at_epoch(epoch).choices[0].batch_size for epoch in range(90)} == {2048}
+    # Composer's decay does not depend on the learning rate; timm's is multiplied by it.
+    assert recipe.optimizer.lr * recipe.optimizer.weight_decay == pytest.approx(5e-4)
+
+
+def test_torchvisions_average_has_the_weight_of_its_code():
+    recipe = compose(["imagenet/torchvision"])
+    kept = 1 - (1 - 0.99998) * recipe.regime.base.batch_size * 32 / recipe.duration[0]
+    assert recipe.algorithms["ema"] == {"smoothing": round(kept, 4), "update_interval": "32ba"}
+
+
+def test_an_epoch_of_trd_has_a_third_of_the_pixels():
+    # 0.9 * (112 / 224)^2 + 0.1, as the epochs of this seed are drawn
+    assert pixels_of("imagenet/trd") / 300 == pytest.approx(0.325, rel=0.1)
+    assert compose(["imagenet/trd"]).regime.draw == "epoch"
+
+
+def test_rsb_a2_and_a3_differ_in_what_the_paper_says():
+    a2, a3 = compose(["imagenet/rsb_a2"]), compose(["imagenet/rsb_a3"])
+    assert (a2.duration, a2.regime.base.size_px, a2.optimizer.lr) == ((300, "ep"), 224, 5e-3)
+    assert (a3.duration, a3.regime.base.size_px, a3.optimizer.lr) == ((100, "ep"), 160, 8e-3)
+    assert (a2.data.augment.policy, a3.data.augment.policy) == ("rand-m7-mstd0.5-inc1", "rand-m6-mstd0.5-inc1")
+    assert (a2.model.kwargs.get("drop_path_rate"), a3.model.kwargs.get("drop_path_rate")) == (0.05, None)
+    same = {"mixing", "loss", "schedule", "loader", "evaluation", "algorithms"}
+    assert a2.model_dump(include=same) == a3.model_dump(include=same)
+
+
 # ---- recipes train ----
 
 SMALL = ["device=cpu", "precision=fp32", "channels_last=false", "progress_bar=false", "output.save_every=never"]
@@ -376,6 +486,18 @@ SMALL_IMAGENET = {
     ],
     "regime/timm_progressive": [
         "regime.phases=[{sizes: {32: 0.7, 64: 0.3}, epochs: 1, share_of: steps}, {size_px: 64, epochs: 1}]"
+    ],
+}
+
+PHASES = "[{size_px: 32, epochs: 1, batch_size: 24, magnitude: 2}, {size_px: 64, epochs: 1, magnitude: 9}]"
+RAMP = "{start_px: 32, end_px: 64, begin_fraction: null, end_fraction: null, begin_epoch: 0, end_epoch: 1}"
+SMALL_PUBLISHED = {
+    "imagenet/efficientnetv2_s": [f"regime.phases={PHASES}"],
+    "imagenet/efficienttrain": [f"regime.phases={PHASES}", "regime.fraction_of=epochs"],
+    "imagenet/mosaic_medium": [f"regime.ramp={RAMP}", "regime.ramp.batch_size=24"],
+    "imagenet/mosaic_mild": [f"regime.ramp={RAMP}", "regime.ramp.batch_size=24"],
+    "imagenet/trd": [
+        "regime.choices=[{size_px: 64, batch_size: 2, share: 0.5}, {size_px: 32, batch_size: 2, share: 0.5}]"
     ],
 }
 
@@ -437,6 +559,26 @@ def test_an_imagenet_recipe_trains(network, items, photos, tmp_path):
     head = run.trainer.state.model.module.default_cfg["classifier"]
     assert f"{head}.weight" in moved
     assert sum("weight" in key for key in moved) > 20
+
+
+def small(name, *mixed):
+    """A published recipe, or its run at mixed sizes, with a small network of its family at small sizes."""
+    network = "tf_efficientnetv2_b0" if name == "imagenet/efficientnetv2_s" else "resnet14t"
+    sizes = ["regime.sizes={64: 0.4, 32: 0.6}"] if mixed else SMALL_PUBLISHED.get(name, [])
+    return [name, *mixed, f"model.name={network}", "regime.base.size_px=64", "schedule.warmup_epochs=0", *sizes]
+
+
+ALWAYS = small("imagenet/mosaic_mild")
+PUBLISHED_RUNS = [small(name, *mixed) for name, items in PUBLISHED.items() for mixed in ((), items)]
+
+
+@pytest.mark.parametrize(
+    "items", some(PUBLISHED_RUNS[6], *[[run] for run in PUBLISHED_RUNS if run != PUBLISHED_RUNS[6]])
+)
+def test_a_published_recipe_trains(items, photos, tmp_path):
+    run, moved = train_two_steps(photos, tmp_path, *items, "evaluation.sizes=[64]")
+    assert sum("weight" in key for key in moved) > 20
+    assert {type(one).__name__ for one in run.trainer.state.algorithms} >= {"MixSizeSampling", "EpochSchedule"}
 
 
 def weights_of(name, tmp_path, **arguments):
