@@ -28,7 +28,7 @@ NUMBER = [
     "--color-jitter", "--smoothing", "--seed", "--workers", "--val-interval", "--drop", "--drop-path", "--drop-block",
     "--bn-momentum", "--bn-eps", "--in-chans", "--train-size-schedule-spread", "--train-size-random-mix", "--mixup",
     "--cutmix", "--mixup-prob", "--mixup-switch-prob", "--bce-target-thresh", "--reprob", "--layer-decay",
-    "--clip-grad", "--model-ema-decay",
+    "--clip-grad", "--model-ema-decay", "--decay-epochs",
 ]  # fmt: skip
 NUMBERS = [
     "--mean", "--std", "--scale", "--ratio", "--opt-betas", "--decay-milestones", "--train-img-sizes",
@@ -194,6 +194,7 @@ SCHEDULES = [
     "{name: cosine}",
     "{name: one_cycle, peak_fraction: 0.25, start_factor: 0.2, final_factor: 0.05}",
     "{name: constant, warmup_epochs: 2.0}",
+    "{name: step, every_epochs: 2.5, factor: 0.9, warmup_epochs: 1.0}",
     "{name: multistep, milestones: [6, 9], factors: [0.2, 0.04], warmup_epochs: 1.0}",
 ]
 
