@@ -198,7 +198,7 @@ def test_bash_completes_commands_recipes_and_keys():
     assert completed("mixsize bench re") == ["regimes "]
     assert completed("mixsize train cifar10/resnet4") == ["cifar10/resnet44 "]
     assert completed("mixsize plan demo regime/s28") == ["regime/s28_bplus ", "regime/s28_dplus "]
-    assert completed("mixsize train demo optimizer.l") == ["optimizer.lr=", "optimizer.lr_scaling="]
+    assert completed("mixsize train demo optimizer.lr") == ["optimizer.lr=", "optimizer.lr_scaling="]
     assert completed("mixsize convert cif") == []  # Files.
 
 

@@ -30,8 +30,8 @@ EXTRAS = [
 ]
 PEERS = ["ffcv", "numba", "cv2", "simplejpeg"]
 CLASSES = {
-    "BNCalibrate", "EpochSchedule", "GradSmoothing", "MixSizeSampling", "ModelEMA", "Preflight", "ProgressiveResize",
-    "StepSeed", "TrainingClock",
+    "BNCalibrate", "Curriculum", "EpochSchedule", "GradSmoothing", "MixSizeSampling", "Mixing", "ModelEMA", "Preflight",
+    "ProgressiveResize", "StepSeed", "TrainingClock",
 }  # fmt: skip
 START = "from mixsize.cli import main\n"
 COMPOSER = "Composer is not installed; get it with: "

@@ -59,8 +59,8 @@ class RandomResizedCrop:
 
     Example:
         >>> crop = RandomResizedCrop(scale=(0.25, 1.0), policy="rand-m9-mstd0.5-inc1", magnitude={128: 5, 224: 9})
-        >>> magnitude_at(crop.magnitude, 176)
-        7.0
+        >>> crop.magnitude[224]
+        9
     """
 
     scale: tuple[float, float] = (0.08, 1.0)

@@ -109,7 +109,7 @@ def test_every_fault_of_a_suite_is_told(tmp_path):
     ("name", "words"),
     [
         ("digit", "no packaged suite has this name.*did you mean digits"),
-        ("xyz", "the packaged suites are calibration, cifar10, cifar10_cpu, cifar10_gpu, digits"),
+        ("xyz", "the packaged suites are calibration, cifar10, cifar10_cpu, cifar10_gpu, cifar10_options"),
         ("nowhere.yaml", r"nowhere\.yaml: cannot be read: No such file"),
     ],
 )
@@ -120,8 +120,8 @@ def test_a_suite_that_is_not_there_is_named(name, words):
 
 def test_the_papers_suites_come_with_the_package():
     assert packaged_suites() == [
-        "calibration", "cifar10", "cifar10_cpu", "cifar10_gpu", "digits", "imagenet", "lr_scaling", "resilience",
-        "sampling", "smoothing",
+        "calibration", "cifar10", "cifar10_cpu", "cifar10_gpu", "cifar10_options", "digits", "imagenet", "lr_scaling",
+        "resilience", "sampling", "smoothing",
     ]  # fmt: skip
 
 
@@ -133,7 +133,9 @@ def test_a_packaged_suite_composes_and_every_plan_can_be_drawn(name, tmp_path):
     suite = load_suite(name)
     assert suite.name == name
     runs = runs_of(suite, tmp_path, 1)
-    assert [run.label for run in runs] == list(suite.regimes)
+    labels = [(recipe, regime) for recipe in suite.recipes for regime in suite.regimes]
+    several = len(suite.recipes) > 1
+    assert [run.label for run in runs] == [f"{recipe}/{of}" if several else of for recipe, of in labels]
     for run in runs:
         if run.recipe.model.name not in COSTS:
             from mixsize.recipes.models.network import planned_network

@@ -246,7 +246,7 @@ def test_strengths_are_held_or_change_and_those_of_a_phase_come_first():
     ("words", "item", "others"),
     [
         ("regime.strengths.mixup: needs the section mixing, got 0.2", "strengths: {mixup: 0.2}", []),
-        ("regime.strengths.magnitude: needs data.augment.magnitude", "strengths: {magnitude: [0, 9]}", []),
+        ("regime.strengths.magnitude: has no effect with policy none, only", "strengths: {magnitude: [0, 9]}", []),
         ("regime.strengths.dropout: must be in [0, 1), got 1.5", "strengths: {dropout: 1.5}", []),
         ("regime.strengths.dropout.1: must be in [0, 1), got 1", "strengths: {dropout: [0, 1]}", []),
         ("regime.strengths.dropout: must be a number, got", "strengths: {dropout: high}", []),
