@@ -121,7 +121,7 @@ def test_a_suite_that_is_not_there_is_named(name, words):
 def test_the_papers_suites_come_with_the_package():
     assert packaged_suites() == [
         "calibration", "cifar10", "cifar10_cpu", "cifar10_gpu", "cifar10_options", "digits", "imagenet", "lr_scaling",
-        "resilience", "sampling", "smoothing",
+        "precision", "resilience", "sampling", "smoothing",
     ]  # fmt: skip
 
 
