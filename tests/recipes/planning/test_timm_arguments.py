@@ -28,7 +28,7 @@ NUMBER = [
     "--color-jitter", "--smoothing", "--seed", "--workers", "--val-interval", "--drop", "--drop-path", "--drop-block",
     "--bn-momentum", "--bn-eps", "--in-chans", "--train-size-schedule-spread", "--train-size-random-mix", "--mixup",
     "--cutmix", "--mixup-prob", "--mixup-switch-prob", "--bce-target-thresh", "--reprob", "--layer-decay",
-    "--clip-grad", "--model-ema-decay",
+    "--clip-grad", "--model-ema-decay", "--decay-epochs",
 ]  # fmt: skip
 NUMBERS = [
     "--mean", "--std", "--scale", "--ratio", "--opt-betas", "--decay-milestones", "--train-img-sizes",
@@ -106,6 +106,12 @@ def test_a_recipe_of_several_sizes_as_written_by_hand(told):
         "timm cannot express:",
         "  data.train: data/imagenet/train.beton is no source of timm's",
     ]
+
+
+def test_a_rate_that_follows_pixels_is_named(told):
+    for follows, named in {"epochs": False, "pixels": True}.items():
+        _, lines = told("imagenet/resnet50", f"schedule={{name: cosine, follows: {follows}}}")
+        assert any(line.startswith("  schedule.follows: pixels") for line in lines) == named
 
 
 def test_what_timm_cannot_express_is_named_by_its_key(told, tmp_path):
@@ -195,6 +201,7 @@ SCHEDULES = [
     "{name: one_cycle, peak_fraction: 0.25, start_factor: 0.2, final_factor: 0.05}",
     "{name: constant, warmup_epochs: 2.0}",
     "{name: multistep, milestones: [6, 9], factors: [0.2, 0.04], warmup_epochs: 1.0}",
+    "{name: step, every_epochs: 2.44, factor: 0.9, warmup_epochs: 3.0}",
 ]
 
 
