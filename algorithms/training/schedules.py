@@ -38,6 +38,8 @@ def multistep(milestones: Sequence[float], factors: Sequence[float], warmup_epoc
 def step_decay(every_epochs: float, factor: float, warmup_epochs: float = 0.0) -> Schedule:
     """Factor 1, multiplied by ``factor`` after every ``every_epochs``, which need not be whole.
 
+    A linear warm-up from 0 rises to 1; falls due within it take effect at its end, as timm's do.
+
     Example:
         >>> schedule = step_decay(every_epochs=2.5, factor=0.5)
         >>> [schedule(epoch) for epoch in (0, 2.4, 2.5, 5, 8)]
@@ -45,7 +47,8 @@ def step_decay(every_epochs: float, factor: float, warmup_epochs: float = 0.0) -
     """
     if every_epochs <= 0:
         raise ValueError(f"every_epochs is {every_epochs}; it must be above 0")
-    return _warmed(lambda epoch: float(factor ** (epoch // every_epochs)), warmup_epochs)
+    rise = constant(warmup_epochs)
+    return lambda epoch: rise(epoch) if epoch < warmup_epochs else float(factor ** (epoch // every_epochs))
 
 
 def cosine(epochs: float, final_factor: float = 0.0, warmup_epochs: float = 0.0) -> Schedule:

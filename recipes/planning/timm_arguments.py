@@ -351,6 +351,10 @@ def _schedule(recipe: schema.Recipe, lr: float, epochs: int, told: TimmArguments
     start = 0.0
     if isinstance(schedule, schema.Constant):
         told.add("--sched", "constant")
+    elif isinstance(schedule, schema.Step):
+        told.add("--sched", "step")
+        told.add("--decay-epochs", schedule.every_epochs)
+        told.add("--decay-rate", schedule.factor)
     elif isinstance(schedule, schema.MultiStep):
         told.add("--sched", "multistep")
         told.add("--decay-milestones", *schedule.milestones)
@@ -358,10 +362,6 @@ def _schedule(recipe: schema.Recipe, lr: float, epochs: int, told: TimmArguments
         told.add("--decay-rate", rate)
         if any(not math.isclose(factor, rate**power) for power, factor in enumerate(schedule.factors, 1)):
             told.missing.append(f"schedule.factors: {list(schedule.factors)}; timm multiplies by one rate, here {rate}")
-    elif isinstance(schedule, schema.Step):
-        told.add("--sched", "step")
-        told.add("--decay-epochs", schedule.every_epochs)
-        told.add("--decay-rate", schedule.factor)
     else:
         # A linear fall is timm's polynomial of power 1.
         told.add("--sched", "poly" if isinstance(schedule, schema.OneCycle) else "cosine")
@@ -369,8 +369,8 @@ def _schedule(recipe: schema.Recipe, lr: float, epochs: int, told: TimmArguments
             told.add("--decay-rate", 1.0)
             start = schedule.start_factor
         told.add("--min-lr", lr * schedule.final_factor)
-        if schedule.follows == "pixels":
-            told.missing.append("schedule.follows: pixels; timm's rate follows epochs")
+        if schedule.follows != "epochs":
+            told.missing.append(f"schedule.follows: {schedule.follows}; timm's learning rate follows epochs")
         if warmup:
             # timm's own decay begins with the warm-up, unless it is a prefix, which its epochs do not count.
             told.add("--warmup-prefix")

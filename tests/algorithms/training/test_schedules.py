@@ -18,7 +18,7 @@ def test_steps_fall_by_a_factor_at_times_that_need_not_be_whole():
     schedule = step_decay(2.4, 0.97)
     # 2.4 * 145 = 348
     assert [schedule(e) for e in (0, 2.3, 2.5, 4.7, 4.9, 349)] == pytest.approx([1, 1, 0.97, 0.97, 0.9409, 0.97**145])
-    assert step_decay(2, 0.5, warmup_epochs=4)(3) == pytest.approx(0.5 * 0.75)
+    assert [step_decay(2, 0.5, warmup_epochs=4)(e) for e in (1, 3, 4, 6)] == [0.25, 0.75, 0.25, 0.125]
 
 
 def test_cosine_goes_down_half_a_wave():

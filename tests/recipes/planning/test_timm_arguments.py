@@ -108,6 +108,12 @@ def test_a_recipe_of_several_sizes_as_written_by_hand(told):
     ]
 
 
+def test_a_rate_that_follows_pixels_is_named(told):
+    for follows, named in {"epochs": False, "pixels": True}.items():
+        _, lines = told("imagenet/resnet50", f"schedule={{name: cosine, follows: {follows}}}")
+        assert any(line.startswith("  schedule.follows: pixels") for line in lines) == named
+
+
 def test_what_timm_cannot_express_is_named_by_its_key(told, tmp_path):
     save_weights(timm.create_model("cifar_resnet44", num_classes=10), tmp_path / "a.safetensors")
     _, lines = told(
@@ -194,8 +200,8 @@ SCHEDULES = [
     "{name: cosine}",
     "{name: one_cycle, peak_fraction: 0.25, start_factor: 0.2, final_factor: 0.05}",
     "{name: constant, warmup_epochs: 2.0}",
-    "{name: step, every_epochs: 2.5, factor: 0.9, warmup_epochs: 1.0}",
     "{name: multistep, milestones: [6, 9], factors: [0.2, 0.04], warmup_epochs: 1.0}",
+    "{name: step, every_epochs: 2.44, factor: 0.9, warmup_epochs: 3.0}",
 ]
 
 
