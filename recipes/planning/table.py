@@ -54,13 +54,11 @@ def plans_table() -> str:
 
     Pixels and MACs (multiply-accumulates of the forward pass) are those of an epoch, relative to the fixed size.
     """
-    costs: dict[str, Costs] = {}
-    rows = []
-    for network, regime in packaged_pairs():
-        recipe = compose([network, regime])
-        if network not in costs:
-            costs[network] = Costs(planned_network(recipe), recipe.model.name)
-        rows.append([network, regime.removeprefix("regime/"), *_cells(make_plan(recipe, costs=costs[network]))])
+    plan = _Planner().plan
+    rows = [
+        [network, regime.removeprefix("regime/"), *_cells(plan(network, regime))]
+        for network, regime in packaged_pairs()
+    ]
     return markdown_table(_HEAD, rows)
 
 
@@ -69,15 +67,28 @@ def published_table() -> str:
 
     Images count each view. Pixels and MACs are those of the whole run, relative to ResNet-50's 90 epochs at 224 px.
     """
-    reference = make_plan(compose([_REFERENCE]))
+    plan = _Planner().plan
+    reference = plan(_REFERENCE)
     rows = [_published_row(_REFERENCE, "fixed", reference, reference)]
     for name, items in PUBLISHED.items():
-        published = compose([name])
-        costs = Costs(planned_network(published), published.model.name)
-        rows.append(_published_row(name, "as published", make_plan(published, costs=costs), reference))
-        mixed = make_plan(compose([name, *items]), costs=costs)
-        rows.append(_published_row("", items[0].removeprefix("regime/"), mixed, reference))
+        rows.append(_published_row(name, "as published", plan(name), reference))
+        rows.append(_published_row("", items[0].removeprefix("regime/"), plan(name, *items), reference))
     return markdown_table(("recipe", "regime", "epochs", "steps", "images", "pixels", "MACs"), rows)
+
+
+class _Planner:
+    """Plans of recipes; sizes and costs of a network are computed once for all of them."""
+
+    def __init__(self) -> None:
+        self._costs: dict[str, Costs] = {}
+
+    def plan(self, *items: str) -> Plan:
+        """The plan of the recipe that items compose."""
+        recipe = compose(items)
+        network = recipe.model_dump_json(include={"model", "algorithms", "precision"})
+        if network not in self._costs:
+            self._costs[network] = Costs(planned_network(recipe), recipe.model.name)
+        return make_plan(recipe, costs=self._costs[network])
 
 
 def _published_row(name: str, regime: str, plan: Plan, reference: Plan) -> list[str]:
