@@ -7,6 +7,7 @@ import math
 from mixsize.display.markdown import markdown_table
 from mixsize.recipes.config.compose import compose, packaged_recipes
 from mixsize.recipes.models.network import planned_network
+from mixsize.recipes.models.surgery import Surgery
 from mixsize.recipes.planning.costs import Costs, Plan, make_plan
 
 _CIFAR = ("fixed", "s28_bplus", "s28_dplus")
@@ -69,14 +70,20 @@ def published_table() -> str:
 
     Images count each view. Pixels and MACs are those of the whole run, relative to ResNet-50's 90 epochs at 224 px.
     """
-    reference = make_plan(compose([_REFERENCE]))
+    costs: dict[str, Costs] = {}  # Recipes share networks.
+
+    def plan_of(*items: str) -> Plan:
+        recipe = compose(items)
+        network = f"{recipe.model!r} {Surgery.of(recipe)!r}"
+        if network not in costs:
+            costs[network] = Costs(planned_network(recipe), recipe.model.name)
+        return make_plan(recipe, costs=costs[network])
+
+    reference = plan_of(_REFERENCE)
     rows = [_published_row(_REFERENCE, "fixed", reference, reference)]
     for name, items in PUBLISHED.items():
-        published = compose([name])
-        costs = Costs(planned_network(published), published.model.name)
-        rows.append(_published_row(name, "as published", make_plan(published, costs=costs), reference))
-        mixed = make_plan(compose([name, *items]), costs=costs)
-        rows.append(_published_row("", items[0].removeprefix("regime/"), mixed, reference))
+        rows.append(_published_row(name, "as published", plan_of(name), reference))
+        rows.append(_published_row("", items[0].removeprefix("regime/"), plan_of(name, *items), reference))
     return markdown_table(("recipe", "regime", "epochs", "steps", "images", "pixels", "MACs"), rows)
 
 
