@@ -60,7 +60,11 @@ def rates_of(run):
     return rates
 
 
-@pytest.mark.parametrize("epochs", [0, 0.5, 1.5], ids=["whole", "stopped before a checkpoint", "stopped after one"])
+@pytest.mark.parametrize(
+    "epochs",
+    [0, pytest.param(0.5, marks=pytest.mark.soak), 1.5],
+    ids=["whole", "stopped before a checkpoint", "stopped after one"],
+)
 def test_an_extended_run_is_the_longer_run_bit_for_bit(recipe, folder, epochs):
     """The schedule is constant; a kill of the extended run changes nothing either."""
     items = [CONSTANT, *MIXED, "output.log_batches=true", "smoothing={}", "output.save_every=1ep"]

@@ -117,8 +117,8 @@ CURRICULA = {
 }
 
 
-# tests/algorithms/training/test_curriculum.py stops a shift too.
-@pytest.mark.parametrize("name", ["phases of mixtures", pytest.param("a shifting mixture", marks=pytest.mark.soak)])
+@pytest.mark.soak  # The ordinary run stops both in tests/algorithms/training/test_curriculum.py.
+@pytest.mark.parametrize("name", CURRICULA)
 def test_a_curriculum_stopped_in_an_epoch_ends_with_the_same_weights(digits, tmp_path, name):
     items = [*SMALL, f"regime={{mode: progressive, {CURRICULA[name]}}}", "schedule={name: constant}"]
     items += ["output.save_every=7ba", "output.log_batches=true"]
